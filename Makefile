@@ -1,0 +1,41 @@
+# The two set-up commands are `make demo` and `make test`. Everything else is for those who build dsobs.
+SHELL := /bin/bash
+ENGINE ?= simulator
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+UV_VERSION := 0.13.9
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: demo test test-real check bench setup generate
+
+demo: setup
+	@exec $(RUN) dsobs demo --engine $(ENGINE)
+
+test: setup
+	@$(RUN) pytest
+
+test-real: setup
+	@$(RUN) python -m tests.real
+
+check: setup
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-cache
+	@$(RUN) python -m tests.generated --check
+
+generate: setup
+	@$(RUN) python -m tests.generated
+
+bench: setup
+	@$(RUN) python -m tests.benchmarks
+
+setup: .venv/.synced
+
+.venv/.synced: $(UV) uv.lock pyproject.toml exporters/nvml/pyproject.toml
+	@echo 'setting up: locked dependencies into .venv'
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+.uv/bin/uv:
+	@echo 'setting up: uv $(UV_VERSION)'
+	@bash tests/install-uv.sh $(UV_VERSION)

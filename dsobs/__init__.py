@@ -1,0 +1,1 @@
+"""dsobs: sees, tells and repairs beside an LLM inference server."""

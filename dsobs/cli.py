@@ -1,0 +1,6 @@
+"""The `dsobs` command."""
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return 0

@@ -1,0 +1,287 @@
+"""What users write. One frozen model per concern; unknown keys are refused.
+
+Each field's description gives its meaning, unit and how to switch it off; the reference page is generated from it.
+Durations are seconds, or words as in Prometheus: `500ms`, `30s`, `5m`, `24h`.
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from dsobs.config.duration import parse_duration
+from dsobs.config.secret import Secret
+
+Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+
+
+class Model(BaseModel):
+    """Base of all: frozen, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Target(Model):
+    """The inference server beside dsobs."""
+
+    url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/\s]+/?$")
+    """Base address of the server, without a path."""
+    engine: str = "auto"
+    """Which engine it is: `auto` finds out from the page, or the name of one (`vllm`)."""
+    name: str = ""
+    """What alerts call this server; empty: the host's or pod's name."""
+    api_key: Secret | None = None
+    """API key for synthetic requests, by `file:PATH` or `env:NAME`. Unset: none is sent."""
+    scrape_interval: Seconds = 1.0
+    """Seconds between scrapes; below 1 s they cost the server too much."""
+    scrape_timeout: Seconds = 5.0
+    """Deadline of one scrape. Longer than the interval is fine: one is in flight at a time."""
+    max_page_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """A metrics page larger than this is refused."""
+    ca_file: Path | None = None
+    """CA certificates for https. Unset: the system's."""
+
+
+class ProbeMode(StrEnum):
+    """When synthetic requests are sent."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class Hang(Model):
+    """How a hang is told from a busy engine."""
+
+    probe: ProbeMode = ProbeMode.AUTO
+    """One-token requests that prove life: `auto` (once a notifier or enforce is configured), `on`, `off`."""
+    probe_timeout: Seconds = 3.0
+    """Deadline of a probe."""
+    idle_probe_interval: Seconds = 30.0
+    """Between probes of an idle engine; 0 switches them off."""
+    idle_after: Seconds = 30.0
+    """Nothing running and nothing moved for this long is idle."""
+    min_threshold: Seconds = 5.0
+    """Least stall that sends a probe, while tokens were moving."""
+    max_threshold: Seconds = 60.0
+    """Stall that sends a probe in a prefill, and the most that learning may ask for."""
+    learn_after: Seconds = 600.0
+    """Seconds of work to see before the learned threshold is used."""
+    unresponsive_after: Seconds = 90.0
+    """Accepting and not answering one byte for this long is EngineUnresponsive."""
+
+
+class Startup(Model):
+    """How long an engine may take to come up."""
+
+    budget: Seconds = 3600.0
+    """Until then a starting engine is left alone; afterwards it is paged, never restarted."""
+
+
+class RuntimeSettings(Model):
+    """What runs the engine, and so can restart it."""
+
+    name: str = "auto"
+    """`auto` (a `dsobs supervise` socket if there is one, else the process that listens on the port, to look at only),
+    `none`, `process`, `docker` or the name of a plugin."""
+    container: str = ""
+    """Docker: name or id of the engine's container. Required for `docker`."""
+    docker_host: str = "unix:///var/run/docker.sock"
+    """Docker: where its API listens."""
+    supervisor_socket: Path = Path("/run/dsobs/supervise.sock")
+    """Process: the socket of `dsobs supervise`."""
+    timeout: Seconds = 10.0
+    """Deadline of one question to the runtime."""
+    stop_grace: Seconds = 10.0
+    """From SIGTERM to SIGKILL when an engine is restarted."""
+
+
+class Gpu(Model):
+    """GPU readings."""
+
+    enabled: bool = True
+    """Read NVML if there is a driver; false: GPU signals are unknown."""
+    interval: Seconds = 1.0
+    """Between readings."""
+    devices: tuple[str, ...] = ()
+    """UUIDs or indices to read; empty: all that are visible."""
+
+
+class MemoryRule(Model):
+    """GPUMemoryHigh, as documented."""
+
+    threshold: float = Field(default=0.85, gt=0, le=1)
+    """Share of the card."""
+    for_: Seconds = Field(default=300.0, alias="for")
+    """How long before it fires."""
+    form: Literal["effective", "literal"] = "effective"
+    """`effective`: memory in use for work; `literal`: what NVML says, true on every healthy vLLM."""
+
+
+class LatencyRule(Model):
+    """LatencyP99High, as documented."""
+
+    threshold: Seconds = 0.5
+    """P99 above this fires; where it is a bucket bound it is decided exactly."""
+    window: Seconds = 300.0
+    """Over the requests of this long."""
+    min_requests: int = Field(default=100, ge=1)
+    """Fewer in the window say nothing."""
+    signal: Literal["ttft", "e2e"] = "ttft"
+    """`ttft` time to first token; `e2e` the whole request, for servers of short answers."""
+
+
+class RestartsRule(Model):
+    """ContainerRestartsHigh, as documented."""
+
+    threshold: int = Field(default=3, ge=0)
+    """More restarts than this in 24 h fire."""
+
+
+class Rules(Model):
+    """Which rules run here."""
+
+    shipped: bool = True
+    """The rules that ship with dsobs."""
+    files: tuple[Path, ...] = ()
+    """Further Prometheus rule files."""
+    evaluation: Literal["sidecar", "prometheus"] = "sidecar"
+    """Where pages are evaluated: `prometheus` keeps the sidecar from sending any, so that nobody is paged twice."""
+    gpu_memory: MemoryRule = MemoryRule()
+    latency_p99: LatencyRule = LatencyRule()
+    restarts: RestartsRule = RestartsRule()
+
+
+class PagerDuty(Model):
+    """PagerDuty, Events API v2."""
+
+    routing_key: Secret
+    """Integration key of 32 characters, by `file:PATH` or `env:NAME`."""
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+    """Where events go."""
+    severities: tuple[str, ...] = ("critical", "error", "warning")
+    """Alerts of other severities are not sent."""
+
+
+class Webhook(Model):
+    """A plain HTTP receiver of JSON."""
+
+    url: Secret
+    """Where to POST; by `file:PATH` or `env:NAME` if the address is secret, else as it is."""
+    token: Secret | None = None
+    """Sent as a bearer token. Unset: none."""
+    severities: tuple[str, ...] = ("critical", "error", "warning", "info")
+    """Alerts of other severities are not sent."""
+
+
+class Notifiers(Model):
+    """Who is told. Nobody unless configured."""
+
+    pagerduty: PagerDuty | None = None
+    webhook: Webhook | None = None
+
+
+class Mode(StrEnum):
+    """Whether dsobs acts."""
+
+    OBSERVE = "observe"
+    ENFORCE = "enforce"
+
+
+class Coordination(StrEnum):
+    """How several sidecars of one workload keep out of each other's way."""
+
+    LEASE = "lease"
+    SINGLE = "single"
+    UNCOORDINATED = "uncoordinated"
+
+
+class Remediation(Model):
+    """Repair, under guards."""
+
+    mode: Mode = Mode.OBSERVE
+    """`observe` logs exactly what `enforce` would do."""
+    enabled: bool = True
+    """The kill switch as a setting: false plans and does nothing."""
+    kill_switch_file: Path = Path("/run/dsobs/kill")
+    """While this file exists nothing is done."""
+    coordination: Coordination = Coordination.LEASE
+    """`lease`: a Kubernetes Lease, else observe only; `single`: this is the only sidecar of the workload;
+    `uncoordinated`: several that do not talk. Both of the latter wait a random delay first. Docker and process engines
+    are owned by one host, so `lease` counts as `single` there."""
+    max_restarts_24h: int = Field(default=3, ge=0)
+    """Budget: with this many restarts in 24 h, whoever made them, dsobs makes no further one."""
+    cooldown: Seconds = 600.0
+    """Between two actions on this engine."""
+    confirm_hang: Seconds = 30.0
+    """After the failed probe, so long without progress before a restart."""
+    confirm_unresponsive: Seconds = 300.0
+    """So long without one byte, and a second source that stands still, before a restart."""
+    random_delay: Seconds = 2.0
+    """Upper bound of the random delay before an action."""
+    fleet_breaker: float = Field(default=0.3, gt=0, le=1)
+    """Nothing is done while more than this share of the fleet is being acted on, where the fleet is known."""
+    evidence_timeout: Seconds = 5.0
+    """What gathering evidence may take; never holds up a restart for longer."""
+    drain_timeout: Seconds = 30.0
+    """How long a server that still works may finish its requests."""
+    verify_timeout: Seconds = 3600.0
+    """From the restart until ready, answered and moving; then a page."""
+    down_grace: Seconds = 15.0
+    """How long the engine's own runtime may take to bring a dead engine back before dsobs restarts it."""
+
+
+class State(Model):
+    """What is kept on disk."""
+
+    directory: Path = Path("/var/lib/dsobs")
+    """Ledger, alerts, outbox, flight recorder. Not writable: alerts and pages from memory, no action."""
+    recorder_max_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Size of the flight recorder; 0 switches it off."""
+    incident_max_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Size of all incident bundles; the oldest go first."""
+
+
+class Api(Model):
+    """dsobs's own HTTP server."""
+
+    listen: str = Field(default="127.0.0.1:9940", pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d+$")
+    """Address and port; `0.0.0.0:9940` to be scraped from elsewhere."""
+    control_token: Secret | None = None
+    """Bearer token of the endpoints that change something. Unset: they are off."""
+    native_metrics: bool = False
+    """Pass the engine's own metrics through on /metrics."""
+
+
+class Log(Model):
+    """dsobs's own log, on stderr."""
+
+    format: Literal["auto", "text", "json"] = "auto"
+    """`auto`: text at a terminal, JSON else."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe line that is written."""
+
+
+class Config(Model):
+    """All settings."""
+
+    target: Target = Target()
+    hang: Hang = Hang()
+    startup: Startup = Startup()
+    runtime: RuntimeSettings = RuntimeSettings()
+    gpu: Gpu = Gpu()
+    rules: Rules = Rules()
+    notifiers: Notifiers = Notifiers()
+    remediation: Remediation = Remediation()
+    state: State = State()
+    api: Api = Api()
+    log: Log = Log()
+
+    @property
+    def probes_enabled(self) -> bool:
+        """Synthetic requests go out: switched on, or `auto` and somebody is told or enforce is on."""
+        if self.hang.probe is ProbeMode.AUTO:
+            told = self.notifiers.pagerduty is not None or self.notifiers.webhook is not None
+            return told or self.remediation.mode is Mode.ENFORCE
+        return self.hang.probe is ProbeMode.ON

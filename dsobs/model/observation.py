@@ -1,0 +1,178 @@
+"""What the collectors saw at one moment, and why they saw nothing: the input of everything that decides.
+
+A signal that could not be read is `Unknown` with its reason, or an absent optional field; never zero.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dsobs.model.samples import Page
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Not known, and why: `Unknown("no NVIDIA driver")`. Never healthy, never zero."""
+
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Failure(StrEnum):
+    """Why a request to the engine gave nothing. The values are label values of `dsobs_engine_scrape_failures_total`."""
+
+    REFUSED = "refused"
+    """Nobody listens on the port."""
+    TIMEOUT = "timeout"
+    """The deadline passed; the server may be busy."""
+    UNREACHABLE = "unreachable"
+    """Any other transport error: reset, no route, unknown host, TLS."""
+    HTTP_STATUS = "http_status"
+    """Answered with another status than 200."""
+    UNPARSABLE = "unparsable"
+    """200 with a body that is no exposition page."""
+    TOO_LARGE = "too_large"
+    """The body passed the size limit; it was not read further."""
+    REDIRECT = "redirect"
+    """Answered with a redirect; never followed, since it may lead to another host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One try to read an engine's metrics page."""
+
+    at: float
+    """When it ended, seconds since the Unix epoch."""
+    duration_seconds: float
+    page: Page | None = None
+    text: str | None = None
+    """The body as it came, for the flight recorder; None if there was none."""
+    failure: Failure | None = None
+    detail: str = ""
+    """The failure in words, short and without secrets."""
+    status: int | None = None
+    connected: bool = True
+    """The TCP connection was accepted."""
+    answered: bool = True
+    """At least one byte came back."""
+
+    @property
+    def ok(self) -> bool:
+        """A whole page was read and parsed."""
+        return self.failure is None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One try of the engine's `/health`. 200 is no proof of life: a hung vLLM engine answers it."""
+
+    at: float
+    duration_seconds: float
+    status: int | None = None
+    failure: Failure | None = None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Answered with 200."""
+        return self.status == 200
+
+
+class ProbeOutcome(StrEnum):
+    """What a one-token synthetic request proved. Label values of `dsobs_engine_probes_total`."""
+
+    ANSWERED = "answered"
+    """200 with a body: proof of life."""
+    TIMEOUT = "timeout"
+    """Accepted, and no answer by the deadline: confirms a hang if nothing moved meanwhile."""
+    INCONCLUSIVE = "inconclusive"
+    """401, 404, 429, 503 and whatever else proves neither life nor death."""
+    ERROR = "error"
+    """500 and the like: the server answered that it can't."""
+    REFUSED = "refused"
+    """The connection was not accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One finished synthetic request."""
+
+    started_at: float
+    ended_at: float
+    outcome: ProbeOutcome
+    engine: str | None = None
+    """The rank that served it, where the request could be addressed; None: it proves nothing about one of several."""
+    status: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """Memory of one process on one card."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One reading of one card. A reading that the card or driver does not give is None."""
+
+    index: int
+    uuid: str = ""
+    name: str = ""
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_ratio: float | None = None
+    """Share of the last sampling period in which a kernel ran, 0 to 1."""
+    memory_utilization_ratio: float | None = None
+    power_watts: float | None = None
+    power_limit_watts: float | None = None
+    temperature_celsius: float | None = None
+    sm_clock_hertz: float | None = None
+    memory_clock_hertz: float | None = None
+    clock_event_reasons: int | None = None
+    """NVML's bit mask of why the clocks are what they are (`nvmlClocksEventReasons`)."""
+    energy_joules: float | None = None
+    processes: tuple[GpuProcess, ...] | None = None
+    xids: tuple[int, ...] = ()
+    """XID errors since the last reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeView:
+    """What the runtime (process, Docker, …) knows about the engine's process or container."""
+
+    runtime: str
+    """The runtime's name: "process", "docker"."""
+    name: str
+    """The container's name or the process's command."""
+    running: bool
+    started_at: float | None = None
+    """Start of the present instance, seconds since the Unix epoch."""
+    exit_code: int | None = None
+    """Of the last instance that ended; None if none did or it is not known."""
+    oom_killed: bool | None = None
+    restart_count: int | None = None
+    """Restarts as the runtime counts them (Docker's does not count manual ones); only its differences mean something."""
+    ended_at: float | None = None
+    planned_stop: str | None = None
+    """Who was seen to stop the present or last instance ("docker stop event", "SIGTERM forwarded by dsobs supervise").
+    Only what was witnessed: an exit code never makes a stop planned."""
+    cpu_seconds: float | None = None
+    """CPU time of all the engine's processes so far: stands still in a hang, a second witness."""
+    pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Everything seen in one tick of the live loop, or in one record of a replay."""
+
+    at: float
+    scrape: Scrape
+    health: Health | None = None
+    gpus: tuple[Gpu, ...] | Unknown = field(default_factory=lambda: Unknown("not collected"))
+    runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
+    probes: tuple[Probe, ...] = ()
+    """Probes that ended since the last observation."""

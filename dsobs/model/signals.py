@@ -1,0 +1,171 @@
+"""The canonical signals: what dsobs exports whatever the engine, and what rules and dashboards name.
+
+One table; `/metrics`, the engine maps and the reference page are made from it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One exported metric family."""
+
+    name: str
+    type: str
+    """counter, gauge or histogram. A counter's name ends in `_total`."""
+    help: str
+    unit: str = ""
+    """seconds, bytes, ratio (0 to 1), watts, celsius, hertz, joules or empty."""
+    labels: tuple[str, ...] = ()
+
+
+_ENGINE = ("model_name", "engine")
+_GPU = ("gpu", "uuid")
+
+
+def _table(*signals: Signal) -> dict[str, Signal]:
+    return {signal.name: signal for signal in signals}
+
+
+SIGNALS: dict[str, Signal] = _table(
+    # What the engine says of itself, by model and engine rank.
+    Signal("dsobs_engine_requests_running", "gauge", "Requests in execution.", "", _ENGINE),
+    Signal("dsobs_engine_requests_waiting", "gauge", "Requests queued.", "", _ENGINE),
+    Signal(
+        "dsobs_engine_requests_deferred",
+        "gauge",
+        "Queued requests that wait for something other than capacity, such as a KV transfer.",
+        "",
+        _ENGINE,
+    ),
+    Signal("dsobs_engine_kv_cache_usage_ratio", "gauge", "Share of the KV cache in use.", "ratio", _ENGINE),
+    Signal(
+        "dsobs_engine_time_to_first_token_seconds", "histogram", "Time to first token of requests.", "seconds", _ENGINE
+    ),
+    Signal("dsobs_engine_request_duration_seconds", "histogram", "End-to-end request latency.", "seconds", _ENGINE),
+    Signal("dsobs_engine_inter_token_latency_seconds", "histogram", "Time between output tokens.", "seconds", _ENGINE),
+    Signal(
+        "dsobs_engine_queue_duration_seconds", "histogram", "Time that requests waited in queue.", "seconds", _ENGINE
+    ),
+    Signal("dsobs_engine_prompt_tokens_total", "counter", "Prompt tokens processed.", "", _ENGINE),
+    Signal("dsobs_engine_generation_tokens_total", "counter", "Tokens generated.", "", _ENGINE),
+    Signal("dsobs_engine_steps_total", "counter", "Engine steps that gave output.", "", _ENGINE),
+    Signal(
+        "dsobs_engine_requests_finished_total",
+        "counter",
+        "Requests finished, by reason (stop, length, abort, error, …).",
+        "",
+        (*_ENGINE, "finished_reason"),
+    ),
+    Signal("dsobs_engine_preemptions_total", "counter", "Requests preempted for lack of KV cache.", "", _ENGINE),
+    Signal("dsobs_engine_prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.", "", _ENGINE),
+    Signal("dsobs_engine_prefix_cache_hits_total", "counter", "Tokens found in the prefix cache.", "", _ENGINE),
+    Signal("dsobs_engine_awake", "gauge", "1 while the engine is awake, 0 in sleep mode.", "", _ENGINE),
+    # What the engine says of its process.
+    Signal("dsobs_engine_process_start_time_seconds", "gauge", "Start of the API server, Unix time.", "seconds"),
+    Signal("dsobs_engine_process_cpu_seconds_total", "counter", "CPU time of the API server's process.", "seconds"),
+    Signal("dsobs_engine_kv_cache_size_bytes", "gauge", "Size of the KV cache pool.", "bytes", _ENGINE),
+    # What dsobs sees of the engine from outside.
+    Signal("dsobs_engine_up", "gauge", "1 if the last scrape of the engine succeeded."),
+    Signal("dsobs_engine_seen", "gauge", "1 once this engine has answered a scrape."),
+    Signal("dsobs_engine_ready", "gauge", "1 if the engine is up and its /health says 200."),
+    Signal("dsobs_engine_scrape_duration_seconds", "gauge", "What the last scrape took.", "seconds"),
+    Signal("dsobs_engine_scrape_failures_total", "counter", "Failed scrapes, by reason.", "", ("reason",)),
+    # What dsobs derives.
+    Signal(
+        "dsobs_engine_stall_seconds",
+        "gauge",
+        "Time since the last progress with work outstanding; 0 with none. Absent while the engine is not read.",
+        "seconds",
+        _ENGINE,
+    ),
+    Signal(
+        "dsobs_engine_stall_threshold_seconds",
+        "gauge",
+        "The stall at which a probe is sent: learned from this server, 60 s in a prefill.",
+        "seconds",
+        _ENGINE,
+    ),
+    Signal(
+        "dsobs_engine_stall_unconfirmed_threshold_seconds",
+        "gauge",
+        "The stall that counts as a hang without a probe's word; only there while no probe can be had.",
+        "seconds",
+        _ENGINE,
+    ),
+    Signal(
+        "dsobs_engine_probe_success",
+        "gauge",
+        "Last synthetic request: 1 answered, 0 failed with no progress meanwhile. Absent if it proved neither.",
+        "",
+        _ENGINE,
+    ),
+    Signal(
+        "dsobs_engine_idle_probe_failures",
+        "gauge",
+        "Synthetic requests in a row that failed while the engine said that it was idle.",
+        "",
+        _ENGINE,
+    ),
+    Signal("dsobs_engine_probes_total", "counter", "Synthetic requests sent, by outcome.", "", ("outcome",)),
+    Signal(
+        "dsobs_engine_down",
+        "gauge",
+        "1 if the process is gone unplanned, or the port refused 3 scrapes and no runtime knows better.",
+    ),
+    Signal(
+        "dsobs_engine_planned_stop",
+        "gauge",
+        "1 while the engine is away by a witnessed, planned stop.",
+    ),
+    Signal(
+        "dsobs_engine_unresponsive_seconds",
+        "gauge",
+        "Time for which the port accepts and not one byte was answered.",
+        "seconds",
+    ),
+    Signal(
+        "dsobs_engine_starting_seconds",
+        "gauge",
+        "Time for which the engine has been starting: process there or expected, not yet up; 0 once up.",
+        "seconds",
+    ),
+    Signal("dsobs_engine_startup_budget_seconds", "gauge", "Start-up time that is granted.", "seconds"),
+    # GPUs.
+    Signal("dsobs_gpu_memory_total_bytes", "gauge", "Memory of the card.", "bytes", _GPU),
+    Signal("dsobs_gpu_memory_used_bytes", "gauge", "Memory in use, reserved KV cache included.", "bytes", _GPU),
+    Signal(
+        "dsobs_gpu_memory_used_ratio", "gauge", "Memory in use over total, reserved KV cache included.", "ratio", _GPU
+    ),
+    Signal(
+        "dsobs_gpu_memory_effective_ratio",
+        "gauge",
+        "Memory in use for work over total: the unused part of the KV cache pool does not count. `source` says how it "
+        "is known: pool (pool size known), kv_usage (KV-cache usage itself) or raw (this engine reserves nothing).",
+        "ratio",
+        (*_GPU, "source"),
+    ),
+    Signal("dsobs_gpu_utilization_ratio", "gauge", "Share of time in which a kernel ran.", "ratio", _GPU),
+    Signal("dsobs_gpu_memory_utilization_ratio", "gauge", "Share of time in which memory was moved.", "ratio", _GPU),
+    Signal("dsobs_gpu_power_watts", "gauge", "Power drawn.", "watts", _GPU),
+    Signal("dsobs_gpu_power_limit_watts", "gauge", "Enforced power limit.", "watts", _GPU),
+    Signal("dsobs_gpu_temperature_celsius", "gauge", "Temperature of the GPU.", "celsius", _GPU),
+    Signal("dsobs_gpu_sm_clock_hertz", "gauge", "Clock of the streaming multiprocessors.", "hertz", _GPU),
+    Signal("dsobs_gpu_memory_clock_hertz", "gauge", "Clock of the memory.", "hertz", _GPU),
+    Signal("dsobs_gpu_clock_event_active", "gauge", "1 for a reason that holds clocks down.", "", (*_GPU, "reason")),
+    Signal("dsobs_gpu_energy_joules_total", "counter", "Energy used since the driver was loaded.", "joules", _GPU),
+    Signal("dsobs_gpu_xid_errors_total", "counter", "XID errors seen, by number.", "", (*_GPU, "xid")),
+    # The engine's container or process.
+    Signal("dsobs_container_running", "gauge", "1 if the runtime says that it runs.", "", ("runtime", "name")),
+    Signal("dsobs_container_start_time_seconds", "gauge", "Start, Unix time.", "seconds", ("runtime", "name")),
+    Signal(
+        "dsobs_container_restarts_24h", "gauge", "Restarts in the last 24 hours, an integer.", "", ("runtime", "name")
+    ),
+    Signal("dsobs_container_last_exit_code", "gauge", "Exit code of the last instance.", "", ("runtime", "name")),
+    Signal(
+        "dsobs_container_oom_killed", "gauge", "1 if the last instance was killed for memory.", "", ("runtime", "name")
+    ),
+    Signal(
+        "dsobs_container_cpu_seconds_total", "counter", "CPU time of its processes.", "seconds", ("runtime", "name")
+    ),
+)

@@ -1,0 +1,37 @@
+"""dsobs's own metrics, on their own registry. A part that needs another counter declares it here."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry(auto_describe=False)
+
+LOOP_TICKS = Counter("dsobs_loop_ticks", "Turns of a loop.", ["loop"], registry=REGISTRY)
+LOOP_MISSED = Counter(
+    "dsobs_loop_missed_ticks", "Turns that came too late and were left out.", ["loop"], registry=REGISTRY
+)
+LOOP_LAST = Gauge("dsobs_loop_last_tick_timestamp_seconds", "Time of a loop's last turn.", ["loop"], registry=REGISTRY)
+LOOP_ERRORS = Counter("dsobs_loop_errors", "Turns that ended in an error.", ["loop"], registry=REGISTRY)
+RULE_EVALUATIONS = Counter("dsobs_rule_evaluations", "Rule evaluations.", ["group"], registry=REGISTRY)
+RULE_FAILURES = Counter(
+    "dsobs_rule_evaluation_failures", "Rule evaluations that failed.", ["group", "rule"], registry=REGISTRY
+)
+RULE_MISSED = Counter("dsobs_rule_group_iterations_missed", "Group evaluations left out.", ["group"], registry=REGISTRY)
+NOTIFICATIONS = Counter(
+    "dsobs_notifications", "Notifications, by what became of them.", ["notifier", "outcome"], registry=REGISTRY
+)
+OUTBOX_PENDING = Gauge("dsobs_outbox_pending", "Notifications not yet accepted.", ["notifier"], registry=REGISTRY)
+NOTIFICATION_SECONDS = Histogram(
+    "dsobs_notification_delivery_seconds",
+    "From the alert's transition to the notifier's acceptance.",
+    ["notifier"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 3600),
+    registry=REGISTRY,
+)
+STEPS = Counter("dsobs_remediation_steps", "Remediation steps, by result.", ["action", "result"], registry=REGISTRY)
+LEDGER_WRITABLE = Gauge("dsobs_ledger_writable", "1 if the ledger can be written.", registry=REGISTRY)
+STORE_SERIES = Gauge("dsobs_store_series", "Series held in memory.", registry=REGISTRY)
+STORE_DROPPED = Counter("dsobs_store_dropped_samples", "Samples not kept, by reason.", ["reason"], registry=REGISTRY)
+RECORDER_BYTES = Gauge("dsobs_recorder_bytes", "Size of the flight recorder on disk.", registry=REGISTRY)
+RECORDER_DROPPED = Counter(
+    "dsobs_recorder_dropped_records", "Records not written, by reason.", ["reason"], registry=REGISTRY
+)
+BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], registry=REGISTRY)

@@ -1,0 +1,1 @@
+"""NVIDIA GPU readings through NVML."""
