@@ -25,8 +25,8 @@ class StateDb:
     """One SQLite file with one writer.
 
     `path` is the file, or ":memory:" for replays and tests. `schema` is a list of `CREATE TABLE IF NOT EXISTS …`
-    statements. A file that is not a readable database is renamed to `NAME.corrupt-<Unix seconds>` and a new one is begun;
-    `set_aside` then names the old one, and enforcement must wait for the operator's word.
+    statements. A file that is not a readable database is renamed to `NAME.corrupt-<Unix seconds>` and a new one is
+    begun; `set_aside` then names the old one, and enforcement must wait for the operator's word.
     """
 
     def __init__(self, path: Path | str, schema: Sequence[str] = ()) -> None:

@@ -1,1 +1,1 @@
-"""The types that travel through dsobs. Nothing here does input or output, and nothing here imports the rest of dsobs."""
+"""The types that travel through dsobs. Nothing here does input or output or imports the rest of dsobs."""

@@ -1,7 +1,8 @@
 """Time as an argument.
 
-Everything that decides gets `now` in seconds since the Unix epoch from a `Clock`. The live clock is anchored to the wall
-once and then follows the monotonic clock, so that a wall clock set back or forward neither fires nor resolves anything.
+Everything that decides gets `now` in seconds since the Unix epoch from a `Clock`. The live clock is anchored to the
+wall once and then follows the monotonic clock, so that a wall clock set back or forward neither fires nor resolves
+anything.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What one inference engine is to dsobs: a map from its metrics page to the canonical signals, and a one-token request."""
+"""One inference engine to dsobs: a map from its metrics page to the canonical signals, and a one-token request."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ class EngineFacts:
     """Seconds since the Unix epoch."""
     kv_cache_bytes: Mapping[EngineKey, int] = field(default_factory=dict)
     """Size of the KV cache pool where the page gives it in bytes."""
+    addressable: bool = False
+    """Several engines, and a probe can be sent to one of them by its rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class ProbeRequest:
     path: str
     json: Mapping[str, object] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    engine: str | None = None
+    """The rank that it is addressed to; None where this form can't be, so that its answer proves only that one lives."""
 
 
 class EngineAdapter(Protocol):

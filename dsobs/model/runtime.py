@@ -28,7 +28,7 @@ class Runtime(Protocol):
     """False where only looking is possible (a process that nobody supervises)."""
 
     async def view(self) -> RuntimeView | Unknown:
-        """What is known now; `Unknown` with the reason where the runtime can't be asked. Never raises, bounded in time."""
+        """What is known now; `Unknown` with the reason where the runtime can't be asked. Never raises; bounded."""
         ...
 
     async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
