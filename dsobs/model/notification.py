@@ -29,3 +29,9 @@ class Notification:
     details: Mapping[str, str] = field(default_factory=dict)
     links: tuple[tuple[str, str], ...] = ()
     """(address, text) pairs: runbook, API."""
+    started_at: float | None = None
+    """When the condition began, seconds since the Unix epoch; None where nothing began (an escalation)."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of the alert, where there is one."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Of the alert, where there is one."""

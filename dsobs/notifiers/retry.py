@@ -1,0 +1,73 @@
+"""What to do after a try to send: a pure function of the answer."""
+
+import math
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from random import Random
+from typing import TypeAlias
+
+from dsobs.model.notifier import Answer
+
+FIRST_DELAY_SECONDS = 1.0
+MAX_DELAY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The receiver has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAt:
+    """Send the same again."""
+
+    at: float
+    """Not before this, seconds since the Unix epoch."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The receiver will never take it as it is; a person must mend the settings."""
+
+    reason: str
+
+
+Decision: TypeAlias = Accepted | RetryAt | GiveUp
+
+
+def decide(answer: Answer, attempt: int, now: float, rng: Random) -> Decision:
+    """What follows from `answer` to try number `attempt` (0 is the first).
+
+    Any 2xx is accepted. 400 and the other 4xx are final, but for 408 and 429 (PagerDuty Events API v2: "400: do not
+    retry"). All else, redirects included (a gateway in between), is sent again for as long as it takes: what is still
+    queued for a key is the last that is true of it, so it never grows stale. The delay doubles from 1 s to 60 s, with
+    jitter down to its half; the receiver's Retry-After counts where it is longer, up to 60 s.
+    """
+    status = answer.status
+    if status is not None and 200 <= status < 300:
+        return Accepted()
+    reason = answer.detail or "no answer" if status is None else f"HTTP {status} {answer.detail}".rstrip()
+    if status is not None and 400 <= status < 500 and status not in (408, 429):
+        return GiveUp(reason)
+    longest = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16))
+    delay = longest * rng.uniform(0.5, 1.0)
+    asked = retry_after_seconds(answer.retry_after, now)
+    if asked is not None:
+        delay = max(delay, min(asked, MAX_DELAY_SECONDS))
+    return RetryAt(now + delay, reason)
+
+
+def retry_after_seconds(header: str, now: float) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3: seconds or a date); None if it says nothing."""
+    text = header.strip()
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
