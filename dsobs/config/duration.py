@@ -3,6 +3,8 @@
 import re
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0}
+PATTERN = r"^\s*(\d+(\.\d+)?(ms|[ywdhms]))+\s*$|^\s*\d+(\.\d+)?\s*$"
+"""What a duration written as text looks like, as an ECMA 262 regular expression."""
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[ywdhms]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[ywdhms])")
 

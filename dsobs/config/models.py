@@ -4,38 +4,88 @@ Each field's description gives its meaning, unit and how to switch it off; the r
 Durations are seconds, or words as in Prometheus: `500ms`, `30s`, `5m`, `24h`.
 """
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from dsobs.config.duration import parse_duration
+from dsobs.config.duration import PATTERN, parse_duration
 from dsobs.config.secret import Secret
 
-Seconds = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+
+def _address(value: str) -> str:
+    """An http(s) address without credentials; ValueError without the address itself, which may hold some."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError("has no valid host and port; write http://HOST:PORT") from None
+    if "@" in value:
+        raise ValueError("holds a user name or password, which would be printed; leave it out and use a secret")
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", value):
+        raise ValueError(f"{value!r} is no http:// or https:// address; write http://HOST:PORT")
+    return value
+
+
+def _base_address(value: str) -> str:
+    parts = urlsplit(_address(value))
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError(f"{value!r} has a path; write {parts.scheme}://{parts.netloc}")
+    return value
+
+
+def _listen(value: str) -> str:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]*):(\d{1,5})", value)
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"{value!r} is no address and port; write 127.0.0.1:9940")
+    return value
+
+
+def _docker_host(value: str) -> str:
+    if not re.match(r"(unix:///|tcp://[^/@\s]+|https?://[^/@\s]+)", value):
+        raise ValueError("is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT")
+    return value
+
+
+def _schema(minimum: str) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "number", minimum: 0}, {"type": "string", "pattern": PATTERN}]})
+
+
+Duration = BeforeValidator(parse_duration)
+Seconds = Annotated[float, Duration, Field(ge=0, allow_inf_nan=False), _schema("minimum")]
+PositiveSeconds = Annotated[float, Duration, Field(gt=0, allow_inf_nan=False), _schema("exclusiveMinimum")]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+BaseAddress = Annotated[
+    str, AfterValidator(_base_address), Field(json_schema_extra={"pattern": r"^https?://[^/@\s]+/?$"})
+]
+Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"pattern": r"^https?://[^@\s]+$"})]
+Severity = Literal["critical", "error", "warning", "info"]
+Severities = Annotated[tuple[Severity, ...], Field(min_length=1)]
 
 
 class Model(BaseModel):
     """Base of all: frozen, nothing unknown."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Target(Model):
     """The inference server beside dsobs."""
 
-    url: str = Field(default="http://127.0.0.1:8000", pattern=r"^https?://[^/\s]+/?$")
-    """Base address of the server, without a path."""
+    url: BaseAddress = "http://127.0.0.1:8000"
+    """Base address of the server, without a path and without credentials."""
     engine: str = "auto"
     """Which engine it is: `auto` finds out from the page, or the name of one (`vllm`)."""
     name: str = ""
     """What alerts call this server; empty: the host's or pod's name."""
     api_key: Secret | None = None
     """API key for synthetic requests, by `file:PATH` or `env:NAME`. Unset: none is sent."""
-    scrape_interval: Seconds = 1.0
+    scrape_interval: PositiveSeconds = 1.0
     """Seconds between scrapes; below 1 s they cost the server too much."""
-    scrape_timeout: Seconds = 5.0
+    scrape_timeout: PositiveSeconds = 5.0
     """Deadline of one scrape. Longer than the interval is fine: one is in flight at a time."""
     max_page_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     """A metrics page larger than this is refused."""
@@ -56,19 +106,19 @@ class Hang(Model):
 
     probe: ProbeMode = ProbeMode.AUTO
     """One-token requests that prove life: `auto` (once a notifier or enforce is configured), `on`, `off`."""
-    probe_timeout: Seconds = 3.0
+    probe_timeout: PositiveSeconds = 3.0
     """Deadline of a probe."""
     idle_probe_interval: Seconds = 30.0
     """Between probes of an idle engine; 0 switches them off."""
     idle_after: Seconds = 30.0
     """Nothing running and nothing moved for this long is idle."""
-    min_threshold: Seconds = 5.0
+    min_threshold: PositiveSeconds = 5.0
     """Least stall that sends a probe, while tokens were moving."""
-    max_threshold: Seconds = 60.0
+    max_threshold: PositiveSeconds = 60.0
     """Stall that sends a probe in a prefill, and the most that learning may ask for."""
     learn_after: Seconds = 600.0
     """Seconds of work to see before the learned threshold is used."""
-    unresponsive_after: Seconds = 90.0
+    unresponsive_after: PositiveSeconds = 90.0
     """Accepting and not answering one byte for this long is EngineUnresponsive."""
 
 
@@ -87,11 +137,11 @@ class RuntimeSettings(Model):
     `none`, `process`, `docker` or the name of a plugin."""
     container: str = ""
     """Docker: name or id of the engine's container. Required for `docker`."""
-    docker_host: str = "unix:///var/run/docker.sock"
+    docker_host: Annotated[str, AfterValidator(_docker_host)] = "unix:///var/run/docker.sock"
     """Docker: where its API listens."""
     supervisor_socket: Path = Path("/run/dsobs/supervise.sock")
     """Process: the socket of `dsobs supervise`."""
-    timeout: Seconds = 10.0
+    timeout: PositiveSeconds = 10.0
     """Deadline of one question to the runtime."""
     stop_grace: Seconds = 10.0
     """From SIGTERM to SIGKILL when an engine is restarted."""
@@ -102,7 +152,7 @@ class Gpu(Model):
 
     enabled: bool = True
     """Read NVML if there is a driver; false: GPU signals are unknown."""
-    interval: Seconds = 1.0
+    interval: PositiveSeconds = 1.0
     """Between readings."""
     devices: tuple[str, ...] = ()
     """UUIDs or indices to read; empty: all that are visible."""
@@ -111,7 +161,7 @@ class Gpu(Model):
 class MemoryRule(Model):
     """GPUMemoryHigh, as documented."""
 
-    threshold: float = Field(default=0.85, gt=0, le=1)
+    threshold: Share = 0.85
     """Share of the card."""
     for_: Seconds = Field(default=300.0, alias="for")
     """How long before it fires."""
@@ -122,9 +172,9 @@ class MemoryRule(Model):
 class LatencyRule(Model):
     """LatencyP99High, as documented."""
 
-    threshold: Seconds = 0.5
+    threshold: PositiveSeconds = 0.5
     """P99 above this fires; where it is a bucket bound it is decided exactly."""
-    window: Seconds = 300.0
+    window: PositiveSeconds = 300.0
     """Over the requests of this long."""
     min_requests: int = Field(default=100, ge=1)
     """Fewer in the window say nothing."""
@@ -158,9 +208,9 @@ class PagerDuty(Model):
 
     routing_key: Secret
     """Integration key of 32 characters, by `file:PATH` or `env:NAME`."""
-    url: str = "https://events.pagerduty.com/v2/enqueue"
+    url: Address = "https://events.pagerduty.com/v2/enqueue"
     """Where events go."""
-    severities: tuple[str, ...] = ("critical", "error", "warning")
+    severities: Severities = ("critical", "error", "warning")
     """Alerts of other severities are not sent."""
 
 
@@ -171,7 +221,7 @@ class Webhook(Model):
     """Where to POST; by `file:PATH` or `env:NAME` if the address is secret, else as it is."""
     token: Secret | None = None
     """Sent as a bearer token. Unset: none."""
-    severities: tuple[str, ...] = ("critical", "error", "warning", "info")
+    severities: Severities = ("critical", "error", "warning", "info")
     """Alerts of other severities are not sent."""
 
 
@@ -220,13 +270,13 @@ class Remediation(Model):
     """So long without one byte, and a second source that stands still, before a restart."""
     random_delay: Seconds = 2.0
     """Upper bound of the random delay before an action."""
-    fleet_breaker: float = Field(default=0.3, gt=0, le=1)
+    fleet_breaker: Share = 0.3
     """Nothing is done while more than this share of the fleet is being acted on, where the fleet is known."""
     evidence_timeout: Seconds = 5.0
     """What gathering evidence may take; never holds up a restart for longer."""
     drain_timeout: Seconds = 30.0
     """How long a server that still works may finish its requests."""
-    verify_timeout: Seconds = 3600.0
+    verify_timeout: PositiveSeconds = 3600.0
     """From the restart until ready, answered and moving; then a page."""
     down_grace: Seconds = 15.0
     """How long the engine's own runtime may take to bring a dead engine back before dsobs restarts it."""
@@ -246,7 +296,9 @@ class State(Model):
 class Api(Model):
     """dsobs's own HTTP server."""
 
-    listen: str = Field(default="127.0.0.1:9940", pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d+$")
+    listen: Annotated[
+        str, AfterValidator(_listen), Field(json_schema_extra={"pattern": r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$"})
+    ] = "127.0.0.1:9940"
     """Address and port; `0.0.0.0:9940` to be scraped from elsewhere."""
     control_token: Secret | None = None
     """Bearer token of the endpoints that change something. Unset: they are off."""

@@ -13,10 +13,20 @@ class SecretError(Exception):
 
 
 class Secret:
-    """`file:PATH`, `env:NAME`, or the value itself. `str()` and `repr()` give the reference or stars, never the value."""
+    """`file:PATH`, `env:NAME`, or the value itself. `str()` and `repr()` give the reference or stars, never the value.
+
+    Raises ValueError when there is nothing behind `file:` or `env:`.
+    """
 
     def __init__(self, reference: str) -> None:
+        if reference in ("", "file:", "env:"):
+            raise ValueError("names no secret; write file:PATH or env:NAME")
         self._reference = reference
+
+    @property
+    def is_literal(self) -> bool:
+        """The value itself was given, no reference to it."""
+        return not self._reference.startswith(("file:", "env:"))
 
     def reveal(self) -> str:
         """The value, read anew so that it may rotate, without surrounding white space; SecretError if there is none."""
@@ -26,6 +36,8 @@ class Secret:
                 value = Path(rest).read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise SecretError(f"secret file {rest}: {error.strerror}") from error
+            except ValueError as error:
+                raise SecretError(f"secret file {rest} is no UTF-8 text") from error
             if not value:
                 raise SecretError(f"secret file {rest} is empty")
             return value
@@ -37,7 +49,7 @@ class Secret:
         return self._reference
 
     def __str__(self) -> str:
-        return self._reference if self._reference.startswith(("file:", "env:")) else "********"
+        return "********" if self.is_literal else self._reference
 
     def __repr__(self) -> str:
         return f"Secret({str(self)!r})"
@@ -49,14 +61,19 @@ class Secret:
         return hash(self._reference)
 
     @classmethod
+    def _accept(cls, value: object) -> "Secret":
+        if isinstance(value, Secret):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        raise ValueError("is no text; write file:PATH or env:NAME")
+
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from_text = core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
-        return core_schema.json_or_python_schema(
-            json_schema=from_text,
-            python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), from_text]),
-            serialization=core_schema.to_string_ser_schema(),
+        return core_schema.no_info_plain_validator_function(
+            cls._accept, serialization=core_schema.to_string_ser_schema()
         )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "minLength": 1, "description": "file:PATH or env:NAME"}
+        return {"type": "string", "minLength": 1}

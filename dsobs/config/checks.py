@@ -1,0 +1,93 @@
+"""What no single setting can tell: settings that contradict each other, and secrets and files that are not there."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dsobs.config.duration import format_duration
+from dsobs.config.models import Config, Mode
+from dsobs.config.secret import Secret, SecretError
+from dsobs.config.settings import Key, Kind, settings, value_of
+
+
+class Finding(NamedTuple):
+    """Something wrong with several settings together."""
+
+    key: str
+    """The setting to change, dotted."""
+    because: tuple[str, ...]
+    """All that take part, dotted; the first that somebody wrote gives the place."""
+    message: str
+
+
+def contradictions(config: Config) -> Iterator[Finding]:
+    """Settings that are each right and together wrong."""
+    runtime, hang, target = config.runtime, config.hang, config.target
+    if runtime.name == "docker" and not runtime.container:
+        yield Finding(
+            "runtime.container",
+            ("runtime.name",),
+            "is empty, and runtime.name is docker; write the name or id of the engine's container",
+        )
+    if config.remediation.mode is Mode.ENFORCE and runtime.name == "none":
+        yield Finding(
+            "remediation.mode",
+            ("remediation.mode", "runtime.name"),
+            "is enforce, and with runtime.name none nothing can be restarted; name a runtime or write observe",
+        )
+    for low, high in (
+        ("hang.min_threshold", "hang.max_threshold"),
+        ("hang.max_threshold", "hang.unresponsive_after"),
+        ("hang.probe_timeout", "hang.unresponsive_after"),
+        ("target.scrape_timeout", "hang.unresponsive_after"),
+    ):
+        least, most = _seconds(config, low), _seconds(config, high)
+        if least > most:
+            yield Finding(
+                low,
+                (low, high),
+                f"is {format_duration(least)}, more than {high} of {format_duration(most)}; lower it or raise that",
+            )
+    if 0 < hang.idle_probe_interval <= hang.probe_timeout:
+        yield Finding(
+            "hang.idle_probe_interval",
+            ("hang.idle_probe_interval", "hang.probe_timeout"),
+            f"is {format_duration(hang.idle_probe_interval)}, not more than hang.probe_timeout of "
+            f"{format_duration(hang.probe_timeout)}; raise it, or write 0 to probe no idle engine",
+        )
+    if hang.min_threshold < 2 * target.scrape_interval:
+        yield Finding(
+            "hang.min_threshold",
+            ("hang.min_threshold", "target.scrape_interval"),
+            f"is {format_duration(hang.min_threshold)}, less than two scrapes of "
+            f"{format_duration(target.scrape_interval)}, so that every gap would be a stall; "
+            f"write {format_duration(2 * target.scrape_interval)} or more, or scrape more often",
+        )
+
+
+def _seconds(config: Config, key: str) -> float:
+    return float(value_of(config, tuple(key.split("."))))
+
+
+def unready(config: Config) -> Iterator[Finding]:
+    """What is missing on this machine, now: secrets that can't be read or can't be right, files that are not there."""
+    for key, setting in settings().items():
+        value = value_of(config, key)
+        if isinstance(value, Secret):
+            yield from _unready_secret(key, value)
+        elif setting.kind is Kind.PATH and key in (("rules", "files"), ("target", "ca_file")):
+            for path in value if setting.is_list else filter(None, [value]):
+                if not path.is_file():
+                    yield Finding(".".join(key), (".".join(key),), f"there is no file {path}; write one that exists")
+
+
+def _unready_secret(key: Key, secret: Secret) -> Iterator[Finding]:
+    name = ".".join(key)
+    try:
+        value = secret.reveal()
+    except SecretError as error:
+        yield Finding(name, (name,), f"{error}; create it or point to another")
+        return
+    if key == ("notifiers", "pagerduty", "routing_key") and len(value) != 32:
+        yield Finding(name, (name,), f"has {len(value)} characters and not 32; copy the integration key again")
+    if key == ("notifiers", "webhook", "url") and not value.startswith(("http://", "https://")):
+        yield Finding(name, (name,), "is no http:// or https:// address; write where to POST")
