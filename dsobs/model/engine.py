@@ -17,6 +17,8 @@ class EngineFacts:
     engine_keys: tuple[EngineKey, ...] = ()
     process_start_time: float | None = None
     """Seconds since the Unix epoch."""
+    flags: str = ""
+    """What tells one configuration of the server from another: what is learned holds for the same flags only."""
     kv_cache_bytes: Mapping[EngineKey, int] = field(default_factory=dict)
     """Size of the KV cache pool where the page gives it in bytes."""
     addressable: bool = False

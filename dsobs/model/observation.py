@@ -105,6 +105,14 @@ class Probe:
     """The rank that served it, where the request could be addressed; None: it proves nothing about one of several."""
     status: int | None = None
     detail: str = ""
+    model: str = ""
+    """The model that was asked."""
+    latency_seconds: float | None = None
+    """What the answered request alone took; more than the server's own figure by the transport."""
+    prompt_tokens: int | None = None
+    generated_tokens: int | None = None
+    finish_reason: str | None = None
+    """Of the answer: with the tokens, what the request added to the server's counters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,7 @@ class RuntimeView:
     """Of the last instance that ended; None if none did or it is not known."""
     oom_killed: bool | None = None
     restart_count: int | None = None
-    """Restarts as the runtime counts them (Docker's does not count manual ones); only its differences mean something."""
+    """Restarts as the runtime counts them (Docker leaves out manual ones); only its differences mean something."""
     ended_at: float | None = None
     planned_stop: str | None = None
     """Who was seen to stop the present or last instance ("docker stop event", "SIGTERM forwarded by dsobs supervise").
@@ -170,7 +178,8 @@ class Observation:
     """Everything seen in one tick of the live loop, or in one record of a replay."""
 
     at: float
-    scrape: Scrape
+    scrape: Scrape | None = None
+    """None while one is in flight: nothing new is known."""
     health: Health | None = None
     gpus: tuple[Gpu, ...] | Unknown = field(default_factory=lambda: Unknown("not collected"))
     runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
