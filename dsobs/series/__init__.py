@@ -1,0 +1,1 @@
+"""Metrics pages in, series in memory."""
