@@ -1,5 +1,6 @@
 """vLLM 0.8 to 0.32: names and labels as read in its sources (vllm/v1/metrics/loggers.py) and on real pages."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from dsobs.model.engine import EngineFacts, EngineKey, ProbeRequest
@@ -154,6 +155,7 @@ class Vllm:
         return EngineFacts(
             engine_keys=unique,
             process_start_time=start,
+            flags=_flags(configs),
             kv_cache_bytes=_kv_cache_bytes(configs, keys),
             addressable=not old and len(ranks) > 1 and ranks == {str(rank) for rank in range(len(ranks))},
         )
@@ -185,6 +187,10 @@ class Vllm:
 
 
 _NEW: _Entry = ((), -1, None)
+# Not set but found out at each start, or not settings at all.
+_MEASURED = frozenset(
+    {"__name__", "engine", "num_gpu_blocks", "num_cpu_blocks", "kv_cache_size_tokens", "kv_cache_max_concurrency"}
+)
 _START: Labels = labels_of({"__name__": "dsobs_engine_process_start_time_seconds"})
 _PROMPT = "ping"
 
@@ -238,6 +244,12 @@ def _bound(text: str) -> str | None:
     if bound == float("inf"):
         return "+Inf"
     return repr(bound).removesuffix(".0") if bound == bound else None  # noqa: PLR0124  (NaN)
+
+
+def _flags(configs: Sequence[Labels]) -> str:
+    """A short hash of the cache's configuration, the only settings on the page; "" where it is not there."""
+    settings = {pair for config in configs for pair in config if pair[0] not in _MEASURED}
+    return hashlib.sha256(repr(sorted(settings)).encode()).hexdigest()[:16] if settings else ""
 
 
 def _kv_cache_bytes(configs: Sequence[Labels], keys: Sequence[EngineKey]) -> dict[EngineKey, int]:
