@@ -1,1 +1,3 @@
 """dsobs: sees, tells and repairs beside an LLM inference server."""
+
+__version__ = "0.1.0"

@@ -28,6 +28,9 @@ class Alert:
     """When the condition became true, seconds since the Unix epoch."""
     fired_at: float | None = None
     resolved_at: float | None = None
+    confirmed: bool = True
+    """False for one restored from disk until its rule has had the data to say again that it holds: shown and not resolved,
+    but no reason to act."""
 
     @property
     def severity(self) -> str:

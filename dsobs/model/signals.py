@@ -114,9 +114,10 @@ SIGNALS: dict[str, Signal] = _table(
         "1 if the process is gone unplanned, or the port refused 3 scrapes and no runtime knows better.",
     ),
     Signal(
-        "dsobs_engine_planned_stop",
+        "dsobs_engine_planned_stop_seconds",
         "gauge",
-        "1 while the engine is away by a witnessed, planned stop.",
+        "Time for which the engine has been away by a witnessed, planned stop; 0 else.",
+        "seconds",
     ),
     Signal(
         "dsobs_engine_unresponsive_seconds",

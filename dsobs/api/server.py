@@ -1,0 +1,65 @@
+"""Runs the application inside dsobs's own event loop."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator
+
+from dsobs.api.application import Source, create
+from dsobs.config import Secret
+
+
+class ListenError(OSError):
+    """The address can't be listened on; the message names it and says what to do."""
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening socket for `host:port` (empty host: all addresses, port 0: any); ListenError if it can't be had."""
+    host, _, port = listen.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, int(port)))
+        made.listen(64)
+    except OSError as error:
+        made.close()
+        raise ListenError(f"can't listen on {listen}: {error.strerror or error}; set api.listen") from error
+    made.setblocking(False)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def serve(source: Source, listen: str, control_token: Secret | None) -> AsyncIterator[tuple[str, int]]:
+    """Serves while the context is open; gives the address that was bound."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+            # The process's signals belong to dsobs.
+            return contextlib.nullcontext()
+
+    listener = bind(listen)
+    host, port = listener.getsockname()[:2]
+    config = uvicorn.Config(
+        create(source, control_token),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=2,
+        limit_concurrency=64,
+        server_header=False,
+    )
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    server = Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield str(host), int(port)
+    finally:
+        server.should_exit = True
+        await task
+        listener.close()

@@ -1,0 +1,78 @@
+"""The state of the engine as remediation sees it: everything that a plan may depend on, at one moment."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dsobs.model.engine import EngineKey
+from dsobs.model.observation import RuntimeView, Unknown
+
+
+class Witness(StrEnum):
+    """What CPU time and GPU utilization say, beside the engine's own page."""
+
+    STILL = "still"
+    """A source shows it standing still and none shows it working."""
+    WORKING = "working"
+    """A source shows it working."""
+    UNKNOWN = "unknown"
+    """No source."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProgress:
+    """One engine series: what moved, and for how long nothing has."""
+
+    key: EngineKey
+    outstanding: float
+    """Requests running or waiting for capacity, dsobs's own probe left out."""
+    last_moved_at: float
+    last_seen_at: float
+    """The last scrape that showed it; a stand-still is known up to here and no further."""
+    stall_seconds: float
+    threshold_seconds: float
+    in_prefill: bool
+    """Only prefill signals moved last, so that a long stand-still is normal."""
+    failed_at: float | None = None
+    """Since when it counts as hung: the deadline of the first probe of this gap that failed with no progress, or of the
+    second in a row while idle. In a replay: when such a probe would have failed."""
+    moved_tokens: bool = False
+    """Tokens, steps or finished requests moved in the last sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The engine at one moment."""
+
+    at: float
+    seen: bool = False
+    """It has answered a scrape, now or before a restart of dsobs."""
+    up: bool = False
+    """The last scrape succeeded."""
+    ready: bool = False
+    """Up, and `/health` said 200."""
+    asleep: bool = False
+    starting_since: float | None = None
+    down_since: float | None = None
+    """Since when it is gone unplanned."""
+    down_reason: str = ""
+    planned_stop: str | None = None
+    """Who was witnessed to stop it, while it is away for that."""
+    unresponsive_since: float | None = None
+    runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
+    can_restart: bool = False
+    """The runtime can restart it (assumed in a replay)."""
+    witness: Witness = Witness.UNKNOWN
+    engines: tuple[EngineProgress, ...] = ()
+    restarts_24h: int | None = None
+    instance_started_at: float | None = None
+    """Start of the present instance: the runtime's word, else the page's."""
+    probe_answered_at: float | None = None
+    """When a synthetic request was answered last."""
+    probe_error_at: float | None = None
+    """When one was last answered with a server error."""
+    probes_enabled: bool = False
+
+    @property
+    def outstanding(self) -> float:
+        """Over all engines."""
+        return sum(engine.outstanding for engine in self.engines)

@@ -1,0 +1,377 @@
+"""One turn of dsobs: an observation in; alert transitions, steps and wanted probes out.
+
+The live loop and `dsobs replay` run this same code; they differ only in the clock and the source. Nothing here does
+input
+or output or waits.
+"""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsobs.collectors.detect import detect, named
+from dsobs.collectors.nvml import gpu_samples
+from dsobs.collectors.probe_offset import ProbeOffset
+from dsobs.config import Config
+from dsobs.model.alert import Alert, Transition
+from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
+from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
+from dsobs.model.samples import Labels, Page, Sample, labels
+from dsobs.model.view import View
+from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Ledger
+from dsobs.remediation.plan import Step, plan
+from dsobs.rules.evaluator import Evaluator
+from dsobs.series.store import Store
+from dsobs.signals.gaps import HealthyGaps
+from dsobs.signals.lifecycle import Lifecycle
+from dsobs.signals.memory import effective_memory
+from dsobs.signals.progress import ProgressTracker
+from dsobs.signals.restarts import Known, Restart, RestartWindow
+from dsobs.signals.witness import StandstillWitness
+
+log = logging.getLogger(__name__)
+
+HOLD_STALL_SECONDS = 60.0
+"""While scrapes time out, a stall whose probe failed is held this long as it was last seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one observation led to."""
+
+    view: View
+    transitions: list[Transition]
+    steps: list[Step]
+    probes_wanted: list[EngineKey]
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is kept over restarts of dsobs, beside alerts and ledger. A JSON object of its own, see `dump` and
+    `load`."""
+
+    seen: bool = False
+    known: Known = field(default_factory=Known)
+    restarts: tuple[Restart, ...] = ()
+    gaps: dict[str, tuple[dict[int, int], float]] = field(default_factory=dict)
+    """Fingerprint of model and flags → (bin → count, seconds of work seen)."""
+    kv_pool_bytes: int | None = None
+
+    def dump(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "seen": self.seen,
+            "known": [self.known.runtime_start, self.known.page_start, self.known.count],
+            "restarts": [[restart.at, restart.by_dsobs] for restart in self.restarts],
+            "gaps": {
+                key: [{str(bin_): n for bin_, n in counts.items()}, worked]
+                for key, (counts, worked) in self.gaps.items()
+            },
+            "kv_pool_bytes": self.kv_pool_bytes,
+        }
+
+    @classmethod
+    def load(cls, value: dict[str, Any]) -> "Memory":
+        """From what `dump` gave."""
+        return cls(
+            seen=bool(value["seen"]),
+            known=Known(*value["known"]),
+            restarts=tuple(Restart(at, own) for at, own in value["restarts"]),
+            gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
+            kv_pool_bytes=value["kv_pool_bytes"],
+        )
+
+
+class Pipeline:
+    """All state between observations of one server."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        evaluator: Evaluator,
+        *,
+        probes: str = "off",
+        memory: Memory | None = None,
+        assume_restart: bool = False,
+    ) -> None:
+        """`probes`: `on`, `off`, or `assumed` in a replay; `assume_restart`: a replay's runtime can restart."""
+        memory = memory or Memory()
+        self.config = config
+        self.store = store
+        self.evaluator = evaluator
+        self.tracker = ProgressTracker(config.hang, probes)
+        self.lifecycle = Lifecycle(seen=memory.seen)
+        self.restarts = RestartWindow(memory.restarts, memory.known)
+        self.kv_pool_bytes = memory.kv_pool_bytes
+        """Of one card, where the engine's log told it."""
+        self.adapter: EngineAdapter | None = None
+        self.view = View(at=0.0)
+        self.gpus: Unknown | tuple[Any, ...] = Unknown("not read yet")
+        self.probe_counts = dict.fromkeys(ProbeOutcome, 0)
+        self.probes_in_flight: dict[str | None, int] = {}
+        self._probes = probes
+        self._assume_restart = assume_restart
+        self._witness = StandstillWitness()
+        self._offset = ProbeOffset()
+        self._probes_ended: list[Probe] = []
+        self._raw: Sequence[Sample] = ()
+        self._learned = dict(memory.gaps)
+        self._fingerprints: dict[EngineKey, str] = {}
+        self._facts = EngineFacts()
+        self._scrape_failures = dict.fromkeys(Failure, 0)
+        self._scrape_duration: float | None = None
+        self._canonical: list[Sample] = []
+        self._derived: list[Sample] = []
+        self._gpu: list[Sample] = []
+        self._container: list[Sample] = []
+        self._kv_usage: dict[EngineKey, float] = {}
+        self._answered_at: float | None = None
+        self._error_at: float | None = None
+        self._unrecognized = False
+        self._data_since: float | None = None
+        for name in evaluator.metric_names:
+            store.want(name)
+        self.can_restart = False
+        """The runtime that the sidecar found can restart the engine."""
+        self.page: Page | None = None
+        """The engine's last page, for passing native metrics through."""
+
+    # What others read.
+
+    def samples(self) -> list[Sample]:
+        """Every signal as it stands now; what is unknown is not among them."""
+        return [*self._canonical, *self._derived, *self._gpu, *self._container]
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the page says about the server."""
+        return self._facts
+
+    def memory(self) -> Memory:
+        """What must outlive dsobs."""
+        gaps = dict(self._learned)
+        for key, learned in self.tracker.gaps.items():
+            gaps[self._fingerprints.get(key, "/".join(key))] = (learned.counts(), learned.worked_seconds)
+        return Memory(self.lifecycle.seen, self.restarts.known, self.restarts.restarts, gaps, self.kv_pool_bytes)
+
+    # One turn.
+
+    def turn(self, obs: Observation, ledger: Ledger, switches: Switches, silenced: Sequence[str] = ()) -> Turn:
+        """Takes one observation. `silenced`: fingerprints of alerts that repair nothing now."""
+        now = obs.at
+        self._see(obs)
+        if obs.scrape is not None:
+            self.evaluator.inputs_ready(now, self._data_since)
+        transitions = self.evaluator.evaluate(now)
+        self.view = self._view(obs)
+        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
+        steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
+        return Turn(self.view, transitions, steps, self._probes_wanted(now))
+
+    def restore(self, obs: Observation) -> None:
+        """Takes an observation from before a restart of dsobs: it fills windows and decides nothing."""
+        if obs.scrape is not None and obs.scrape.page is not None:
+            self._read_page(obs.scrape.page, obs.at)
+            self.store.append_samples(self._canonical, obs.at, source="engine")
+            self._data_since = obs.at if self._data_since is None else self._data_since
+
+    def alerts(self) -> list[Alert]:
+        """Pending, firing and lately resolved."""
+        return self.evaluator.alerts()
+
+    def _see(self, obs: Observation) -> None:
+        now, scrape = obs.at, obs.scrape
+        self.gpus = obs.gpus
+        self._witness.observe(now, obs.runtime, obs.gpus)
+        self.tracker.witness = self._witness.verdict(now)
+        for probe in obs.probes:
+            self._probe_ended(probe)
+        page = scrape.page if scrape is not None and scrape.ok else None
+        if page is not None:
+            self._read_page(page, now)
+        fresh = self.restarts.observe(now, obs.runtime, self._facts.process_start_time if page is not None else None)
+        self.lifecycle.observe(obs, new_instance=bool(fresh))
+        if fresh:
+            self._new_instance()
+        if page is not None:
+            self.tracker.observe(now, self._raw, probing=self.probes_in_flight)
+            self.store.append_samples(self._canonical, now, source="engine")
+        elif scrape is not None:
+            assert scrape.failure is not None
+            self._scrape_failures[scrape.failure] += 1
+            self._canonical = []
+            self._kv_usage = {}
+            self.store.mark_stale("engine", now)
+        if scrape is not None:
+            self._scrape_duration = scrape.duration_seconds
+        self._derive(obs)
+
+    def _read_page(self, page: Page, now: float) -> None:
+        self.page = page
+        if self.adapter is None or not self.adapter.recognizes(page):
+            name = self.config.target.engine
+            self.adapter = detect(page) if name == "auto" else named(name)
+            if self.adapter is None:
+                if not self._unrecognized:
+                    log.warning("the metrics page is of no engine that dsobs knows; set target.engine if it should be")
+                self._unrecognized = True
+                self._raw = self._canonical = []
+                self._facts = EngineFacts()
+                return
+            log.info("engine recognized: %s", self.adapter.name)
+        self._raw = self.adapter.canonical(page)
+        self._facts = self.adapter.facts(page)
+        self._recall_gaps()
+        self._canonical = self._offset.corrected(
+            self._raw,
+            now,
+            ended=self._probes_ended,
+            in_flight=bool(self.probes_in_flight),
+            engine=next(iter(self.probes_in_flight), None),
+        )
+        self._probes_ended = []
+        usage: dict[EngineKey, float] = {}
+        for series, value, _ in self._raw:
+            if ("__name__", "dsobs_engine_kv_cache_usage_ratio") in series:
+                names = dict(series)
+                usage[names.get("model_name", ""), names.get("engine", "")] = value
+        self._kv_usage = usage
+
+    def _recall_gaps(self) -> None:
+        """What was learned is kept by model and flags: another model on the same port begins anew."""
+        for key in self._facts.engine_keys:
+            if key in self._fingerprints:
+                continue
+            text = "\x00".join((*key, self._facts.flags))
+            mark = self._fingerprints[key] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            learned = self._learned.get(mark)
+            if learned is not None:
+                self.tracker.gaps[key] = HealthyGaps(*learned)
+
+    def _new_instance(self) -> None:
+        self._learned = self.memory().gaps
+        self.tracker.forget()
+        self.tracker.gaps.clear()
+        self._fingerprints.clear()
+        self._offset = ProbeOffset()
+        self.kv_pool_bytes = None
+        log.info("a new instance of the engine")
+
+    def _probe_ended(self, probe: Probe) -> None:
+        self.probe_counts[probe.outcome] += 1
+        if probe.outcome is ProbeOutcome.ANSWERED:
+            self._answered_at = probe.ended_at
+        elif probe.outcome is ProbeOutcome.ERROR:
+            self._error_at = probe.ended_at
+        self._probes_ended.append(probe)
+        self.tracker.probe_ended(probe)
+
+    def probe_sent(self, now: float, rank: str | None) -> None:
+        """The caller has just sent a synthetic request to engine `rank` (None: not addressed)."""
+        self.tracker.probe_sent(now, rank)
+
+    def _probes_wanted(self, now: float) -> list[EngineKey]:
+        if self._probes != "on" or not self.view.up:
+            return []
+        wanted = self.tracker.probe_wanted(now)
+        if not wanted and self._verdict_wanted(now):
+            wanted = [engine.key for engine in self.view.engines][:1]
+        return wanted
+
+    def _verdict_wanted(self, now: float) -> bool:
+        """A new or a sick instance is asked once in a while whether it answers, so that a restart can be verified."""
+        asked = max(self._answered_at or 0.0, self._error_at or 0.0, self.tracker.last_probe_at or 0.0)
+        if now - asked < 5.0:
+            return False
+        if self.lifecycle.sick_since is not None:
+            return True
+        started = self.view.instance_started_at
+        return self.view.ready and started is not None and (self._answered_at is None or self._answered_at < started)
+
+    def _derive(self, obs: Observation) -> None:
+        now = obs.at
+        derived = self.lifecycle.samples(now, self.config.startup.budget)
+        failure = obs.scrape.failure if obs.scrape is not None else None
+        if failure is None or self._holds_stall(now, failure):
+            derived += self.tracker.samples()
+        self.store.append_samples(derived, now, source="derived")
+        gpu = [] if isinstance(obs.gpus, Unknown) else gpu_samples(obs.gpus)
+        reserves = self.adapter.reserves_memory if self.adapter is not None else None
+        pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
+        gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)
+        self.store.append_samples(gpu, now, source="gpu")
+        container = self._container_samples(obs)
+        self.store.append_samples(container, now, source="container")
+        if self._scrape_duration is not None:
+            derived.append(Sample(labels("dsobs_engine_scrape_duration_seconds"), self._scrape_duration))
+        for reason, count in self._scrape_failures.items():
+            derived.append(Sample(_FAILURES[reason], count))
+        for outcome, count in self.probe_counts.items():
+            derived.append(Sample(_PROBES[outcome], count))
+        self._derived, self._gpu, self._container = derived, gpu, container
+
+    def _holds_stall(self, now: float, failure: Failure) -> bool:
+        """A confirmed stall stays as it was last seen while the server only times out."""
+        engines = self.tracker.progress()
+        confirmed = any(e.failed_at is not None and now - e.last_seen_at < HOLD_STALL_SECONDS for e in engines)
+        return failure is Failure.TIMEOUT and confirmed
+
+    def _container_samples(self, obs: Observation) -> list[Sample]:
+        now, runtime = obs.at, obs.runtime
+        name, kind = "", ""
+        out: list[Sample] = []
+        if isinstance(runtime, RuntimeView):
+            name, kind = runtime.name, runtime.runtime
+            readings: dict[str, float | None] = {
+                "dsobs_container_running": float(runtime.running),
+                "dsobs_container_start_time_seconds": runtime.started_at,
+                "dsobs_container_last_exit_code": runtime.exit_code,
+                "dsobs_container_oom_killed": None if runtime.oom_killed is None else float(runtime.oom_killed),
+                "dsobs_container_cpu_seconds_total": runtime.cpu_seconds,
+            }
+            out += [Sample(labels(n, runtime=kind, name=name), v) for n, v in readings.items() if v is not None]
+        known = self.restarts.known
+        if known.runtime_start is not None or known.page_start is not None:
+            count = float(self.restarts.in_24h(now))
+            out.append(Sample(labels("dsobs_container_restarts_24h", runtime=kind, name=name), count))
+        return out
+
+    def _view(self, obs: Observation) -> View:
+        life, now = self.lifecycle, obs.at
+        runtime = obs.runtime
+        known = self.restarts.known
+        has_page = life.up and known.page_start is not None
+        if isinstance(runtime, RuntimeView) and runtime.started_at is not None:
+            started: float | None = runtime.started_at
+        else:
+            started = known.page_start if has_page else None
+        counted = known.runtime_start is not None or known.page_start is not None
+        return View(
+            at=now,
+            seen=life.seen,
+            up=life.up,
+            ready=life.ready,
+            asleep=self.tracker.asleep,
+            starting_since=life.starting_since,
+            down_since=life.down_since,
+            down_reason=life.down_reason,
+            planned_stop=life.planned_stop,
+            unresponsive_since=life.unresponsive_since,
+            runtime=runtime,
+            can_restart=self._assume_restart or self.can_restart,
+            witness=self.tracker.witness,
+            engines=self.tracker.progress(),
+            restarts_24h=self.restarts.in_24h(now) if counted else None,
+            instance_started_at=started,
+            probe_answered_at=self._answered_at,
+            probe_error_at=self._error_at,
+            probes_enabled=self._probes == "on",
+        )
+
+
+_FAILURES: dict[Failure, Labels] = {f: labels("dsobs_engine_scrape_failures_total", reason=f.value) for f in Failure}
+_PROBES: dict[ProbeOutcome, Labels] = {o: labels("dsobs_engine_probes_total", outcome=o.value) for o in ProbeOutcome}

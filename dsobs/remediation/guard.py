@@ -1,0 +1,159 @@
+"""Guards: each gives the reason why a restart must not be done now, or nothing. All are on by default."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dsobs.config.models import Coordination
+from dsobs.config.models import Remediation as Settings
+from dsobs.model.observation import Unknown
+from dsobs.model.view import View
+from dsobs.remediation.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Switches:
+    """What people and the surroundings have set."""
+
+    killed: str | None = None
+    """Which kill switch is on: file, API or setting."""
+    silenced: str | None = None
+    """Which silence holds."""
+    state_set_aside: str | None = None
+    """A state file that could not be read was set aside and nobody has agreed to go on."""
+    coordinated: bool = True
+    """Only this process acts on the engine: it is owned by one host, or somebody asserted it."""
+    fleet_acting_share: float | None = None
+    """Share of the fleet that is being acted on, where the fleet is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What a guard looks at."""
+
+    view: View
+    ledger: Ledger
+    switches: Switches
+    settings: Settings
+    now: float
+
+
+def kill_switch(case: Case) -> str | None:
+    """A person said stop."""
+    return f"kill switch: {case.switches.killed}" if case.switches.killed else None
+
+
+def silence(case: Case) -> str | None:
+    """A silenced alert repairs nothing."""
+    return f"silenced: {case.switches.silenced}" if case.switches.silenced else None
+
+
+def ledger_writable(case: Case) -> str | None:
+    """What can't be recorded is not done."""
+    return None if case.ledger.writable else f"the ledger can't be written: {case.ledger.why_not}"
+
+
+def state_agreed(case: Case) -> str | None:
+    """Without its past, dsobs does not know its budget."""
+    aside = case.switches.state_set_aside
+    return f"state was unreadable and set aside as {aside}; remove that file to agree to go on" if aside else None
+
+
+def coordination(case: Case) -> str | None:
+    """Never two at once on one workload."""
+    if case.settings.coordination is Coordination.LEASE and not case.switches.coordinated:
+        return "no coordination with other sidecars: set remediation.coordination"
+    return None
+
+
+def runtime_known(case: Case) -> str | None:
+    """Nothing is repaired on missing data."""
+    if not case.view.can_restart:
+        unknown = case.view.runtime
+        why = unknown.reason if isinstance(unknown, Unknown) else f"{unknown.runtime} can only be looked at"
+        return f"the runtime can't restart the engine: {why}"
+    return None
+
+
+def not_starting(case: Case) -> str | None:
+    """A starting engine is left alone, however long it takes."""
+    view = case.view
+    if not view.seen:
+        return "the engine was never up"
+    runtime = view.runtime
+    # A process that has ended is not starting, whatever its runtime plans.
+    if view.starting_since is not None and not view.up and (isinstance(runtime, Unknown) or runtime.running):
+        return f"the engine is starting since {case.now - view.starting_since:.0f} s"
+    return None
+
+
+def not_planned(case: Case) -> str | None:
+    """Somebody stopped it on purpose."""
+    return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
+
+
+def not_asleep(case: Case) -> str | None:
+    """Sleep mode is no hang."""
+    return "the engine sleeps" if case.view.asleep else None
+
+
+def one_at_a_time(case: Case) -> str | None:
+    """An attempt whose end is not known yet."""
+    entry = case.ledger.attempt_in_flight()
+    return f"a restart of incident {entry.incident} is under way" if entry else None
+
+
+def budget(case: Case) -> str | None:
+    """Every restart of the last 24 h counts, whoever made it: dsobs never breaks the documented limit itself."""
+    used, limit = case.view.restarts_24h, case.settings.max_restarts_24h
+    if used is None:
+        return "restarts of the last 24 h are not known"
+    attempts = sum(
+        1
+        for entry in case.ledger.entries
+        if entry.kind == "restart" and entry.state == "observed" and entry.at > case.now - 86400.0
+    )
+    used += attempts
+    return f"budget used: {used} restarts in 24 h, limit {limit}" if used >= limit else None
+
+
+def cooldown(case: Case) -> str | None:
+    """Between two attempts; one whose outcome is unknown counts as done."""
+    entry = case.ledger.last_attempt()
+    if entry is None:
+        return None
+    left = entry.at + case.settings.cooldown - case.now
+    return f"cooldown: {left:.0f} s left" if left > 0 else None
+
+
+def breaker(case: Case) -> str | None:
+    """A fault of the whole fleet is no fault of this engine."""
+    share = case.switches.fleet_acting_share
+    if share is not None and share > case.settings.fleet_breaker:
+        return f"breaker: {share:.0%} of the fleet is being acted on"
+    return None
+
+
+GUARDS: tuple[Callable[[Case], str | None], ...] = (
+    kill_switch,
+    silence,
+    ledger_writable,
+    state_agreed,
+    coordination,
+    not_planned,
+    not_asleep,
+    not_starting,
+    runtime_known,
+    one_at_a_time,
+    budget,
+    cooldown,
+    breaker,
+)
+
+
+def refusal(case: Case) -> str | None:
+    """The first guard's reason, or None if a restart may go ahead."""
+    for guard in GUARDS:
+        reason = guard(case)
+        if reason is not None:
+            return f"{guard.__name__}: {reason}"
+    return None

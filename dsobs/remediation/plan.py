@@ -1,0 +1,165 @@
+"""What to do next: `plan(alerts, view, ledger, now) → [Step]`, a pure function.
+
+The ladder of an incident: evidence, drain (where the server still works), restart, verify, and a page when that is
+used up.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dsobs.config.models import Remediation as Settings
+from dsobs.model.alert import Alert, AlertState
+from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.view import View, Witness
+from dsobs.remediation.guard import Case, Switches, refusal
+from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
+
+ACTION_LABEL = "action"
+"""A rule's label that asks for remediation; `restart` is the one there is."""
+QUIET_SECONDS = 60.0
+"""An incident whose alerts are gone is closed after this long without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do now, or one that a guard refused."""
+
+    action: str
+    """open, evidence, drain, restart, verified, failed, page or close."""
+    incident: str | None
+    """None: the incident is opened by this step."""
+    reason: str
+    refused: str | None = None
+    """Why it is not done."""
+    alerts: tuple[str, ...] = ()
+
+
+def plan(
+    alerts: Sequence[Alert], view: View, ledger: Ledger, now: float, settings: Settings, switches: Switches
+) -> list[Step]:
+    """The steps that are due at `now`; empty on a healthy server."""
+    asking = [a for a in alerts if a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"]
+    incident = ledger.open_incident()
+    if incident is None:
+        if not asking:
+            return []
+        names = tuple(sorted({alert.name for alert in asking}))
+        return [Step("open", None, " and ".join(names) + " firing", alerts=names)]
+    steps: list[Step] = []
+    if incident.last("evidence") is None:
+        steps.append(Step("evidence", incident.id, "the incident was opened", alerts=incident.alerts))
+    attempt = incident.last("restart", *ATTEMPTED)
+    if ledger.attempt_in_flight() is not None:
+        return steps
+    if attempt is not None and attempt.state in ("done", "unknown"):
+        verdict = incident.last("verify")
+        if verdict is None or verdict.id < attempt.id:
+            return steps + _verify(incident, attempt, view, now, settings)
+    if asking:
+        steps += _restart(asking, incident, view, ledger, now, settings, switches)
+    elif _settled(incident, view, now):
+        steps.append(Step("close", incident.id, "its alerts are gone"))
+    return steps
+
+
+def _settled(incident: Incident, view: View, now: float) -> bool:
+    verdict = incident.last("verify")
+    if verdict is not None and verdict.state == "done":
+        return True
+    return view.ready and now - incident.entries[-1].at >= QUIET_SECONDS
+
+
+def _verify(incident: Incident, attempt: Entry, view: View, now: float, settings: Settings) -> list[Step]:
+    """Verified when a new instance is ready, a probe was answered since (or requests moved), and nothing stalls."""
+    before = attempt.detail.get("instance_started_at")
+    since = float(attempt.detail.get("reserved_at", attempt.at))
+    fresh = view.instance_started_at is not None and (before is None or view.instance_started_at > float(before) + 0.5)
+    answered = view.probe_answered_at is not None and view.probe_answered_at > since
+    moved = any(e.moved_tokens and e.last_moved_at > since for e in view.engines)
+    if fresh and view.ready and (answered or moved) and all(e.failed_at is None for e in view.engines):
+        how = "a probe was answered" if answered else "requests finish"
+        return [Step("verified", incident.id, f"new instance, ready, {how}")]
+    if now - since > settings.verify_timeout:
+        missing = "no new instance" if not fresh else "not ready" if not view.ready else "no request was answered"
+        return [
+            Step("failed", incident.id, f"not verified within {settings.verify_timeout:.0f} s: {missing}"),
+            Step("page", incident.id, f"restart did not help: {missing}"),
+        ]
+    return []
+
+
+def due(alert: Alert, view: View, now: float, settings: Settings) -> str | None:
+    """Why this alert wants a restart at this moment; None while its evidence is not enough."""
+    if alert.name == "EngineHung":
+        for engine in view.engines:
+            if engine.failed_at is None or engine.last_moved_at >= engine.failed_at:
+                continue
+            still = engine.last_seen_at - engine.failed_at
+            if still >= settings.confirm_hang:
+                return f"no progress for {engine.last_seen_at - engine.last_moved_at:.0f} s, probe failed"
+        return None
+    if alert.name == "EngineUnresponsive":
+        if view.unresponsive_since is None or view.witness is not Witness.STILL:
+            return None
+        silent = now - view.unresponsive_since
+        if silent >= settings.confirm_unresponsive:
+            return f"not one byte for {silent:.0f} s, and CPU or GPU stand still"
+        return None
+    if alert.name == "EngineDown":
+        return _down_due(view, now, settings)
+    return None
+
+
+def _down_due(view: View, now: float, settings: Settings) -> str | None:
+    if view.down_since is None or now - view.down_since < settings.down_grace:
+        return None
+    runtime = view.runtime
+    if isinstance(runtime, RuntimeView) and runtime.running and view.up:
+        # The API server outlived its core: only an answer of its own shows that.
+        if view.probe_error_at is None or view.probe_error_at < view.down_since:
+            return None
+        return f"{view.down_reason}, and a request was answered with an error"
+    if isinstance(runtime, Unknown) and view.up:
+        return None
+    return f"down for {now - view.down_since:.0f} s: {view.down_reason}"
+
+
+def _restart(
+    asking: Sequence[Alert],
+    incident: Incident,
+    view: View,
+    ledger: Ledger,
+    now: float,
+    settings: Settings,
+    switches: Switches,
+) -> list[Step]:
+    reasons = [reason for alert in asking if (reason := due(alert, view, now, settings)) is not None]
+    if not reasons:
+        return []
+    names = tuple(sorted({alert.name for alert in asking}))
+    refused = refusal(Case(view, ledger, switches, settings, now))
+    step = Step("restart", incident.id, reasons[0], refused=refused, alerts=names)
+    if refused is None:
+        waiting = _drain(step, incident, view, now, settings)
+        return [step] if waiting is None else waiting
+    told = incident.last("page")
+    final = refused.startswith(("budget", "runtime_known", "ledger_writable", "coordination", "state_agreed"))
+    if final and told is None:
+        return [step, Step("page", incident.id, f"restart refused: {refused}", alerts=names)]
+    return [step]
+
+
+def _drain(restart: Step, incident: Incident, view: View, now: float, settings: Settings) -> list[Step] | None:
+    """Where one of several engines hangs, the others may finish what they have: wait while tokens move, up to the
+    limit.
+
+    None once the restart may go ahead. A server of which nothing works is not drained: its work never ends.
+    """
+    working = [e for e in view.engines if e.failed_at is None and e.outstanding > 0 and now - e.last_moved_at < 3.0]
+    if not working or not view.up:
+        return None
+    begun = incident.last("drain")
+    attempt = incident.last("restart", *ATTEMPTED)
+    if begun is None or (attempt is not None and begun.id < attempt.id):
+        return [Step("drain", restart.incident, f"{len(working)} other engines still work", alerts=restart.alerts)]
+    return [] if now - begun.at < settings.drain_timeout else None

@@ -1,0 +1,153 @@
+"""A recorded incident in virtual time: the same parsing, rules and planning as the live loop, as in enforce mode.
+
+There is no probe in a replay. EngineHung becomes critical at max(threshold, 10 s) of stall, or at 65 s in a prefill,
+and
+the restart is planned only where the stall lasts as long as confirmation and waiting would.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dsobs.collectors.nvml import gpus_of_record
+from dsobs.config import Config, Mode
+from dsobs.model.alert import AlertState
+from dsobs.model.observation import Failure, Observation, Scrape, Unknown
+from dsobs.model.view import View
+from dsobs.pipeline import Pipeline
+from dsobs.recorder.records import failed_scrape_of, health_of, read_records, runtime_of
+from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Entry, Ledger
+from dsobs.remediation.plan import Step
+from dsobs.rules.evaluator import Evaluator
+from dsobs.rules.shipped import rule_groups
+from dsobs.series.exposition import ExpositionError, Parser
+from dsobs.series.store import Store
+
+
+def observation_of(record: dict[str, Any], parser: Parser) -> Observation:
+    """One record as the live loop would have seen it, probes left out."""
+    at = float(record["t"])
+    text = record.get("metrics")
+    scrape = failed_scrape_of(record)
+    if isinstance(text, str) and "failure" not in record and _is_page(text):
+        seconds = record.get("metrics_s")
+        duration = float(seconds) if isinstance(seconds, int | float) else 0.0
+        try:
+            scrape = Scrape(at, duration, page=parser.parse(text), text=text, status=200)
+        except ExpositionError as error:
+            scrape = Scrape(at, duration, text=text, failure=Failure.UNPARSABLE, detail=str(error), status=200)
+    runtime = runtime_of(record)
+    return Observation(
+        at=at,
+        scrape=scrape,
+        health=health_of(record),
+        gpus=gpus_of_record(record.get("nvml")),
+        runtime=runtime if runtime is not None else Unknown("not in the recording"),
+    )
+
+
+def _is_page(text: str) -> bool:
+    """A page has lines; an error in words is one."""
+    return "\n" in text.strip() or text.startswith("#") or not text
+
+
+class Replay:
+    """Runs records through the pipeline and yields what happened, in order."""
+
+    def __init__(self, config: Config) -> None:
+        remediation = config.remediation.model_copy(update={"mode": Mode.ENFORCE})
+        config = config.model_copy(update={"remediation": remediation})
+        groups = rule_groups(config)
+        store = Store()
+        evaluator = Evaluator(groups, store)
+        self._pipeline = Pipeline(config, store, evaluator, probes="assumed", assume_restart=True)
+        self._parser = Parser()
+        self._ledger = Ledger()
+        self._ids = itertools.count(1)
+        self._refused: str | None = None
+        self._start: float | None = None
+        self.samples = 0
+
+    def run(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Events as `dsobs replay --json` prints them; the last one has kind `end`."""
+        last = 0.0
+        for record in records:
+            obs = observation_of(record, self._parser)
+            if self._start is None:
+                self._start = obs.at
+            if self.samples and obs.at < last:
+                continue
+            last = obs.at
+            self.samples += 1
+            turn = self._pipeline.turn(obs, self._ledger, Switches())
+            for transition in turn.transitions:
+                yield self._event(
+                    transition.at,
+                    "alert",
+                    transition.alert.name,
+                    transition.alert.state.value,
+                    severity=transition.alert.severity,
+                    labels=dict(transition.alert.labels),
+                    annotations=dict(transition.alert.annotations),
+                )
+                pages = transition.alert.severity == "critical"
+                if pages and transition.alert.state in (AlertState.FIRING, AlertState.RESOLVED):
+                    state = "triggered" if transition.alert.state is AlertState.FIRING else "resolved"
+                    yield self._event(
+                        transition.at,
+                        "page",
+                        transition.alert.name,
+                        state,
+                        severity=transition.alert.severity,
+                        labels=dict(transition.alert.labels),
+                        annotations=dict(transition.alert.annotations),
+                    )
+            for step in turn.steps:
+                yield from self._take(step, turn.view)
+        yield {"t": self._since(last) if self._start is not None else 0.0, "kind": "end", "samples": self.samples}
+
+    def _since(self, at: float) -> float:
+        return round(at - (self._start or 0.0), 3)
+
+    def _event(self, at: float, kind: str, name: str, state: str, **more: Any) -> dict[str, Any]:
+        return {"t": self._since(at), "kind": kind, "name": name, "state": state, **more}
+
+    def _take(self, step: Step, view: View) -> Iterator[dict[str, Any]]:
+        """Writes what the actor would write, with the outcomes that can't be known left open."""
+        now = view.at
+        incident = step.incident or f"replay-{next(self._ids)}"
+        if step.action == "restart" and step.refused is not None:
+            if self._refused != step.refused.partition(":")[0]:
+                self._refused = step.refused.partition(":")[0]
+                yield self._step(now, step, "refused", step.refused)
+            return
+        kind, state = _LEDGER[step.action]
+        detail: dict[str, Any] = {"reason": step.reason, "alerts": list(step.alerts)}
+        if step.action == "restart":
+            detail |= {"instance_started_at": view.instance_started_at, "attempt": 0, "reserved_at": now}
+        self._ledger = self._ledger.with_entry(Entry(now, incident, kind, state, detail, next(self._ids)))
+        yield self._step(now, step, "planned", step.reason)
+
+    def _step(self, now: float, step: Step, state: str, reason: str) -> dict[str, Any]:
+        event = self._event(now, "step", step.action, state, reason=reason)
+        return {**event, "severity": "info", "labels": {"alerts": ", ".join(step.alerts)}, "annotations": {}}
+
+
+_LEDGER = {
+    "open": ("incident", "opened"),
+    "close": ("incident", "closed"),
+    "evidence": ("evidence", "done"),
+    "drain": ("drain", "done"),
+    # Nobody restarts the engine of a recording: the attempt counts as made with an outcome that is not known.
+    "restart": ("restart", "observed"),
+    "verified": ("verify", "done"),
+    "failed": ("verify", "failed"),
+    "page": ("page", "done"),
+}
+
+
+def replay(path: Path, config: Config) -> Iterator[dict[str, Any]]:
+    """The events of one recording; `RecordError` if it can't be read."""
+    return Replay(config).run(read_records(path))

@@ -1,0 +1,138 @@
+"""Starting, up, down, stopped on purpose, unresponsive: the engine's life from outside.
+
+An engine never yet up is starting. Gone counts as down only when the runtime says that the process ended with nobody
+seen
+to stop it, or when no runtime can be asked and the port refused three scrapes. A planned stop is only one that was
+witnessed; an exit code proves nothing, since crashed engines exit with 0 in some versions.
+"""
+
+from dsobs.model.observation import Failure, Health, Observation, RuntimeView, Unknown
+from dsobs.model.samples import Sample, labels
+
+REFUSALS = 3
+"""Scrapes refused in a row that count as gone where no runtime knows better."""
+SICK_HEALTH_SECONDS = 10.0
+"""`/health` answering 5xx for this long on an engine that was ready: its core died and the API server did not exit."""
+
+
+class Lifecycle:
+    """Follows one server."""
+
+    def __init__(self, *, seen: bool = False) -> None:
+        """`seen`: it answered before dsobs was restarted."""
+        self.seen = seen
+        self.up = False
+        self.ready = False
+        self.starting_since: float | None = None
+        self.down_since: float | None = None
+        self.down_reason = ""
+        self.planned_stop: str | None = None
+        self.planned_since: float | None = None
+        self.unresponsive_since: float | None = None
+        self.sick_since: float | None = None
+        self.own_stop: str | None = None
+        """Set while dsobs itself restarts the engine: by which incident."""
+        self._refused = 0
+        self._first_refused: float | None = None
+        self._was_up = seen
+        """The present or last instance was up."""
+
+    def observe(self, obs: Observation, *, new_instance: bool) -> None:
+        """Takes one observation; `new_instance`: a restart was just seen."""
+        now, runtime, scrape = obs.at, obs.runtime, obs.scrape
+        if scrape is not None:
+            self.up = scrape.ok
+            refused = scrape.failure is Failure.REFUSED
+            self._refused = self._refused + 1 if refused else 0
+            self._first_refused = (self._first_refused or now) if refused else None
+            if scrape.answered or refused or not scrape.connected:
+                self.unresponsive_since = None
+            elif self.unresponsive_since is None and self.seen:
+                self.unresponsive_since = now - scrape.duration_seconds
+        self._health(obs.health, now)
+        if self.up:
+            self._comes_up()
+        elif isinstance(runtime, Unknown):
+            self._gone_unknown(now)
+        elif runtime.running:
+            self._running_not_up(now, runtime, new_instance)
+        else:
+            self._ended(now, runtime)
+
+    def _health(self, health: Health | None, now: float) -> None:
+        if health is None:
+            if not self.up:
+                self.ready = False
+            return
+        if health.status is not None or health.failure is not Failure.TIMEOUT:
+            self.ready = health.ok and self.up
+        if health.status is not None:
+            self.unresponsive_since = None
+        if health.status is not None and health.status >= 500 and self._was_up:
+            self.sick_since = self.sick_since if self.sick_since is not None else now
+        else:
+            self.sick_since = None
+        if self.sick_since is not None and now - self.sick_since >= SICK_HEALTH_SECONDS and self.up:
+            self._down(self.sick_since, f"/health answers {health.status}: the engine's core is dead")
+
+    def _comes_up(self) -> None:
+        self.seen = True
+        self._was_up = True
+        self.starting_since = None
+        self.planned_stop = None
+        self.planned_since = None
+        self.own_stop = None
+        if self.sick_since is None:
+            self.down_since = None
+            self.down_reason = ""
+
+    def _down(self, since: float, reason: str) -> None:
+        if self.down_since is None:
+            self.down_since = since
+            self.down_reason = reason
+
+    def _gone_unknown(self, now: float) -> None:
+        if not self.seen:
+            self.starting_since = self.starting_since or now
+        elif self._refused >= REFUSALS:
+            self._stopped(self._first_refused or now, None, f"refused {REFUSALS} scrapes, and no runtime can be asked")
+
+    def _running_not_up(self, now: float, runtime: RuntimeView, new_instance: bool) -> None:
+        """The process is there and does not answer: starting, or only too busy to answer."""
+        if new_instance and self._was_up:
+            self._stopped(now, runtime.planned_stop, "the engine ended and its runtime started it again")
+            self._was_up = False
+        if self._refused >= 1 and self.starting_since is None:
+            self.starting_since = runtime.started_at if not self._was_up and runtime.started_at else now
+
+    def _ended(self, now: float, runtime: RuntimeView) -> None:
+        self.starting_since = None if self._was_up else self.starting_since or now
+        if not self._was_up and not self.seen:
+            return
+        code = "" if runtime.exit_code is None else f" with exit code {runtime.exit_code}"
+        memory = ", killed for memory" if runtime.oom_killed else ""
+        self._stopped(now, runtime.planned_stop, f"the engine's process ended{code}{memory}")
+
+    def _stopped(self, now: float, planned: str | None, reason: str) -> None:
+        planned = self.own_stop or planned
+        if planned and self.down_since is None:
+            self.planned_since = self.planned_since if self.planned_stop is not None else now
+            self.planned_stop = planned
+        elif self.planned_stop is None:
+            self._down(now, reason)
+
+    def samples(self, now: float, startup_budget: float) -> list[Sample]:
+        """The derived gauges."""
+        starting = now - self.starting_since if self.starting_since is not None else 0.0
+        planned = now - self.planned_since if self.planned_since is not None else 0.0
+        silent = now - self.unresponsive_since if self.unresponsive_since is not None else 0.0
+        return [
+            Sample(labels("dsobs_engine_up"), float(self.up)),
+            Sample(labels("dsobs_engine_seen"), float(self.seen)),
+            Sample(labels("dsobs_engine_ready"), float(self.ready)),
+            Sample(labels("dsobs_engine_down"), float(self.down_since is not None)),
+            Sample(labels("dsobs_engine_planned_stop_seconds"), max(planned, 0.0)),
+            Sample(labels("dsobs_engine_unresponsive_seconds"), max(silent, 0.0)),
+            Sample(labels("dsobs_engine_starting_seconds"), max(starting, 0.0)),
+            Sample(labels("dsobs_engine_startup_budget_seconds"), startup_budget),
+        ]

@@ -1,0 +1,117 @@
+"""Silences: while one holds, matching alerts notify nobody and repair nothing. Kept in `state.db`."""
+
+import json
+import re
+import secrets
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS silences (
+        id TEXT PRIMARY KEY,
+        matchers TEXT NOT NULL,
+        starts_at REAL NOT NULL,
+        ends_at REAL NOT NULL,
+        created_by TEXT NOT NULL,
+        comment TEXT NOT NULL
+    )""",
+)
+_MATCHER = re.compile(r"\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:\"(.*)\"|(.*?))\s*")
+
+
+class MatcherError(ValueError):
+    """A matcher that is none; the message says how one is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """`name op value` as in Alertmanager: op is =, !=, =~ or !~; regular expressions match the whole value."""
+
+    name: str
+    op: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Matcher":
+        """From `alertname=EngineHung` or `model_name=~"r1-.*"`; MatcherError else."""
+        match = _MATCHER.fullmatch(text)
+        if match is None:
+            raise MatcherError(f'{text!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
+        name, op, quoted, bare = match.groups()
+        value = quoted if quoted is not None else bare
+        if op in ("=~", "!~"):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise MatcherError(f"{text!r}: bad regular expression: {error}") from error
+        return cls(name, op, value)
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a label set fits; a label that is not there is empty."""
+        value = labels.get(self.name, "")
+        if self.op in ("=", "!="):
+            return (value == self.value) == (self.op == "=")
+        return (re.fullmatch(self.value, value) is not None) == (self.op == "=~")
+
+    def __str__(self) -> str:
+        return f'{self.name}{self.op}"{self.value}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """One silence, from `starts_at` to `ends_at` (Unix seconds)."""
+
+    id: str
+    matchers: tuple[Matcher, ...]
+    starts_at: float
+    ends_at: float
+    created_by: str = ""
+    comment: str = ""
+
+    def silences(self, labels: Mapping[str, str], now: float) -> bool:
+        """Whether it holds now for this label set."""
+        return self.starts_at <= now < self.ends_at and all(matcher.matches(labels) for matcher in self.matchers)
+
+
+def new(matchers: Iterable[str], now: float, seconds: float, created_by: str, comment: str) -> Silence:
+    """A silence from now on; MatcherError for a bad matcher, none at all or no time."""
+    parsed = tuple(Matcher.parse(text) for text in matchers)
+    if not parsed:
+        raise MatcherError("a silence needs at least one matcher, such as alertname=EngineHung")
+    if not 0 < seconds <= 90 * 86400:
+        raise MatcherError("a silence lasts more than 0 s and at most 90 days")
+    return Silence(secrets.token_hex(8), parsed, now, now + seconds, created_by, comment)
+
+
+def save(connection: sqlite3.Connection, silence: Silence) -> None:
+    """Writes it inside the caller's transaction, over one of the same id."""
+    connection.execute(
+        "INSERT OR REPLACE INTO silences VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            silence.id,
+            json.dumps([str(matcher) for matcher in silence.matchers]),
+            silence.starts_at,
+            silence.ends_at,
+            silence.created_by,
+            silence.comment,
+        ),
+    )
+
+
+def load(connection: sqlite3.Connection, now: float) -> list[Silence]:
+    """Those that have not ended."""
+    rows = connection.execute(
+        "SELECT id, matchers, starts_at, ends_at, created_by, comment FROM silences WHERE ends_at > ?", (now,)
+    ).fetchall()
+    return [Silence(r[0], tuple(Matcher.parse(m) for m in json.loads(r[1])), r[2], r[3], r[4], r[5]) for r in rows]
+
+
+def prune(connection: sqlite3.Connection, now: float) -> int:
+    """Drops those that ended a week ago; how many."""
+    return connection.execute("DELETE FROM silences WHERE ends_at < ?", (now - 7 * 86400,)).rowcount
+
+
+def holding(silences: Iterable[Silence], labels: Mapping[str, str], now: float) -> Silence | None:
+    """The first silence that holds for a label set."""
+    return next((silence for silence in silences if silence.silences(labels, now)), None)
