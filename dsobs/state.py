@@ -9,7 +9,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -116,3 +116,19 @@ class StateDb:
         with contextlib.suppress(RuntimeError):
             self._writer.submit(self._discard).result()
         self._writer.shutdown()
+
+
+@contextlib.contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only looks, beside a running dsobs or after it; StateError if there is nothing to read."""
+    if not path.is_file():
+        raise StateError(f"{path} is not there")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5.0)
+        yield connection
+    except sqlite3.Error as error:
+        raise StateError(f"{path}: {error}") from error
+    finally:
+        if connection is not None:
+            connection.close()
