@@ -68,7 +68,9 @@ def test_the_busy_page_of_the_recording() -> None:
     assert found[labels("dsobs_engine_awake", **engine)] == 1
     assert found[labels("dsobs_engine_requests_deferred", **engine)] == 0
     assert found[labels("dsobs_engine_requests_finished_total", **engine, finished_reason="length")] > 0
-    bounds = {dict(series).get("le") for series in found if dict(series)["__name__"].endswith("first_token_seconds_bucket")}
+    bounds = {
+        dict(series).get("le") for series in found if dict(series)["__name__"].endswith("first_token_seconds_bucket")
+    }
     assert {"0.5", "1", "2560", "+Inf"} <= bounds
     assert not any(dict(series)["__name__"].endswith("_created") for series in found)
     assert not any("kv_cache_size" in dict(series)["__name__"] for series in found), '"None" bytes is unknown'
