@@ -1,0 +1,67 @@
+"""`dsobs incidents [ID]`: what happened and what was done, from the ledger."""
+
+import argparse
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "incidents",
+        help="list incidents, or one as a timeline",
+        description="Lists the incidents in the ledger, newest first, or prints one as a timeline. Reads the state "
+        "folder; dsobs need not be running.",
+    )
+    parser.add_argument("id", nargs="?", default="", help="an incident's id or its beginning")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    settings.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 if there is no such incident; 2 if there is no ledger."""
+    import orjson
+
+    from dsobs.remediation import ledger
+    from dsobs.state import StateError, read_only
+
+    config = settings.load(args)
+    path = config.state.directory / "state.db"
+    try:
+        with read_only(path) as connection:
+            entries = ledger.of_incident(connection, args.id)
+    except StateError as error:
+        print(f"dsobs incidents: {error}; set state.directory (--state-dir) to that of `dsobs run`", file=sys.stderr)
+        return exit_codes.USAGE
+    found = ledger.by_incident(entries)
+    if args.id and not found:
+        print(f"dsobs incidents: no incident begins with {args.id!r}", file=sys.stderr)
+        return exit_codes.FAILED
+    if args.json:
+        for incident in found:
+            sys.stdout.buffer.write(orjson.dumps(incident, option=orjson.OPT_APPEND_NEWLINE))
+    elif args.id:
+        for incident in found:
+            _timeline(incident)
+    else:
+        output.table(
+            ("incident", "alerts", "state", "last"),
+            [(i["id"], ", ".join(i["alerts"]), "closed" if i["closed"] else "open", _what(i["entries"][-1])) for i in found],
+        )
+    return 0
+
+
+def _what(entry: dict[str, Any]) -> str:
+    detail = entry["detail"]
+    reason = detail.get("why") or detail.get("guard") or detail.get("reason") or detail.get("folder") or ""
+    return f"{entry['kind']} {entry['state']}" + (f": {reason}" if reason else "")
+
+
+def _timeline(incident: dict[str, Any]) -> None:
+    opened = incident["opened_at"]
+    begun = datetime.fromtimestamp(opened, UTC).isoformat(sep=" ", timespec="seconds")
+    print(f"{incident['id']}  {'closed' if incident['closed'] else 'open'}  {', '.join(incident['alerts'])}  {begun}")
+    for entry in incident["entries"]:
+        print(f"{entry['at'] - opened:+9.1f} s  {_what(entry)}")

@@ -1,0 +1,42 @@
+"""`dsobs run`: the sidecar."""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Registers the command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="watch the engine beside it, tell and repair",
+        description="Watches the inference server beside it. With no configuration: vLLM at http://127.0.0.1:8000, "
+        "nothing is changed, nobody is paged, no synthetic request is sent.",
+    )
+    settings.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Until SIGTERM or SIGINT."""
+    from dsobs.api.server import ListenError
+    from dsobs.rules.files import RuleFileError
+    from dsobs.sidecar import Sidecar
+
+    config = settings.load(args)
+    logs.configure(config.log)
+
+    async def main() -> int:
+        try:
+            sidecar = Sidecar(config)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, sidecar.stop)
+            await sidecar.run()
+        except (ListenError, RuleFileError, LookupError) as error:
+            print(f"dsobs run: {error}", file=sys.stderr)
+            return exit_codes.USAGE
+        return 0
+
+    return asyncio.run(main())

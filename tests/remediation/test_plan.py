@@ -1,0 +1,256 @@
+"""What to do next, decided purely."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dsobs.config.models import Coordination
+from dsobs.config.models import Remediation as Settings
+from dsobs.model.alert import Alert, AlertState
+from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.view import EngineProgress, View, Witness
+from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Entry, Ledger
+from dsobs.remediation.plan import Step, plan
+
+NOW = 10_000.0
+RUNNING = RuntimeView("docker", "c", running=True, started_at=1000.0)
+HUNG = EngineProgress(("m", "0"), 8.0, NOW - 40, NOW, 40.0, 5.0, in_prefill=False, failed_at=NOW - 31)
+VIEW = View(
+    at=NOW, seen=True, up=True, ready=True, runtime=RUNNING, can_restart=True, engines=(HUNG,), restarts_24h=0,
+    instance_started_at=1000.0, probes_enabled=True,
+)  # fmt: skip
+DOWN = replace(
+    VIEW,
+    up=False,
+    ready=False,
+    engines=(),
+    down_since=NOW - 60,
+    runtime=replace(RUNNING, running=False),
+    down_reason="gone",
+)
+SETTINGS = Settings()
+NO = Switches()
+
+
+def alert(name: str = "EngineHung", state: AlertState = AlertState.FIRING, action: str = "restart") -> Alert:
+    labels = {"alertname": name, "severity": "critical", **({"action": action} if action else {})}
+    return Alert(name, labels, state=state, active_at=NOW - 35, fired_at=NOW - 31)
+
+
+def ledger(*entries: tuple[float, str, str], **detail: Any) -> Ledger:
+    made = [Entry(NOW - 31, "i1", "incident", "opened", {"alerts": ["EngineHung"]}, 1)]
+    for number, (ago, kind, state) in enumerate(entries, 2):
+        made.append(Entry(NOW - ago, "i1", kind, state, detail, number))
+    return Ledger(tuple(made))
+
+
+EVIDENCE = (30, "evidence", "done")
+
+
+def do(
+    alerts: list[Alert],
+    view: View = VIEW,
+    book: Ledger | None = None,
+    settings: Settings = SETTINGS,
+    switches: Switches = NO,
+) -> list[Step]:
+    return plan(alerts, view, book if book is not None else ledger(EVIDENCE), NOW, settings, switches)
+
+
+def restarts(steps: list[Step]) -> list[str | None]:
+    return [step.refused for step in steps if step.action == "restart"]
+
+
+def test_a_healthy_server_needs_nothing() -> None:
+    assert do([], book=Ledger()) == []
+    assert do([alert(state=AlertState.PENDING)], book=Ledger()) == []
+    assert do([alert("LatencyP99High", action="")], book=Ledger()) == []
+
+
+def test_a_firing_alert_opens_an_incident_then_evidence_is_gathered() -> None:
+    assert [s.action for s in do([alert()], book=Ledger())] == ["open"]
+    young = replace(VIEW, engines=(replace(HUNG, failed_at=NOW - 1),))
+    assert [s.action for s in do([alert()], young, ledger())] == ["evidence"]
+
+
+def test_restart_waits_30_s_without_progress_after_the_failed_probe() -> None:
+    early = replace(VIEW, engines=(replace(HUNG, failed_at=NOW - 29),))
+    assert restarts(do([alert()], early)) == []
+    assert restarts(do([alert()])) == [None]
+
+
+def test_time_without_a_scrape_does_not_count_as_time_without_progress() -> None:
+    unseen = replace(VIEW, engines=(replace(HUNG, last_seen_at=NOW - 25),))
+    assert restarts(do([alert()], unseen)) == []
+
+
+def test_a_hang_that_no_probe_confirmed_is_paged_and_not_restarted() -> None:
+    unconfirmed = replace(VIEW, engines=(replace(HUNG, failed_at=None, stall_seconds=600.0, last_moved_at=NOW - 600),))
+    assert restarts(do([alert()], unconfirmed)) == []
+
+
+def test_evidence_never_holds_up_a_restart() -> None:
+    assert [s.action for s in do([alert()], book=ledger())] == ["evidence", "restart"]
+
+
+@pytest.mark.parametrize(
+    ("view", "switches", "settings", "guard"),
+    [
+        (VIEW, Switches(killed="file /run/dsobs/kill"), SETTINGS, "kill_switch"),
+        (VIEW, Switches(silenced="s1"), SETTINGS, "silence"),
+        (VIEW, Switches(state_set_aside="state.db.corrupt-1"), SETTINGS, "state_agreed"),
+        (VIEW, Switches(coordinated=False), SETTINGS, "coordination"),
+        (VIEW, Switches(fleet_acting_share=0.5), SETTINGS, "breaker"),
+        (replace(VIEW, restarts_24h=3), NO, SETTINGS, "budget"),
+        (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
+        (replace(VIEW, can_restart=False, runtime=Unknown("gone")), NO, SETTINGS, "runtime_known"),
+        (replace(VIEW, planned_stop="SIGTERM"), NO, SETTINGS, "not_planned"),
+        (replace(VIEW, asleep=True), NO, SETTINGS, "not_asleep"),
+        (replace(VIEW, up=False, starting_since=NOW - 9), NO, SETTINGS, "not_starting"),
+        (replace(VIEW, seen=False), NO, SETTINGS, "not_starting"),
+    ],
+)
+def test_each_guard_refuses_with_its_name(view: View, switches: Switches, settings: Settings, guard: str) -> None:
+    (reason,) = restarts(do([alert()], view, switches=switches, settings=settings))
+    assert reason is not None
+    assert reason.startswith(guard + ":")
+
+
+def test_a_ledger_that_can_not_be_written_refuses() -> None:
+    book = replace(ledger(EVIDENCE), writable=False, why_not="disk full")
+    assert restarts(do([alert()], book=book)) == ["ledger_writable: the ledger can't be written: disk full"]
+
+
+def test_dsobs_never_breaks_the_documented_limit_itself() -> None:
+    assert restarts(do([alert()], replace(VIEW, restarts_24h=2))) == [None]
+    assert restarts(do([alert()], replace(VIEW, restarts_24h=3)))[0] is not None
+
+
+def test_uncoordinated_is_allowed_where_somebody_asserts_it() -> None:
+    settings = Settings(coordination=Coordination.UNCOORDINATED)
+    assert restarts(do([alert()], switches=Switches(coordinated=True), settings=settings)) == [None]
+
+
+def test_cooldown_counts_attempts_whose_outcome_is_not_known() -> None:
+    book = ledger(EVIDENCE, (500, "restart", "reserved"))
+    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "unknown", {"attempt": 3}, 9))
+    book = book.with_entry(Entry(NOW - 400, "i1", "verify", "failed", {}, 10))
+    (reason,) = restarts(do([alert()], book=book))
+    assert reason == "cooldown: cooldown: 100 s left"
+
+
+def test_an_attempt_that_surely_did_nothing_starts_no_cooldown() -> None:
+    book = ledger(EVIDENCE, (500, "restart", "reserved"))
+    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "failed", {"attempt": 3}, 9))
+    assert restarts(do([alert()], book=book)) == [None]
+
+
+def test_never_two_restarts_at_once() -> None:
+    assert do([alert()], book=ledger(EVIDENCE, (5, "restart", "reserved"))) == []
+
+
+def after_restart(ago: float = 20.0, state: str = "done") -> Ledger:
+    detail = {"attempt": 3, "instance_started_at": 1000.0, "reserved_at": NOW - ago - 5}
+    book = ledger(EVIDENCE, (ago + 5, "restart", "reserved"))
+    return book.with_entry(Entry(NOW - ago, "i1", "restart", state, detail, 4))
+
+
+BACK = replace(VIEW, instance_started_at=NOW - 15, engines=(), probe_answered_at=NOW - 2)
+
+
+@pytest.mark.parametrize("state", ["done", "unknown"])
+def test_a_restart_is_verified_by_a_new_ready_instance_that_answers(state: str) -> None:
+    assert [s.action for s in do([], BACK, after_restart(state=state))] == ["verified"]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        replace(BACK, instance_started_at=1000.0),
+        replace(BACK, ready=False),
+        replace(BACK, probe_answered_at=NOW - 300),
+        replace(BACK, engines=(HUNG,)),
+    ],
+)
+def test_what_is_not_proved_is_not_verified(view: View) -> None:
+    assert do([], view, after_restart()) == []
+
+
+def test_requests_that_finish_verify_as_well_as_a_probe() -> None:
+    moving = replace(HUNG, failed_at=None, moved_tokens=True, last_moved_at=NOW - 1, stall_seconds=0.0)
+    view = replace(BACK, probe_answered_at=None, engines=(moving,))
+    assert [s.action for s in do([], view, after_restart())] == ["verified"]
+
+
+def test_an_unverified_restart_pages_when_its_time_is_over() -> None:
+    steps = do([alert()], replace(BACK, ready=False), after_restart(4000.0))
+    assert [s.action for s in steps] == ["failed", "page"]
+
+
+def test_a_verified_incident_closes_when_its_alerts_are_gone() -> None:
+    book = after_restart().with_entry(Entry(NOW - 1, "i1", "verify", "done", {}, 5))
+    assert [s.action for s in do([], BACK, book)] == ["close"]
+    assert [s.action for s in do([alert()], BACK, book)] == []
+
+
+def test_an_incident_that_ends_by_itself_closes_after_a_quiet_minute() -> None:
+    quiet = replace(VIEW, engines=())
+    assert do([], quiet, ledger((59, "evidence", "done"))) == []
+    assert [s.action for s in do([], quiet, ledger((61, "evidence", "done")))] == ["close"]
+
+
+def test_a_refusal_that_will_not_pass_by_itself_pages_once() -> None:
+    used = replace(VIEW, restarts_24h=3)
+    assert [s.action for s in do([alert()], used)] == ["restart", "page"]
+    book = ledger(EVIDENCE, (5, "page", "done"))
+    assert [s.action for s in do([alert()], used, book)] == ["restart"]
+
+
+def test_a_dead_engine_is_restarted_after_its_runtime_had_time_to() -> None:
+    assert restarts(do([alert("EngineDown")], DOWN)) == [None]
+    assert restarts(do([alert("EngineDown")], replace(DOWN, down_since=NOW - 5))) == []
+
+
+def test_an_engine_that_its_runtime_already_started_again_is_left_alone() -> None:
+    view = replace(DOWN, runtime=RUNNING, starting_since=NOW - 30)
+    (reason,) = restarts(do([alert("EngineDown")], view))
+    assert reason is not None
+    assert reason.startswith("not_starting")
+
+
+def test_an_api_server_without_its_core_is_restarted_only_if_a_request_was_answered_with_an_error() -> None:
+    view = replace(VIEW, down_since=NOW - 60, down_reason="/health answers 503", engines=())
+    assert restarts(do([alert("EngineDown")], view)) == []
+    assert restarts(do([alert("EngineDown")], replace(view, probe_error_at=NOW - 10))) == [None]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "witness", "restarted"),
+    [
+        (301, Witness.STILL, True),
+        (299, Witness.STILL, False),
+        (3000, Witness.WORKING, False),
+        (3000, Witness.UNKNOWN, False),
+    ],
+)
+def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still(
+    seconds: float, witness: Witness, restarted: bool
+) -> None:
+    view = replace(VIEW, up=False, engines=(), unresponsive_since=NOW - seconds, witness=witness)
+    assert bool(restarts(do([alert("EngineUnresponsive")], view))) is restarted
+
+
+def test_other_engines_of_the_server_that_still_work_are_drained_first() -> None:
+    working = replace(HUNG, key=("m", "1"), failed_at=None, last_moved_at=NOW - 1, stall_seconds=0.0)
+    view = replace(VIEW, engines=(HUNG, working))
+    assert [s.action for s in do([alert()], view)] == ["drain"]
+    assert do([alert()], view, ledger(EVIDENCE, (29, "drain", "done"))) == []
+    assert restarts(do([alert()], view, ledger(EVIDENCE, (30, "drain", "done")))) == [None]
+    done = replace(view, engines=(HUNG, replace(working, outstanding=0.0)))
+    assert restarts(do([alert()], done, ledger(EVIDENCE, (5, "drain", "done")))) == [None]
+
+
+def test_an_alert_that_asks_for_no_action_is_never_repaired() -> None:
+    assert do([alert("EngineStartSlow", action="")], book=Ledger()) == []

@@ -1,0 +1,163 @@
+"""Starting, up, down, stopped on purpose, unresponsive."""
+
+from dataclasses import replace
+
+import pytest
+
+from dsobs.model.observation import Failure, Health, Observation, RuntimeView, Scrape, Unknown
+from dsobs.signals.lifecycle import Lifecycle
+
+NO = Unknown("no runtime configured")
+RUNNING = RuntimeView("docker", "c", running=True, started_at=100.0)
+ENDED = RuntimeView("docker", "c", running=False, started_at=100.0, exit_code=1)
+
+
+def seen(at: float, runtime: RuntimeView | Unknown = NO, *, health: int | None = None) -> Observation:
+    said = None if health is None else Health(at, 0.01, status=health)
+    return Observation(at, Scrape(at, 0.01), health=said, runtime=runtime)
+
+
+def refused(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
+    scrape = Scrape(at, 0.0, failure=Failure.REFUSED, connected=False, answered=False)
+    return Observation(at, scrape, runtime=runtime)
+
+
+def silent(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
+    return Observation(at, Scrape(at, 5.0, failure=Failure.TIMEOUT, answered=False), runtime=runtime)
+
+
+def after(*observations: Observation, was_seen: bool = False) -> Lifecycle:
+    life = Lifecycle(seen=was_seen)
+    for obs in observations:
+        life.observe(obs, new_instance=False)
+    return life
+
+
+def gauge(life: Lifecycle, name: str, now: float) -> float:
+    return next(s.value for s in life.samples(now, 3600.0) if ("__name__", f"dsobs_engine_{name}") in s.labels)
+
+
+def test_an_engine_never_yet_up_is_starting_and_nothing_else() -> None:
+    life = after(*(refused(t, RUNNING) for t in range(110, 200)))
+    assert life.down_since is None
+    assert gauge(life, "starting_seconds", 200) == 100.0
+    assert gauge(life, "seen", 200) == 0.0
+
+
+def test_an_engine_that_ends_before_it_was_ever_up_is_not_down() -> None:
+    life = after(refused(110, RUNNING), *(refused(t, ENDED) for t in range(111, 200)))
+    assert life.down_since is None
+    assert gauge(life, "starting_seconds", 200) > 80
+
+
+def test_a_process_gone_with_nobody_seen_to_stop_it_is_down_at_once() -> None:
+    life = after(seen(110, RUNNING), refused(111, ENDED))
+    assert life.down_since == 111
+    assert "exit code 1" in life.down_reason
+
+
+def test_exit_code_0_alone_never_makes_a_stop_planned() -> None:
+    for code in (0, 143):
+        life = after(seen(110, RUNNING), refused(111, replace(ENDED, exit_code=code)))
+        assert life.down_since == 111
+
+
+def test_a_witnessed_stop_is_planned_and_not_down() -> None:
+    stopped = replace(ENDED, exit_code=0, planned_stop="docker stop event")
+    life = after(seen(110, RUNNING), *(refused(t, stopped) for t in range(111, 171)))
+    assert life.down_since is None
+    assert life.planned_stop == "docker stop event"
+    assert gauge(life, "planned_stop_seconds", 171) == 60.0
+
+
+def test_an_engine_that_is_back_up_is_neither_down_nor_stopped() -> None:
+    life = after(seen(110, RUNNING), refused(111, ENDED), seen(120, replace(RUNNING, started_at=115.0)))
+    assert life.down_since is None
+    stopped = replace(ENDED, planned_stop="docker stop event")
+    life = after(seen(110, RUNNING), refused(111, stopped), seen(120, RUNNING))
+    assert life.planned_stop is None
+    assert gauge(life, "planned_stop_seconds", 120) == 0.0
+
+
+def test_refused_twice_without_a_runtime_is_not_down_and_three_times_is() -> None:
+    life = after(seen(110), refused(111), refused(112))
+    assert life.down_since is None
+    life = after(seen(110), refused(111), refused(112), refused(113))
+    assert life.down_since == 111
+
+
+def test_an_engine_seen_before_dsobs_was_restarted_is_down_when_it_refuses() -> None:
+    assert after(refused(1), refused(2), refused(3), was_seen=True).down_since == 1
+
+
+def test_scrapes_that_time_out_for_a_minute_are_not_down_and_not_yet_unresponsive() -> None:
+    life = after(seen(110, RUNNING), *(silent(t, RUNNING) for t in range(116, 175, 5)))
+    assert life.down_since is None
+    assert gauge(life, "unresponsive_seconds", 175) < 90
+
+
+def test_unresponsive_counts_from_the_first_scrape_that_got_no_byte() -> None:
+    life = after(seen(110, RUNNING), *(silent(t, RUNNING) for t in range(116, 300, 5)))
+    assert gauge(life, "unresponsive_seconds", 301) == 190.0
+
+
+def test_one_byte_ends_unresponsive() -> None:
+    life = after(seen(110), silent(116), Observation(121, Scrape(121, 5.0, failure=Failure.TIMEOUT, answered=True)))
+    assert life.unresponsive_since is None
+    life = after(seen(110), silent(116), Observation(121, None, health=Health(121, 0.1, status=200)))
+    assert life.unresponsive_since is None
+
+
+def test_an_engine_restarted_by_its_own_runtime_after_a_crash_is_down_until_it_is_up() -> None:
+    life = after(seen(110, RUNNING))
+    again = replace(RUNNING, started_at=112.0)
+    life.observe(refused(113, again), new_instance=True)
+    assert life.down_since == 113
+    life.observe(refused(114, again), new_instance=False)
+    assert gauge(life, "starting_seconds", 120) == 8.0
+    life.observe(seen(150, again), new_instance=False)
+    assert life.down_since is None
+
+
+def test_a_planned_restart_seen_only_as_a_new_instance_is_not_down() -> None:
+    life = after(seen(110, RUNNING))
+    again = replace(RUNNING, started_at=112.0, planned_stop="docker restart event")
+    life.observe(refused(113, again), new_instance=True)
+    assert life.down_since is None
+
+
+def test_dsobs_own_restart_is_planned_but_does_not_end_a_page_that_is_open() -> None:
+    life = after(seen(110, RUNNING))
+    life.own_stop = "dsobs, incident 1"
+    life.observe(refused(111, ENDED), new_instance=False)
+    assert life.down_since is None
+    assert life.planned_stop == "dsobs, incident 1"
+    life = after(seen(110, RUNNING), refused(111, ENDED))
+    life.own_stop = "dsobs, incident 1"
+    life.observe(refused(112, ENDED), new_instance=False)
+    assert life.down_since == 111
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_health_that_answers_5xx_for_10_s_on_a_ready_engine_is_down(status: int) -> None:
+    life = after(seen(100, RUNNING, health=200), *(seen(t, RUNNING, health=status) for t in range(101, 111)))
+    assert life.down_since is None
+    life.observe(seen(111, RUNNING, health=status), new_instance=False)
+    assert life.down_since == 101
+    life.observe(seen(112, RUNNING, health=200), new_instance=False)
+    assert life.down_since is None
+
+
+def test_a_scrape_still_in_flight_changes_nothing() -> None:
+    life = after(seen(110), refused(111), refused(112))
+    life.observe(Observation(113, None), new_instance=False)
+    assert life.down_since is None
+    life.observe(refused(114), new_instance=False)
+    assert life.down_since == 111
+
+
+def test_a_health_that_times_out_does_not_make_a_busy_engine_unready() -> None:
+    life = after(seen(100, RUNNING, health=200))
+    late = Health(101, 2.0, failure=Failure.TIMEOUT)
+    life.observe(Observation(101, Scrape(101, 0.1), health=late, runtime=RUNNING), new_instance=False)
+    assert life.ready

@@ -1,0 +1,93 @@
+"""Restarts of the last 24 hours."""
+
+from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.signals.restarts import Known, RestartWindow
+
+NO = Unknown("no runtime")
+
+
+def view(started: float, count: int | None = None) -> RuntimeView:
+    return RuntimeView("docker", "c", running=True, started_at=started, restart_count=count)
+
+
+def test_the_first_instance_is_no_restart() -> None:
+    window = RestartWindow()
+    assert window.observe(100, view(50), 52) == []
+    assert window.in_24h(100) == 0
+
+
+def test_a_restart_seen_by_runtime_and_page_counts_once() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50), 52)
+    window.observe(200, view(190), 52)
+    window.observe(260, view(190), 250)
+    assert window.in_24h(260) == 1
+
+
+def test_a_restart_seen_by_the_page_first_counts_once() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50), 52)
+    window.observe(200, NO, 195)
+    window.observe(210, view(190), 195)
+    assert window.in_24h(210) == 1
+
+
+def test_a_process_restarted_inside_its_container_counts() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50), 52)
+    window.observe(200, view(50), 195)
+    assert window.in_24h(200) == 1
+    window.observe(300, view(290), 295)
+    assert window.in_24h(300) == 2
+
+
+def test_several_restarts_between_two_looks_are_counted_by_the_runtimes_counter() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50, 2), None)
+    window.observe(200, view(190, 5), None)
+    assert window.in_24h(200) == 3
+
+
+def test_a_manual_restart_that_docker_does_not_count_is_counted() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50, 0), None)
+    window.observe(200, view(190, 0), None)
+    assert window.in_24h(200) == 1
+
+
+def test_a_runtime_that_can_not_be_asked_for_a_while_makes_no_restart() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50), 90)
+    window.observe(110, NO, 90)
+    window.observe(120, view(50), 90)
+    assert window.in_24h(120) == 0
+
+
+def test_the_window_is_24_hours_and_holds_whole_numbers_over_a_restart_of_dsobs() -> None:
+    window = RestartWindow()
+    starts = [0.0, 1000.0, 2000.0, 3000.0, 4000.0]
+    for start in starts:
+        window.observe(start + 10, view(start), None)
+    assert window.in_24h(4010) == 4
+    again = RestartWindow(window.restarts, window.known)
+    again.observe(4020, view(4000.0), None)
+    assert again.in_24h(4020) == 4
+    assert again.in_24h(86400 + 2000) == 2
+    again.observe(5000, view(4990), None)
+    assert again.in_24h(5000) == 5
+
+
+def test_a_restart_while_dsobs_was_away_is_counted_when_it_is_back() -> None:
+    window = RestartWindow(known=Known(50.0, 52.0, None))
+    assert len(window.observe(500, view(400), 405)) == 1
+
+
+def test_dsobs_own_restart_counts_too_and_is_marked() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50), None)
+    window.expect_own(until=160)
+    (restart,) = window.observe(155, view(150), None)
+    assert restart.by_dsobs
+    (restart,) = window.observe(255, view(250), None)
+    assert not restart.by_dsobs
+    assert window.in_24h(255) == 2
