@@ -50,14 +50,13 @@ class _Debt:
     """The engines that may serve it."""
     idle: set[EngineKey]
     """Those of them that had nothing to do when it began, and have shown nothing but the probe since: held back."""
-    began: float
     ended: float | None = None
     """None while it is in flight."""
     key: EngineKey | None = None
     """Who served it, once that is known."""
     latency: float = float("inf")
     finished: str | None = None
-    """Reason for which it finished, where the answer said so; counted once taken."""
+    """Reason for which it finished, where the answer said so."""
     is_finished_owed: bool = True
     histograms: list[str] = field(default_factory=lambda: list(_HISTOGRAMS))
     tokens: dict[str, float] = field(default_factory=dict)
@@ -94,7 +93,7 @@ class ProbeOffset:
         self._forget_restarted(raw)
         outstanding = _outstanding(samples)
         for probe in ended:
-            debt = self._in_flight or self._begin(probe.engine, now)
+            debt = self._in_flight or self._begin(probe.engine)
             self._in_flight = None
             if probe.outcome is ProbeOutcome.ANSWERED:
                 _ended(debt, probe, now)
@@ -102,7 +101,7 @@ class ProbeOffset:
         if not in_flight:
             self._in_flight = None
         elif self._in_flight is None:
-            self._in_flight = self._begin(engine, now)
+            self._in_flight = self._begin(engine)
         open_debts = [*self._owed, *([self._in_flight] if self._in_flight is not None else [])]
         if open_debts:
             growth = {key: self._growth(key, values) for key, values in raw.items() if key in self._handed}
@@ -148,10 +147,11 @@ class ProbeOffset:
                 debt.keys.discard(key)
                 debt.idle.discard(key)
 
-    def _begin(self, engine: str | None, now: float) -> _Debt:
+    def _begin(self, engine: str | None) -> _Debt:
         """A probe that was sent since the last call: what was handed on then is free of it."""
         keys = {key for key in self._handed if engine is None or key[1] == engine}
-        return _Debt(keys=keys, idle=keys & self._idle, began=now)
+        # While an earlier probe is owed, what moves may be either's: this one can't be told to the last token.
+        return _Debt(keys=keys, idle=set() if self._owed else keys & self._idle)
 
     def _growth(self, key: EngineKey, values: _Values) -> _Values:
         """What each series has grown since it was last handed on."""

@@ -1,8 +1,8 @@
 import pytest
-from tests.collectors import pages
 
 from dsobs.collectors.detect import adapters, detect, named
 from dsobs.collectors.engines.vllm import Vllm
+from tests.collectors import pages
 
 
 def test_a_page_of_vllm_is_vllms() -> None:

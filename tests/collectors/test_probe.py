@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import aiohttp
 import pytest
-from tests.collectors.conftest import Behaviour, Serve, Served, http, saying
 
 from dsobs.collectors.engines.vllm import Vllm
 from dsobs.collectors.probe import REQUEST_ID_PREFIX, Prober
@@ -13,6 +12,7 @@ from dsobs.config.secret import Secret
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import ProbeOutcome
 from dsobs.model.samples import Sample, labels
+from tests.collectors.conftest import Behaviour, Serve, Served, http, saying
 
 MODELS = {"data": [{"id": "lora", "parent": "m"}, {"id": "m", "parent": None}]}
 COMPLETION = {

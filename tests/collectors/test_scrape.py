@@ -5,8 +5,6 @@ import tracemalloc
 
 import aiohttp
 import pytest
-from tests.collectors import pages
-from tests.collectors.conftest import Behaviour, Serve, Served, http, saying
 
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.health import HealthCheck
@@ -15,6 +13,8 @@ from dsobs.config.models import Target
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import Failure
 from dsobs.model.samples import Sample, labels
+from tests.collectors import pages
+from tests.collectors.conftest import Behaviour, Serve, Served, http, saying
 
 PAGE = "# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 1.0\n"
 DEADLINE = 0.3

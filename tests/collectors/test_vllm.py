@@ -1,12 +1,12 @@
 import time
 
 import pytest
-from tests.collectors import pages
-from tests.contracts.adapter_contract import AdapterContract
 
 from dsobs.collectors.engines.vllm import Vllm
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
+from tests.collectors import pages
+from tests.contracts.adapter_contract import AdapterContract
 
 PAGES = {
     "0.8 constructed": pages.parsed(pages.constructed_v08()),
