@@ -167,10 +167,27 @@ class Pipeline:
         if obs.scrape is not None:
             self.evaluator.inputs_ready(now, self._data_since)
         transitions = self.evaluator.evaluate(now)
-        self.view = self._view(obs)
+        self._tell_changes(self.view, self._view(obs))
         alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
         steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
         return Turn(self.view, transitions, steps, self._probes_wanted(now))
+
+    def _tell_changes(self, before: View, view: View) -> None:
+        """What a person following the log wants to know at once."""
+        self.view = view
+        if view.ready and not before.ready:
+            log.info("the engine is ready", extra={"event.action": "engine-ready"})
+        elif before.up and not view.up and view.at - before.at < HOLD_STALL_SECONDS:
+            log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
+        stalled = {e.key for e in before.engines if e.stall_seconds > e.threshold_seconds}
+        for engine in view.engines:
+            if engine.stall_seconds > engine.threshold_seconds and engine.key not in stalled:
+                log.warning(
+                    "no progress for %.0f s with %.0f requests outstanding",
+                    engine.stall_seconds,
+                    engine.outstanding,
+                    extra={"event.action": "stall-seen", "dsobs.last_progress": engine.last_moved_at},
+                )
 
     def restore(self, obs: Observation) -> None:
         """Takes an observation from before a restart of dsobs: it fills windows and decides nothing."""

@@ -376,9 +376,12 @@ class Sidecar:
             self._prober = Prober(self._session, self.config.target, self._prober_for, self.clock, timeout)
         self.pipeline.probes_in_flight[rank] = 1
         self.pipeline.probe_sent(self.clock.now(), rank)
+        log.info("probe sent", extra={"event.action": "probe-sent"})
         try:
             probe = await self._prober.probe(rank)
-            log.info("probe: %s in %.1f s %s", probe.outcome, probe.ended_at - probe.started_at, probe.detail)
+            took = probe.ended_at - probe.started_at
+            extra = {"event.action": f"probe-{probe.outcome}"}
+            log.info("probe %s after %.1f s %s", probe.outcome, took, probe.detail, extra=extra)
             self._probes.append(probe)
         except SecretError as error:
             log.error("probe: %s", error)
@@ -416,7 +419,14 @@ class Sidecar:
         for transition in turn.transitions:
             alert = transition.alert
             level = logging.WARNING if alert.state is AlertState.FIRING else logging.INFO
-            log.log(level, "alert %s %s %s", alert.name, alert.state, alert.annotations.get("summary", ""))
+            log.log(
+                level,
+                "alert %s %s: %s",
+                alert.name,
+                alert.state,
+                alert.annotations.get("summary", ""),
+                extra={"event.action": f"alert-{alert.state}"},
+            )
         notifications = [n for t in turn.transitions if (n := self._notification(t)) is not None]
         if not turn.transitions and now - self._saved_at < SAVE_SECONDS:
             return
@@ -505,7 +515,8 @@ class Sidecar:
                 await asyncio.to_thread((folder / "engine.log").write_text, text, "utf-8")
                 detail["log_lines"] = len(tail)
         await asyncio.to_thread(prune_bundles, folder.parent, self.config.state.incident_max_bytes)
-        log.info("incident %s: evidence saved in %s", incident, folder)
+        extra = {"event.action": "evidence-saved"}
+        log.info("incident %s: evidence saved in %s", incident, folder, extra=extra)
         return detail
 
     def _read_start_up_log(self, view: View) -> None:

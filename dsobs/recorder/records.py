@@ -7,8 +7,6 @@ whole page, or the error in words), `health_s` and `metrics_s` (seconds each too
 recorder adds `failure`, `runtime` and `probes`; readers do without them.
 """
 
-import gzip
-import io
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -150,18 +148,16 @@ def _members(path: Path) -> Iterator[bytes]:
         if head != b"\x1f\x8b":
             yield from iter(lambda: file.read(CHUNK), b"")
             return
-        with gzip.GzipFile(fileobj=file) as stream:
-            reader = io.BufferedReader(stream, CHUNK)
-            while True:
+        inflate = zlib.decompressobj(31)
+        while data := file.read(CHUNK):
+            while data:
                 try:
-                    chunk = reader.read1(CHUNK)
-                except EOFError:
-                    return
-                except (zlib.error, gzip.BadGzipFile) as error:
+                    yield inflate.decompress(data)
+                except zlib.error as error:
                     raise RecordError(f"{path}: damaged gzip data: {error}") from error
-                if not chunk:
-                    return
-                yield chunk
+                data = inflate.unused_data
+                if inflate.eof:
+                    inflate = zlib.decompressobj(31)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -150,7 +150,7 @@ class Actor:
         if step.action == "open":
             id_ = lines.incident_id(now)
             await self._write(id_, "incident", "opened", alerts=list(step.alerts), reason=step.reason)
-            log.warning("incident %s opened: %s", id_, step.reason, extra={"dsobs.incident": id_})
+            log.warning("incident %s opened: %s", id_, step.reason, extra={"event.action": "incident-opened"})
             return
         assert step.incident is not None
         if step.action == "evidence":
@@ -166,7 +166,8 @@ class Actor:
                 step.incident, "verify", "done" if step.action == "verified" else "failed", reason=step.reason
             )
             STEPS.labels("verify", step.action).inc()
-            log.info("incident %s: %s: %s", step.incident, step.action, step.reason)
+            extra = {"event.action": step.action}
+            log.info("incident %s: %s: %s", step.incident, step.action, step.reason, extra=extra)
         elif step.action == "page":
             await self._write(step.incident, "page", "done", reason=step.reason)
             await self._hands.page(step.incident, step.reason)
@@ -174,7 +175,8 @@ class Actor:
             await self._write(step.incident, "incident", "closed", reason=step.reason)
             self._refused.pop(step.incident, None)
             self._gathering.discard(step.incident)
-            log.info("incident %s closed: %s", step.incident, step.reason)
+            extra = {"event.action": "incident-closed"}
+            log.info("incident %s closed: %s", step.incident, step.reason, extra=extra)
 
     async def _write(self, incident: str, kind: str, state: str, **detail: Any) -> Entry:
         return await self._ledger.append(Entry(self._clock.now(), incident, kind, state, detail))
@@ -215,7 +217,12 @@ class Actor:
             else:
                 grace = self._stop_grace
                 self._hands.restarting(entry.incident, self._clock.now() + grace + RESTART_SLACK_SECONDS)
-                log.warning("incident %s: restarting the engine: %s", entry.incident, detail["reason"])
+                log.warning(
+                    "incident %s: restarting the engine: %s",
+                    entry.incident,
+                    detail["reason"],
+                    extra={"event.action": "restart-begun"},
+                )
                 async with asyncio.timeout(grace + RESTART_SLACK_SECONDS):
                     result = await runtime.restart(grace_seconds=grace, expect_started_at=started)
                 state = "done"
@@ -232,6 +239,7 @@ class Actor:
             entry.incident,
             state,
             f": {detail['why']}" if "why" in detail else "",
+            extra={"event.action": f"restart-{state}"},
         )
         try:
             await self._ledger.append(Entry(self._clock.now(), entry.incident, "restart", state, detail))

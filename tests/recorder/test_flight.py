@@ -1,0 +1,145 @@
+"""The flight recorder and the form of its records."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsobs.model.observation import Failure
+from dsobs.recorder.flight import FlightRecorder, prune_bundles
+from dsobs.recorder.records import RecordError, failed_scrape_of, failure_of_text, health_of, read_records
+
+
+def record(t: float, size: int = 100) -> dict[str, Any]:
+    return {
+        "t": t,
+        "health": 200,
+        "metrics": "a" * size + "\n",
+        "health_s": 0.1,
+        "metrics_s": 0.1,
+        "nvml": None,
+        "nvml_s": None,
+    }
+
+
+def test_what_was_written_is_read_back_in_order(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path, 1_000_000)
+    for t in range(1000, 1200):
+        recorder.write(record(t))
+    recorder.close()
+    recorder.close()
+    assert [r["t"] for r in recorder.recent(1100)] == list(range(1100, 1200))
+
+
+def test_what_sigkill_leaves_is_readable_to_the_last_record(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path, 1_000_000)
+    for t in range(1000, 1010):
+        recorder.write(record(t))
+    (segment,) = tmp_path.glob("flight-*")
+    assert [r["t"] for r in read_records(segment)] == list(range(1000, 1010))
+    recorder.close()
+
+
+def test_a_copy_of_open_and_cut_off_segments_is_one_whole_recording(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path / "flight", 1_000_000)
+    for t in range(1000, 1100):
+        recorder.write(record(t))
+    first, *_ = sorted((tmp_path / "flight").glob("flight-*"))
+    first.write_bytes(first.read_bytes()[:-20])
+    recorder.copy_recent(0, tmp_path / "copy.jsonl.gz")
+    found = [r["t"] for r in read_records(tmp_path / "copy.jsonl.gz")]
+    assert found[:59] == list(range(1000, 1059))
+    assert found[-40:] == list(range(1060, 1100))
+    recorder.close()
+
+
+def test_the_recorder_stays_within_its_bound_and_drops_the_oldest(tmp_path: Path) -> None:
+    recorder = FlightRecorder(tmp_path, 20_000)
+    for t in range(1000, 3000):
+        recorder.write({**record(t), "metrics": f"{t}" * 50 + "\n"})
+    recorder.close()
+    assert sum(f.stat().st_size for f in tmp_path.iterdir()) < 25_000
+    kept = [r["t"] for r in recorder.recent(0)]
+    assert kept[-1] == 2999
+    assert kept[0] > 1000
+
+
+def test_a_bound_of_zero_records_nothing(tmp_path: Path) -> None:
+    FlightRecorder(tmp_path / "f", 0).write(record(1))
+    assert not (tmp_path / "f").exists()
+
+
+def test_a_disk_that_can_not_be_written_costs_records_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    recorder = FlightRecorder(tmp_path / "file" / "flight", 1000)
+    recorder.write(record(1))
+    recorder.write(record(2))
+    recorder.close()
+
+
+def test_old_bundles_go_first_and_the_newest_stays(tmp_path: Path) -> None:
+    for name in ("20260101", "20260102", "20260103"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_bytes(b"0" * 1000)
+    prune_bundles(tmp_path, 1500)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["20260103"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"<html>", ":1: no JSON object a line; is this a recording?"),
+        (b"[1]\n", ":1: a record is a JSON object, not list"),
+        (b'{"t": 1}\nnonsense\n', ":2: not JSON"),
+        (b'{"metrics": ""}\n', ":1: a record needs `t`, Unix seconds"),
+        (b'{"t": "x"}\n', ":1: a record needs `t`, Unix seconds"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_is_no_recording_is_named_with_its_line(
+    tmp_path: Path, body: bytes, message: str, packed: bool
+) -> None:
+    file = tmp_path / "x.jsonl.gz"
+    file.write_bytes(gzip.compress(body) if packed else body)
+    with pytest.raises(RecordError) as error:
+        list(read_records(file))
+    assert str(error.value).startswith(f"{file}{message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "failure"),
+    [
+        ("URLError(ConnectionRefusedError(111, 'Connection refused'))", Failure.REFUSED),
+        ("TimeoutError('timed out')", Failure.TIMEOUT),
+        ("<urlopen error timed out>", Failure.TIMEOUT),
+        ("HTTP Error 503: Service Unavailable", Failure.HTTP_STATUS),
+        ("ConnectionResetError(104, 'reset by peer')", Failure.UNREACHABLE),
+        ("too_large: over 16 MiB", Failure.TOO_LARGE),
+    ],
+)
+def test_errors_in_words_are_understood(text: str, failure: Failure) -> None:
+    assert failure_of_text(text) is failure
+    scrape = failed_scrape_of({"t": 1, "metrics": text, "metrics_s": 0.1})
+    assert scrape.failure is failure
+    assert not scrape.ok
+
+
+def test_health_of_a_record_is_a_status_or_a_failure() -> None:
+    assert health_of({"t": 1, "health": None}) is None
+    ok = health_of({"t": 1, "health": 200, "health_s": 0.1})
+    assert ok is not None
+    assert ok.ok
+    bad = health_of({"t": 1, "health": "URLError(ConnectionRefusedError(111, 'Connection refused'))"})
+    assert bad is not None
+    assert bad.failure is Failure.REFUSED
+
+
+@given(
+    st.dictionaries(st.text(max_size=10), st.none() | st.text(max_size=10) | st.integers() | st.floats(allow_nan=False))
+)
+def test_no_record_whatever_breaks_the_reader_of_a_failed_scrape(values: dict[str, Any]) -> None:
+    scrape = failed_scrape_of({**values, "t": 1.0})
+    assert scrape.failure is not None

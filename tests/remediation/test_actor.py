@@ -1,0 +1,191 @@
+"""The one place that acts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsobs.config.models import Mode
+from dsobs.config.models import Remediation as Settings
+from dsobs.model.clock import ManualClock
+from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.model.view import EngineProgress, View
+from dsobs.remediation import ledger as ledgers
+from dsobs.remediation.actor import Actor, Hands, LedgerStore
+from dsobs.remediation.plan import Step
+from dsobs.state import StateDb, StateError
+
+RUNNING = RuntimeView("docker", "c", running=True, started_at=1000.0)
+HUNG = EngineProgress(("m", "0"), 8.0, 100.0, 140.0, 40.0, 5.0, in_prefill=False, failed_at=110.0)
+VIEW = View(
+    at=140.0, seen=True, up=True, runtime=RUNNING, can_restart=True, engines=(HUNG,), instance_started_at=1000.0
+)
+RESTART = Step("restart", "i1", "no progress")
+ENFORCE = Settings(mode=Mode.ENFORCE)
+
+
+class Engine:
+    """A runtime whose restart does what the test says."""
+
+    name = "docker"
+    can_restart = True
+
+    def __init__(self, act: Callable[[], RestartResult]) -> None:
+        self.act = act
+        self.restarts: list[float | None] = []
+
+    async def view(self) -> RuntimeView:
+        return RUNNING
+
+    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+        self.restarts.append(expect_started_at)
+        return self.act()
+
+    async def log_tail(self, lines: int) -> list[str]:
+        return []
+
+    async def close(self) -> None:
+        pass
+
+
+class Scene:
+    """An actor with everything about it."""
+
+    def __init__(self, db: StateDb, settings: Settings, act: Callable[[], RestartResult]) -> None:
+        self.clock = ManualClock(140.0)
+        self.store = LedgerStore(db, 140.0)
+        self.engine = Engine(act)
+        self.pages: list[str] = []
+        self.own: list[str] = []
+        self.latest = VIEW
+
+        async def page(incident: str, text: str) -> None:
+            self.pages.append(text)
+
+        async def evidence(incident: str, view: View) -> dict[str, Any]:
+            return {"folder": "x"}
+
+        hands = Hands(evidence, page, lambda incident, until: self.own.append(incident), lambda: self.latest)
+        self.actor = Actor(self.store, lambda: self.engine, settings, 5.0, hands, self.clock)
+
+    async def do(self, *steps: Step) -> list[str]:
+        await self.actor.carry_out(list(steps), VIEW)
+        await self.actor.stop(5.0)
+        return [f"{e.kind} {e.state}" for e in self.store.current.entries]
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[StateDb]:
+    state = StateDb(tmp_path / "state.db", ledgers.SCHEMA)
+    yield state
+    state.close()
+
+
+def ok() -> RestartResult:
+    return RestartResult(started_at=141.0)
+
+
+async def test_an_attempt_is_on_disk_before_anything_is_done(db: StateDb) -> None:
+    found: list[str] = []
+
+    def act() -> RestartResult:
+        rows = db.transact(lambda c: c.execute("SELECT kind, state FROM ledger").fetchall())
+        found.extend(f"{kind} {state}" for kind, state in rows)
+        return ok()
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart done"]
+    assert found == ["restart reserved"]
+    assert scene.engine.restarts == [1000.0]
+    assert scene.own == ["i1"]
+
+
+async def test_observe_writes_what_enforce_would_do_and_does_nothing(db: StateDb) -> None:
+    scene = Scene(db, Settings(), ok)
+    assert await scene.do(RESTART) == ["restart observed"]
+    assert scene.engine.restarts == []
+
+
+async def test_a_runtime_that_refuses_fails_the_step_with_its_reason_and_pages(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise RuntimeRefused("no such container")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed", "page done"]
+    assert scene.pages == ["restart failed: no such container"]
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError("gone")])
+async def test_an_outcome_that_is_not_known_counts_as_done(db: StateDb, error: OSError) -> None:
+    def act() -> RestartResult:
+        raise error
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart unknown"]
+    assert scene.store.current.last_attempt() is not None
+    assert scene.store.current.attempt_in_flight() is None
+
+
+async def test_sidecar_dead_between_act_and_record_counts_as_done_and_is_not_repeated(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    await scene.store.append(ledgers.Entry(139.0, "i1", "incident", "opened", {"alerts": ["EngineHung"]}))
+    await scene.store.append(ledgers.Entry(139.5, "i1", "restart", "reserved", {"instance_started_at": 1000.0}))
+    again = Scene(db, ENFORCE, ok)
+    assert again.store.current.attempt_in_flight() is not None
+    await again.actor.recover()
+    assert again.store.current.attempt_in_flight() is None
+    assert [e.state for e in again.store.current.entries if e.kind == "restart"] == ["reserved", "unknown"]
+    assert again.engine.restarts == []
+
+
+async def test_an_engine_that_moves_again_is_not_restarted(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.latest = View(at=141.0, engines=(EngineProgress(HUNG.key, 8.0, 141.0, 141.0, 0.0, 5.0, in_prefill=False),),
+                        instance_started_at=1000.0)  # fmt: skip
+    assert (await scene.do(RESTART))[:2] == ["restart reserved", "restart failed"]
+    assert scene.engine.restarts == []
+
+
+async def test_somebody_who_was_faster_is_noticed(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.latest = View(at=141.0, instance_started_at=1100.0)
+    await scene.do(RESTART)
+    assert scene.engine.restarts == []
+
+
+async def test_a_ledger_that_can_not_be_written_stops_every_action(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    db.transact(lambda c: c.execute("PRAGMA query_only = 1"))
+    assert await scene.do(RESTART) == []
+    assert scene.engine.restarts == []
+    assert not scene.store.current.writable
+    with pytest.raises(StateError):
+        await scene.store.append(ledgers.Entry(1.0, "i", "incident", "opened"))
+
+
+async def test_a_refused_restart_is_written_once_for_each_guard(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    refused = Step("restart", "i1", "no progress", refused="cooldown: 9 s left")
+    again = Step("restart", "i1", "no progress", refused="cooldown: 8 s left")
+    other = Step("restart", "i1", "no progress", refused="budget: used")
+    assert await scene.do(refused, again, other) == ["restart refused", "restart refused"]
+
+
+async def test_evidence_that_takes_too_long_is_given_up(db: StateDb) -> None:
+    scene = Scene(db, Settings(mode=Mode.ENFORCE, evidence_timeout=0.01), ok)
+
+    async def slow(incident: str, view: View) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    scene.actor._hands = Hands(slow, scene.actor._hands.page, lambda i, u: None, lambda: VIEW)
+    assert await scene.do(Step("evidence", "i1", "opened")) == ["evidence failed"]
+
+
+async def test_without_a_runtime_nothing_is_reserved(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.actor._runtime = lambda: Unknown("gone")
+    assert await scene.do(RESTART) == []
