@@ -314,8 +314,7 @@ class Sidecar:
             await self._actor.carry_out(turn.steps, turn.view)
         for key in turn.probes_wanted[:1]:
             if not self._probe_tasks:
-                several = len(turn.view.engines) > 1
-                task = asyncio.create_task(self._probe(key[1] if several else None))
+                task = asyncio.create_task(self._probe(key[1] if self.pipeline.facts.addressable else None))
                 self._probe_tasks.add(task)
                 task.add_done_callback(self._probe_tasks.discard)
         await self.ledger.retry(obs.at)
