@@ -1,0 +1,583 @@
+"""Prometheus' alert state machine over the local store.
+
+States of an alert, one rule and one label set each:
+
+pending   the condition holds, for less than `for`
+firing    it has held for `for` or longer; or it held until less than `keep_firing_for` ago
+resolved  it was firing and holds no more; shown for another 15 minutes, so that it can be sent again
+
+A group runs at its own interval on the caller's clock, once a slot, at the first `evaluate` of the slot; slots that nobody
+came for are counted and left out. `for` is measured from slot to slot, so a caller that is late does not delay firing.
+
+After a restart the restored alerts are unconfirmed: nothing resolves for want of data. The caller says with `inputs_ready`
+that the first scrape is complete. An unconfirmed alert becomes confirmed when its rule's result has it again, or when its
+absence counts: the windows of the rule's ranges are filled, and either all metrics that the rule names are there, or the
+grace (15 s, two intervals at least) is over, since some signals are absent by nature. Then it resolves.
+"""
+
+import datetime
+import logging
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from dsobs import promql, telemetry
+from dsobs.model.alert import Alert, AlertState, Transition
+from dsobs.model.samples import Labels, Sample, labels_of
+from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
+from dsobs.rules.persistence import SavedAlert, Snapshot
+from dsobs.rules.templates import Data, TemplateError
+from dsobs.series.store import Store
+
+_log = logging.getLogger(__name__)
+
+RESOLVED_RETENTION_SECONDS = 900.0
+"""As Prometheus (`resolvedRetention` in rules/alerting.go)."""
+_SAVE_PENDING_SECONDS = 10.0
+"""Pending time that a crash may cost."""
+_EARLY_SECONDS = 0.25
+"""A slot may be begun this much early, so that a loop whose turns jitter misses none."""
+
+
+class RuleFailure(Exception):
+    """A rule's result can't be used; its state stays as it was."""
+
+
+@dataclass(slots=True)
+class _Active:
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    value: float
+    state: AlertState
+    active_at: float
+    fired_at: float | None = None
+    resolved_at: float | None = None
+    kept_since: float | None = None
+    """First evaluation without the condition while `keep_firing_for` holds the alert."""
+    restored: SavedAlert | None = None
+    """Set while unconfirmed."""
+
+
+@dataclass(slots=True)
+class _RuleState:
+    rule: AlertRule | RecordingRule
+    active: dict[Labels, _Active] = field(default_factory=dict)
+    recorded: set[Labels] = field(default_factory=set)
+    health: str = "unknown"
+    last_error: str = ""
+    evaluated_at: float | None = None
+    seconds: float = 0.0
+
+
+class _GroupState:
+    def __init__(self, group: Group, default_interval: float) -> None:
+        self.group = group
+        self.interval = group.interval or default_interval
+        self.early = min(_EARLY_SECONDS, self.interval / 4)
+        self.rules = [_RuleState(rule) for rule in group.rules]
+        self.next_slot: float | None = None
+        self.evaluated_at: float | None = None
+        self.seconds = 0.0
+        self.evaluations = telemetry.RULE_EVALUATIONS.labels(group.name)
+        self.missed = telemetry.RULE_MISSED.labels(group.name)
+
+    def slot(self, now: float) -> float | None:
+        """The time to evaluate for, or None if nothing is due; goes on to the next slot."""
+        if self.next_slot is None:
+            self.next_slot = now + self.interval
+            return now
+        if now < self.next_slot - self.early:
+            return None
+        missed = math.floor((now + self.early - self.next_slot) / self.interval)
+        if missed:
+            self.missed.inc(missed)
+        slot = self.next_slot + missed * self.interval
+        self.next_slot = slot + self.interval
+        return min(slot, now)
+
+
+_Result: TypeAlias = dict[Labels, tuple[dict[str, str], dict[str, str], float]]
+
+
+class Evaluator:
+    """Evaluates rule groups over `store`.
+
+    `external_labels` are added to every alert that has no such label; templates see them as `$externalLabels`.
+    `default_interval` and `restore_grace` are seconds. Not thread-safe; never blocks.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[Group],
+        store: Store,
+        *,
+        external_labels: Mapping[str, str] | None = None,
+        external_url: str = "",
+        default_interval: float = 15.0,
+        restore_grace: float = 15.0,
+    ) -> None:
+        self._store = store
+        self._external_labels = dict(external_labels or {})
+        self._external_url = external_url
+        self._restore_grace = restore_grace
+        self._groups = [_GroupState(group, default_interval) for group in groups]
+        self._departed: list[_Departed] = []
+        self._ready_at: float | None = None
+        self._data_since = math.inf
+        self._revision = 0
+        self._saved_revision = 0
+        self._saved_at = -math.inf
+        self._refers_to_alerts = any(
+            {"ALERTS", "ALERTS_FOR_STATE"} & state.rule.query.metric_names for group in self._groups for state in group.rules
+        )
+        self._exposed: set[Labels] = set()
+
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """Metrics that the rules name: what the store has to hold."""
+        return frozenset(name for group in self._groups for state in group.rules for name in state.rule.query.metric_names)
+
+    @property
+    def lookback_seconds(self) -> float:
+        """How far back any rule looks."""
+        return max(
+            (s.rule.query.lookback_seconds + g.group.query_offset for g in self._groups for s in g.rules), default=0.0
+        )
+
+    # Restart.
+
+    def restore(self, saved: Iterable[SavedAlert], now: float) -> None:
+        """Takes over what the last run left; before the first `evaluate`.
+
+        Firing alerts of rules that are no longer there, or have another expression, resolve in the next `evaluate`.
+        """
+        rules = {
+            state.rule.key: state for group in self._groups for state in group.rules if isinstance(state.rule, AlertRule)
+        }
+        for alert in saved:
+            state = rules.get(alert.rule_key)
+            retained = alert.resolved_at is not None and now - alert.resolved_at < RESOLVED_RETENTION_SECONDS
+            if alert.state is AlertState.RESOLVED and not retained:
+                continue
+            active = _Active(
+                alert.labels,
+                alert.annotations,
+                alert.value,
+                alert.state,
+                alert.active_at,
+                alert.fired_at,
+                alert.resolved_at,
+                restored=None if alert.state is AlertState.RESOLVED else alert,
+            )
+            if state is not None:
+                state.active[labels_of(alert.labels)] = active
+            elif alert.state is not AlertState.PENDING:
+                self._departed.append(_Departed(alert.rule_key, alert.name, active))
+        self._revision += 1
+
+    def inputs_ready(self, now: float, data_since: float | None = None) -> None:
+        """The first scrape after the start is complete, whatever its result; called again it changes nothing.
+
+        `data_since` is the time of the oldest sample in the store where windows were restored, else they begin `now`.
+        """
+        if self._ready_at is None:
+            self._ready_at = now
+            self._data_since = now if data_since is None else min(now, data_since)
+
+    def snapshot(self, now: float) -> Snapshot | None:
+        """All alerts, if something changed since the last `saved`, or pending time is to be noted down; else None."""
+        states = [(s.rule, s) for g in self._groups for s in g.rules if s.active and isinstance(s.rule, AlertRule)]
+        if self._revision == self._saved_revision:
+            timed = any(
+                a.restored is None and (a.state is AlertState.PENDING or a.kept_since is not None)
+                for _, s in states
+                for a in s.active.values()
+            )
+            if not timed or now - self._saved_at < _SAVE_PENDING_SECONDS:
+                return None
+        alerts = [
+            _saved(rule.key, rule.name, active, now if state.evaluated_at is None else state.evaluated_at)
+            for rule, state in states
+            for active in state.active.values()
+        ]
+        alerts += [_saved(departed.rule_key, departed.name, departed.active, now) for departed in self._departed]
+        return Snapshot(now, self._revision, tuple(alerts))
+
+    def saved(self, snapshot: Snapshot) -> None:
+        """The snapshot is committed. Without this the next `snapshot` has everything again."""
+        self._saved_revision = snapshot.revision
+        self._saved_at = snapshot.at
+
+    # Evaluation.
+
+    def evaluate(self, now: float) -> list[Transition]:
+        """Runs the groups that are due and returns the alerts that became pending, firing or resolved, in order.
+
+        A pending alert whose condition ends is dropped without a word. `now` is Unix seconds of a clock that does not go
+        back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
+        """
+        transitions = self._depart(now) if self._departed else []
+        ran = False
+        for group in self._groups:
+            at = group.slot(now)
+            if at is None:
+                continue
+            ran = True
+            begun = time.perf_counter()
+            for state in group.rules:
+                self._run(group, state, at, now, transitions)
+            group.seconds = time.perf_counter() - begun
+            group.evaluated_at = now
+        if ran and self._refers_to_alerts:
+            self._expose(now)
+        return transitions
+
+    def _run(self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]) -> None:
+        begun = time.perf_counter()
+        group.evaluations.inc()
+        rule = state.rule
+        try:
+            if isinstance(rule, AlertRule):
+                self._run_alert(group, state, rule, at, now, transitions)
+            else:
+                self._run_recording(group, state, rule, now)
+        except Exception as error:  # noqa: BLE001 - one rule that fails must not stop the others
+            telemetry.RULE_FAILURES.labels(group.group.name, rule.name).inc()
+            message = str(error) or type(error).__name__
+            if message != state.last_error:
+                _log.warning("rule %s of group %s failed: %s", rule.name, group.group.name, message)
+            state.health, state.last_error = "err", message
+        else:
+            state.health, state.last_error = "ok", ""
+        state.seconds = time.perf_counter() - begun
+        state.evaluated_at = now
+
+    def _query(self, query: promql.Query, at: float) -> Sequence[Sample]:
+        result = query.evaluate(self._store, at)
+        return [Sample((), float(result))] if isinstance(result, (int, float)) else result
+
+    def _run_recording(self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float) -> None:
+        at = now - group.group.query_offset
+        recorded: dict[Labels, float] = {}
+        for sample in self._query(rule.query, at):
+            labels = labels_of({**dict(sample.labels), **dict(rule.labels), "__name__": rule.name})
+            if labels in recorded:
+                raise RuleFailure("two results have the same labels after the rule's labels are applied")
+            recorded[labels] = sample.value
+        self._check_limit(group, len(recorded))
+        for labels, value in recorded.items():
+            self._store.append(labels, at, value)
+        for labels in state.recorded - recorded.keys():
+            self._store.mark_stale(labels, at)
+        state.recorded = set(recorded)
+
+    @staticmethod
+    def _check_limit(group: _GroupState, count: int) -> None:
+        if 0 < group.group.limit < count:
+            raise RuleFailure(f"{count} results are more than the group's limit of {group.group.limit}")
+
+    def _run_alert(
+        self,
+        group: _GroupState,
+        state: _RuleState,
+        rule: AlertRule,
+        at: float,
+        now: float,
+        transitions: list[Transition],
+    ) -> None:
+        samples = self._query(rule.query, now - group.group.query_offset)
+        if not samples and not state.active:
+            return
+        found = self._label(rule, samples, now - group.group.query_offset)
+        self._check_limit(group, len(found))
+
+        for key, (labels, annotations, value) in found.items():
+            active = state.active.get(key)
+            if active is None or active.state is AlertState.RESOLVED:
+                before = None if active is None else active.state
+                active = _Active(labels, annotations, value, AlertState.PENDING, at)
+                state.active[key] = active
+                if _held_for(at, at, rule.for_seconds):
+                    active.state, active.fired_at = AlertState.FIRING, now
+                self._note(transitions, now, rule, active, before)
+                continue
+            active.value, active.annotations = value, annotations
+            if active.restored is not None:
+                self._confirm(active, at)
+            if active.kept_since is not None:
+                active.kept_since = None
+                self._revision += 1
+            if active.state is AlertState.PENDING and _held_for(at, active.active_at, rule.for_seconds):
+                active.state, active.fired_at = AlertState.FIRING, now
+                self._note(transitions, now, rule, active, AlertState.PENDING)
+
+        gone = [key for key in state.active if key not in found]
+        for key in gone:
+            self._without_condition(group, state, rule, key, at, now, transitions)
+
+    def _without_condition(
+        self,
+        group: _GroupState,
+        state: _RuleState,
+        rule: AlertRule,
+        key: Labels,
+        at: float,
+        now: float,
+        transitions: list[Transition],
+    ) -> None:
+        active = state.active[key]
+        if active.restored is not None:
+            if not self._absence_counts(group, rule, now):
+                return
+            self._confirm(active, at)
+        if active.state is AlertState.PENDING:
+            del state.active[key]
+            self._revision += 1
+        elif active.state is AlertState.FIRING:
+            if rule.keep_firing_seconds > 0:
+                if active.kept_since is None:
+                    active.kept_since = at
+                    self._revision += 1
+                if not _held_for(at, active.kept_since, rule.keep_firing_seconds):
+                    return
+            active.state, active.resolved_at, active.kept_since = AlertState.RESOLVED, now, None
+            self._note(transitions, now, rule, active, AlertState.FIRING)
+        elif active.resolved_at is None or now - active.resolved_at > RESOLVED_RETENTION_SECONDS:
+            del state.active[key]
+            self._revision += 1
+
+    def _label(self, rule: AlertRule, samples: Sequence[Sample], at: float) -> _Result:
+        found: _Result = {}
+        for sample in samples:
+            series = dict(sample.labels)
+            data = Data(
+                series,
+                sample.value,
+                self._external_labels,
+                self._external_url,
+                lambda expression: self._query(promql.compile(expression), at),
+            )
+            series = {name: value for name, value in series.items() if name != "__name__"}
+            labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
+            labels = {**self._external_labels, **{name: value for name, value in labels.items() if value}}
+            key = labels_of(labels)
+            if key in found:
+                raise RuleFailure(
+                    "two results have the same labels after the rule's labels are applied: "
+                    + ", ".join(f'{name}="{value}"' for name, value in key)
+                )
+            found[key] = (labels, _render(rule, rule.annotations, data), sample.value)
+        return found
+
+    def _confirm(self, active: _Active, at: float) -> None:
+        """The time of the last run goes on from here, without the time in between."""
+        assert active.restored is not None
+        if active.state is AlertState.PENDING:
+            active.active_at = at - active.restored.pending_seconds
+        if active.restored.kept_seconds is not None:
+            active.kept_since = at - active.restored.kept_seconds
+        active.restored = None
+        self._revision += 1
+
+    def _absence_counts(self, group: _GroupState, rule: AlertRule, now: float) -> bool:
+        if self._ready_at is None or now - self._data_since < rule.query.range_seconds:
+            return False
+        if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
+            return True
+        return all(self._query(promql.compile(name), now) for name in rule.query.metric_names)
+
+    def _note(
+        self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
+    ) -> None:
+        self._revision += 1
+        transitions.append(Transition(now, _alert(rule.name, active), before))
+
+    def _depart(self, now: float) -> list[Transition]:
+        transitions: list[Transition] = []
+        for departed in self._departed:
+            active = departed.active
+            if active.state is AlertState.FIRING:
+                active.state, active.resolved_at, active.restored = AlertState.RESOLVED, now, None
+                self._revision += 1
+                transitions.append(Transition(now, _alert(departed.name, active), AlertState.FIRING))
+        kept = [d for d in self._departed if now - (d.active.resolved_at or now) <= RESOLVED_RETENTION_SECONDS]
+        if len(kept) < len(self._departed):
+            self._revision += 1
+        self._departed = kept
+        return transitions
+
+    # Views.
+
+    def alerts(self) -> list[Alert]:
+        """Pending, firing and, for 15 minutes, resolved alerts."""
+        current = [
+            _alert(state.rule.name, active) for group in self._groups for state in group.rules for active in state.active.values()
+        ]
+        return current + [_alert(departed.name, departed.active) for departed in self._departed]
+
+    def alert_samples(self) -> list[Sample]:
+        """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
+        samples: list[Sample] = []
+        for alert in self.alerts():
+            if alert.state is AlertState.RESOLVED:
+                continue
+            samples.append(
+                Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0)
+            )
+            samples.append(Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), alert.active_at))
+        return samples
+
+    def _expose(self, now: float) -> None:
+        """Rules may refer to `ALERTS`; only then the store gets them."""
+        samples = self.alert_samples()
+        for sample in samples:
+            self._store.append(sample.labels, now, sample.value)
+        present = {sample.labels for sample in samples}
+        for labels in self._exposed - present:
+            self._store.mark_stale(labels, now)
+        self._exposed = present
+
+    def rules(self) -> dict[str, Any]:
+        """`data` of Prometheus' `/api/v1/rules`."""
+        return {"groups": [self._group_view(group) for group in self._groups]}
+
+    def alerts_view(self) -> dict[str, Any]:
+        """`data` of Prometheus' `/api/v1/alerts`: pending and firing."""
+        return {"alerts": [view for group in self._groups for state in group.rules for view in _alert_views(state)]}
+
+    def _group_view(self, group: _GroupState) -> dict[str, Any]:
+        return {
+            "name": group.group.name,
+            "file": group.group.file,
+            "interval": group.interval,
+            "limit": group.group.limit,
+            "rules": [_rule_view(state) for state in group.rules],
+            "evaluationTime": group.seconds,
+            "lastEvaluation": _rfc3339(group.evaluated_at),
+        }
+
+
+@dataclass(slots=True)
+class _Departed:
+    """An alert whose rule is gone."""
+
+    rule_key: str
+    name: str
+    active: _Active
+
+
+def _held_for(now: float, since: float, seconds: float) -> bool:
+    # In whole milliseconds, as Prometheus counts, or 0.1 s ticks would reach 5 minutes one tick late.
+    return round((now - since) * 1000) >= round(seconds * 1000)
+
+
+def _render(rule: AlertRule, templates: Templates, data: Data) -> dict[str, str]:
+    rendered: dict[str, str] = {}
+    for name, template in templates:
+        try:
+            rendered[name] = template.render(data)
+        except TemplateError as error:
+            # As Prometheus: the alert goes out, and its text says what is wrong with it.
+            rendered[name] = f"<error expanding template: {error}>"
+            _log.warning("rule %s: %s: template: %s", rule.name, name, error)
+    return rendered
+
+
+def _alert(name: str, active: _Active) -> Alert:
+    return Alert(
+        name,
+        active.labels,
+        active.annotations,
+        active.state,
+        active.value,
+        active.active_at,
+        active.fired_at,
+        active.resolved_at,
+        active.restored is None,
+    )
+
+
+def _saved(rule_key: str, name: str, active: _Active, evaluated_at: float) -> SavedAlert:
+    if active.restored is not None:
+        return replace(active.restored, value=active.value)
+    return SavedAlert(
+        rule_key,
+        name,
+        active.labels,
+        active.annotations,
+        active.state,
+        active.value,
+        active.active_at,
+        active.fired_at,
+        active.resolved_at,
+        max(0.0, evaluated_at - active.active_at),
+        None if active.kept_since is None else max(0.0, evaluated_at - active.kept_since),
+        evaluated_at,
+    )
+
+
+def _rule_view(state: _RuleState) -> dict[str, Any]:
+    rule = state.rule
+    view: dict[str, Any] = {"name": rule.name, "query": rule.expr}
+    if isinstance(rule, AlertRule):
+        states = {active.state for active in state.active.values()}
+        present = next((s.value for s in (AlertState.FIRING, AlertState.PENDING) if s in states), "inactive")
+        view |= {
+            "state": "unknown" if state.evaluated_at is None else present,
+            "duration": rule.for_seconds,
+            "keepFiringFor": rule.keep_firing_seconds,
+            "labels": {name: template.text for name, template in rule.labels},
+            "annotations": {name: template.text for name, template in rule.annotations},
+            "alerts": _alert_views(state),
+            "type": "alerting",
+        }
+    else:
+        view |= {"labels": dict(rule.labels), "type": "recording"}
+    view |= {
+        "health": state.health,
+        "evaluationTime": state.seconds,
+        "lastEvaluation": _rfc3339(state.evaluated_at),
+    }
+    if state.last_error:
+        view["lastError"] = state.last_error
+    return view
+
+
+def _alert_views(state: _RuleState) -> list[dict[str, Any]]:
+    views: list[dict[str, Any]] = []
+    for active in state.active.values():
+        if active.state is AlertState.RESOLVED:
+            continue
+        view: dict[str, Any] = {
+            "labels": dict(active.labels),
+            "annotations": dict(active.annotations),
+            "state": active.state.value,
+            "activeAt": _rfc3339(active.active_at),
+            "value": _shortest_exponent(active.value),
+        }
+        if active.kept_since is not None:
+            view["keepFiringSince"] = _rfc3339(active.kept_since)
+        views.append(view)
+    return views
+
+
+def _shortest_exponent(value: float) -> str:
+    """As Go's `strconv.FormatFloat(value, 'e', -1, 64)`."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    for digits in range(17):
+        text = f"{value:.{digits}e}"
+        if float(text) == value:
+            return text
+    return repr(value)
+
+
+def _rfc3339(moment: float | None) -> str:
+    if moment is None:
+        return "0001-01-01T00:00:00Z"
+    stamp = datetime.datetime.fromtimestamp(moment, tz=datetime.UTC)
+    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")

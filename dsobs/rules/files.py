@@ -1,0 +1,353 @@
+"""Rule files in Prometheus' format (https://prometheus.io/docs/prometheus/latest/configuration/recording_rules/).
+
+A file that Prometheus loads is loaded here, or refused with the reason: never a part of it, and never one rule less.
+All errors of all files are reported at once.
+"""
+
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import yaml
+
+from dsobs import promql
+from dsobs.promql import PromqlError, Query
+from dsobs.rules.duration import duration_seconds
+from dsobs.rules.templates import Template, TemplateError
+
+Pairs: TypeAlias = tuple[tuple[str, str], ...]
+Templates: TypeAlias = tuple[tuple[str, Template], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error of one file. `group` and `rule` are empty where it stands outside of them; `line` is 0 for the file."""
+
+    file: str
+    line: int
+    group: str
+    rule: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        names = f'group "{self.group}": ' if self.group else ""
+        names += f'rule "{self.rule}": ' if self.rule else ""
+        return f"{where}: {names}{self.message}"
+
+
+class RuleFileError(Exception):
+    """Rule files that can't be used; `problems` has every error of all of them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = list(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRule:
+    """One `alert:` rule. Durations in seconds; labels include the group's."""
+
+    name: str
+    expr: str
+    query: Query
+    labels: Templates
+    annotations: Templates
+    for_seconds: float
+    keep_firing_seconds: float
+    line: int
+
+    @property
+    def key(self) -> str:
+        """Names the rule on disk: 32 hexadecimal characters of its name, expression and labels. State outlives a restart
+        as long as these stay; its place in the files, `for` and annotations may change."""
+        parts = [self.name, self.expr, *(f"{name}\x01{template.text}" for name, template in self.labels)]
+        return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingRule:
+    """One `record:` rule; labels include the group's."""
+
+    name: str
+    expr: str
+    query: Query
+    labels: Pairs
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rules that are evaluated one after the other, at one time. Durations in seconds."""
+
+    name: str
+    file: str
+    rules: tuple[AlertRule | RecordingRule, ...]
+    interval: float | None = None
+    """None: the evaluator's default."""
+    limit: int = 0
+    """Most alerts or series of one rule; 0: any number."""
+    query_offset: float = 0.0
+    """Queries look this far back."""
+
+
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_GROUP_KEYS = ("name", "interval", "query_offset", "limit", "rules", "labels")
+_RULE_KEYS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
+
+
+def load(paths: Iterable[Path | str]) -> list[Group]:
+    """The groups of these files in turn; RuleFileError with every problem of all of them."""
+    sources: list[tuple[str, str]] = []
+    problems: list[Problem] = []
+    for path in paths:
+        try:
+            sources.append((str(path), Path(path).read_text(encoding="utf-8")))
+        except OSError as error:
+            problems.append(Problem(str(path), 0, "", "", f"can't read it: {error.strerror}"))
+        except UnicodeDecodeError:
+            problems.append(Problem(str(path), 0, "", "", "it is not UTF-8 text"))
+    return _load(sources, problems)
+
+
+def load_text(sources: Iterable[tuple[str, str]]) -> list[Group]:
+    """The same for (file name, text) pairs."""
+    return _load(sources, [])
+
+
+def _load(sources: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Group]:
+    groups: list[Group] = []
+    seen: dict[tuple[str, ...], str] = {}
+    for name, text in sources:
+        reader = _File(name, seen)
+        groups += reader.read(text)
+        problems += reader.problems
+    if problems:
+        raise RuleFileError(problems)
+    return groups
+
+
+class _File:
+    """Reads one file and collects what is wrong with it."""
+
+    def __init__(self, name: str, seen: dict[tuple[str, ...], str]) -> None:
+        self.name = name
+        self.problems: list[Problem] = []
+        self._seen = seen
+        self._group = ""
+        self._rule = ""
+
+    def _problem(self, node: yaml.Node | None, message: str) -> None:
+        line = node.start_mark.line + 1 if node is not None else 0
+        self.problems.append(Problem(self.name, line, self._group, self._rule, message))
+
+    def read(self, text: str) -> list[Group]:
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 0
+            what = " ".join(str(part) for part in (error.context, error.problem) if part)
+            self.problems.append(Problem(self.name, line, "", "", f"no valid YAML: {what}"))
+            return []
+        except yaml.YAMLError as error:
+            self.problems.append(Problem(self.name, 0, "", "", f"no valid YAML: {' '.join(str(error).split())}"))
+            return []
+        if root is None or _is_null(root):
+            return []
+        top = self._mapping(root, ("groups",), "a rule file")
+        names: dict[str, int] = {}
+        groups: list[Group] = []
+        for node in self._sequence(top.get("groups"), "groups"):
+            self._group = self._rule = ""
+            fields = self._mapping(node, _GROUP_KEYS, "a group")
+            name = self._text(fields.get("name"), "name")
+            if not name:
+                self._problem(node, "the group has no name; add `name:`")
+            elif name in names:
+                self._problem(
+                    fields["name"], f'group name "{name}" is also used in line {names[name]}; rename one of them'
+                )
+            else:
+                names[name] = fields["name"].start_mark.line + 1
+            self._group = name
+            groups.append(self._read_group(name, fields))
+        return groups
+
+    def _read_group(self, name: str, fields: dict[str, yaml.Node]) -> Group:
+        interval = self._duration(fields.get("interval"), "interval")
+        query_offset = self._duration(fields.get("query_offset"), "query_offset")
+        limit = 0
+        limit_text = self._text(fields.get("limit"), "limit")
+        if limit_text:
+            try:
+                limit = int(limit_text)
+            except ValueError:
+                self._problem(fields["limit"], f"limit {limit_text!r} is no whole number; write 0 for no limit")
+        labels = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
+        rules = [
+            rule
+            for node in self._sequence(fields.get("rules"), "rules")
+            if (rule := self._read_rule(node, labels)) is not None
+        ]
+        self._rule = ""
+        return Group(name, self.name, tuple(rules), interval or None, limit, query_offset)
+
+    def _read_rule(self, node: yaml.Node, group_labels: dict[str, yaml.Node]) -> AlertRule | RecordingRule | None:
+        self._rule = ""
+        before = len(self.problems)
+        if isinstance(node, yaml.MappingNode):
+            # The name first, so that whatever is wrong with the keys is reported under it.
+            names = {key.value: value.value for key, value in node.value if key.value in ("alert", "record")}
+            self._rule = next((v for v in (names.get("alert"), names.get("record")) if isinstance(v, str)), "")
+        fields = self._mapping(node, _RULE_KEYS, "a rule")
+        alert = self._text(fields.get("alert"), "alert")
+        record = self._text(fields.get("record"), "record")
+        if alert and record:
+            self._problem(node, "the rule has both `alert` and `record`; make two rules of it")
+        elif not alert and not record and len(self.problems) == before:
+            self._problem(node, "the rule has neither `alert` nor `record`; add one of them")
+        expr_node = fields.get("expr")
+        expr = self._text(expr_node, "expr").strip()
+        query: Query | None = None
+        if not expr:
+            if expr_node is not None or isinstance(node, yaml.MappingNode):
+                self._problem(expr_node or node, "the rule has no expression; add `expr:`")
+        else:
+            try:
+                query = promql.compile(expr)
+            except PromqlError as error:
+                self._problem(expr_node, f"expr: {error}")
+        label_nodes = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
+        label_nodes = {**group_labels, **label_nodes}
+        if record and not alert:
+            return self._recording(record, expr, query, label_nodes, fields, node, before)
+        for_seconds = self._duration(fields.get("for"), "for")
+        keep = self._duration(fields.get("keep_firing_for"), "keep_firing_for")
+        labels = self._templates(label_nodes, "label")
+        annotations = self._templates(self._pairs(fields.get("annotations"), "annotation"), "annotation")
+        if query is None or len(self.problems) > before:
+            return None
+        self._unique(node, "alert", alert, "", *(f"{k}={t.text}" for k, t in labels))
+        return AlertRule(alert, expr, query, labels, annotations, for_seconds, keep, node.start_mark.line + 1)
+
+    def _recording(
+        self,
+        name: str,
+        expr: str,
+        query: Query | None,
+        label_nodes: dict[str, yaml.Node],
+        fields: dict[str, yaml.Node],
+        node: yaml.Node,
+        before: int,
+    ) -> RecordingRule | None:
+        for key in ("for", "keep_firing_for", "annotations"):
+            if key in fields:
+                self._problem(fields[key], f"`{key}` belongs to alerts, not to recording rules; take it out")
+        if not _METRIC_NAME.fullmatch(name):
+            self._problem(fields["record"], f"invalid metric name {name!r}; use letters, digits, _ and :")
+        if query is None or len(self.problems) > before:
+            return None
+        labels = tuple((key, value.value) for key, value in sorted(label_nodes.items()))
+        # Several expressions may feed one metric; only the very same rule twice is a mistake.
+        self._unique(node, "record", name, expr, *(f"{k}={v}" for k, v in labels))
+        return RecordingRule(name, expr, query, labels, node.start_mark.line + 1)
+
+    def _unique(self, node: yaml.Node, *identity: str) -> None:
+        here = f"{self.name}:{node.start_mark.line + 1}"
+        first = self._seen.setdefault(identity, here)
+        if first != here:
+            self._problem(node, f"the same rule (name and labels) is in {first}; remove one or give it another label")
+
+    def _mapping(self, node: yaml.Node, keys: Sequence[str], what: str) -> dict[str, yaml.Node]:
+        found: dict[str, yaml.Node] = {}
+        for key, value, merged in self._items(node, what):
+            if key.value not in keys:
+                near = difflib.get_close_matches(str(key.value), keys, 1)
+                hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(keys)}"
+                self._problem(key, f"unknown key `{key.value}` in {what}; {hint}")
+            elif not merged or key.value not in found:
+                found[key.value] = value
+        return {key: value for key, value in found.items() if not _is_null(value)}
+
+    def _items(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, yaml.Node, bool]]:
+        """(key, value, came by `<<`), the node's own first."""
+        if not isinstance(node, yaml.MappingNode):
+            self._problem(node, f"{what} must be a mapping (`key: value`)")
+            return []
+        own: list[tuple[yaml.Node, yaml.Node, bool]] = []
+        merged: list[tuple[yaml.Node, yaml.Node, bool]] = []
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for source in sources:
+                    merged += [(k, v, True) for k, v, _ in self._items(source, what)]
+            elif not isinstance(key, yaml.ScalarNode):
+                self._problem(key, f"a key of {what} must be a word")
+            elif key.value in lines:
+                self._problem(key, f"key `{key.value}` is also in line {lines[key.value]}; remove one of them")
+            else:
+                lines[key.value] = key.start_mark.line + 1
+                own.append((key, value, False))
+        return own + merged
+
+    def _sequence(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self._problem(node, f"`{what}` must be a list (`- …`)")
+            return []
+        return list(node.value)
+
+    def _text(self, node: yaml.Node | None, what: str) -> str:
+        if node is None:
+            return ""
+        if not isinstance(node, yaml.ScalarNode):
+            self._problem(node, f"`{what}` must be plain text")
+            return ""
+        return str(node.value)
+
+    def _duration(self, node: yaml.Node | None, what: str) -> float:
+        text = self._text(node, what)
+        if node is None or not isinstance(node, yaml.ScalarNode):
+            return 0.0
+        try:
+            return duration_seconds(text)
+        except ValueError as error:
+            self._problem(node, f"{what}: {error}")
+            return 0.0
+
+    def _pairs(self, node: yaml.Node | None, what: str, forbidden: Sequence[str] = ()) -> dict[str, yaml.Node]:
+        found: dict[str, yaml.Node] = {}
+        if node is None:
+            return found
+        for key, value, merged in self._items(node, f"`{what}s`"):
+            if not _LABEL_NAME.fullmatch(key.value) or key.value in forbidden:
+                self._problem(key, f"invalid {what} name {key.value!r}; use letters, digits and _, no digit first")
+            elif not isinstance(value, yaml.ScalarNode):
+                self._problem(value, f"{what} {key.value!r} must be plain text")
+            elif not merged or key.value not in found:
+                if _is_null(value):
+                    value.value = ""
+                found[key.value] = value
+        return found
+
+    def _templates(self, nodes: dict[str, yaml.Node], what: str) -> Templates:
+        templates: list[tuple[str, Template]] = []
+        for key, node in sorted(nodes.items()):
+            try:
+                templates.append((key, Template(node.value)))
+            except TemplateError as error:
+                self._problem(node, f"{what} {key!r}: template: {error}")
+        return tuple(templates)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+
+
