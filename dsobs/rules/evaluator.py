@@ -130,14 +130,18 @@ class Evaluator:
         self._saved_revision = 0
         self._saved_at = -math.inf
         self._refers_to_alerts = any(
-            {"ALERTS", "ALERTS_FOR_STATE"} & state.rule.query.metric_names for group in self._groups for state in group.rules
+            {"ALERTS", "ALERTS_FOR_STATE"} & state.rule.query.metric_names
+            for group in self._groups
+            for state in group.rules
         )
         self._exposed: set[Labels] = set()
 
     @property
     def metric_names(self) -> frozenset[str]:
         """Metrics that the rules name: what the store has to hold."""
-        return frozenset(name for group in self._groups for state in group.rules for name in state.rule.query.metric_names)
+        return frozenset(
+            name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
+        )
 
     @property
     def lookback_seconds(self) -> float:
@@ -154,7 +158,10 @@ class Evaluator:
         Firing alerts of rules that are no longer there, or have another expression, resolve in the next `evaluate`.
         """
         rules = {
-            state.rule.key: state for group in self._groups for state in group.rules if isinstance(state.rule, AlertRule)
+            state.rule.key: state
+            for group in self._groups
+            for state in group.rules
+            if isinstance(state.rule, AlertRule)
         }
         for alert in saved:
             state = rules.get(alert.rule_key)
@@ -382,7 +389,7 @@ class Evaluator:
         self._revision += 1
 
     def _absence_counts(self, group: _GroupState, rule: AlertRule, now: float) -> bool:
-        if self._ready_at is None or now - self._data_since < rule.query.range_seconds:
+        if self._ready_at is None or now - self._data_since < rule.range_seconds:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
@@ -413,7 +420,10 @@ class Evaluator:
     def alerts(self) -> list[Alert]:
         """Pending, firing and, for 15 minutes, resolved alerts."""
         current = [
-            _alert(state.rule.name, active) for group in self._groups for state in group.rules for active in state.active.values()
+            _alert(state.rule.name, active)
+            for group in self._groups
+            for state in group.rules
+            for active in state.active.values()
         ]
         return current + [_alert(departed.name, departed.active) for departed in self._departed]
 

@@ -16,7 +16,7 @@ import yaml
 
 from dsobs import promql
 from dsobs.promql import PromqlError, Query
-from dsobs.rules.duration import duration_seconds
+from dsobs.rules.duration import duration_seconds, is_duration
 from dsobs.rules.templates import Template, TemplateError
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
@@ -60,6 +60,12 @@ class AlertRule:
     for_seconds: float
     keep_firing_seconds: float
     line: int
+
+    @property
+    def range_seconds(self) -> float:
+        """The longest window in the expression; 0 where it only looks at present values."""
+        durations = re.findall(r"\[\s*([0-9a-z]+)\s*[\]:]", self.expr)
+        return max((duration_seconds(text) for text in durations if is_duration(text)), default=0.0)
 
     @property
     def key(self) -> str:
@@ -349,5 +355,3 @@ class _File:
 
 def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
-
-

@@ -85,7 +85,9 @@ class _Dot:
 
 _ROOT_FIELDS = ("ExternalLabels", "ExternalURL", "Labels", "Value")
 _VARIABLES = ("$", "$externalLabels", "$externalURL", "$labels", "$value")
-_ACTION = re.compile(r"\{\{(?:-(?=\s))?(?P<body>(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|/\*.*?\*/|[^\"`])*?)(?:(?<=\s)-)?\}\}", re.S)
+_ACTION = re.compile(
+    r"\{\{(?:-(?=\s))?(?P<body>(?:\"(?:\\.|[^\"\\])*\"|`[^`]*`|/\*.*?\*/|[^\"`])*?)(?:(?<=\s)-)?\}\}", re.DOTALL
+)
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)
@@ -96,7 +98,7 @@ _TOKEN = re.compile(
     | (?P<assign>:?=)
     | (?P<mark>[|().,])
     )""",
-    re.X,
+    re.VERBOSE,
 )
 _UNSUPPORTED = ("block", "break", "continue", "define", "range", "template")
 
@@ -308,7 +310,11 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], data: Data, out: l
         else:
             inner = _Scope(scope)
             condition = node[1]
-            value = _assign(condition, dot, inner, data) if condition[0] == "assign" else _value(condition, dot, inner, data)
+            value = (
+                _assign(condition, dot, inner, data)
+                if condition[0] == "assign"
+                else _value(condition, dot, inner, data)
+            )
             if _truth(value):
                 _run(node[2], value if kind == "with" else dot, _Scope(inner), data, out)
             else:
@@ -520,7 +526,7 @@ def _humanize_timestamp(value: Any) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"
 
 
-_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d+)?(?:\.(?P<precision>\d*))?(?P<verb>.)", re.S)
+_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d+)?(?:\.(?P<precision>\d*))?(?P<verb>.)", re.DOTALL)
 
 
 def _printf(form: Any, *arguments: Any) -> str:
@@ -548,7 +554,9 @@ def _go_type(value: Any) -> str:
 
 def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str | None) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    numeric_flags = "".join(f for f in flags if f in "+ 0#") if "-" not in flags else flags.replace("-", "").replace("0", "")
+    numeric_flags = (
+        "".join(f for f in flags if f in "+ 0#") if "-" not in flags else flags.replace("-", "").replace("0", "")
+    )
     digits = None if precision is None else int(precision or 0)
     if verb == "v" or (verb == "s" and isinstance(value, str)):
         text = _print(value)
