@@ -6,13 +6,15 @@ pending   the condition holds, for less than `for`
 firing    it has held for `for` or longer; or it held until less than `keep_firing_for` ago
 resolved  it was firing and holds no more; shown for another 15 minutes, so that it can be sent again
 
-A group runs at its own interval on the caller's clock, once a slot, at the first `evaluate` of the slot; slots that nobody
-came for are counted and left out. `for` is measured from slot to slot, so a caller that is late does not delay firing.
+A group runs at its own interval on the caller's clock, once a slot, at the first `evaluate` of the slot; slots that
+nobody came for are counted and left out. `for` is measured from slot to slot, so a caller that is late does not delay
+firing.
 
-After a restart the restored alerts are unconfirmed: nothing resolves for want of data. The caller says with `inputs_ready`
-that the first scrape is complete. An unconfirmed alert becomes confirmed when its rule's result has it again, or when its
-absence counts: the windows of the rule's ranges are filled, and either all metrics that the rule names are there, or the
-grace (15 s, two intervals at least) is over, since some signals are absent by nature. Then it resolves.
+After a restart the restored alerts are unconfirmed: nothing resolves for want of data. The caller says with
+`inputs_ready` that the first scrape is complete. An unconfirmed alert becomes confirmed when its rule's result has it
+again, or when its absence counts: the windows of the rule's ranges are filled, and either all metrics that the rule
+names are there, or the grace (15 s, two intervals at least) is over, since some signals are absent by nature. Then it
+resolves.
 """
 
 import datetime
@@ -129,11 +131,7 @@ class Evaluator:
         self._revision = 0
         self._saved_revision = 0
         self._saved_at = -math.inf
-        self._refers_to_alerts = any(
-            {"ALERTS", "ALERTS_FOR_STATE"} & state.rule.query.metric_names
-            for group in self._groups
-            for state in group.rules
-        )
+        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
         self._exposed: set[Labels] = set()
 
     @property
@@ -222,8 +220,8 @@ class Evaluator:
     def evaluate(self, now: float) -> list[Transition]:
         """Runs the groups that are due and returns the alerts that became pending, firing or resolved, in order.
 
-        A pending alert whose condition ends is dropped without a word. `now` is Unix seconds of a clock that does not go
-        back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
+        A pending alert whose condition ends is dropped without a word. `now` is Unix seconds of a clock that does not
+        go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
         """
         transitions = self._depart(now) if self._departed else []
         ran = False

@@ -69,8 +69,10 @@ class AlertRule:
 
     @property
     def key(self) -> str:
-        """Names the rule on disk: 32 hexadecimal characters of its name, expression and labels. State outlives a restart
-        as long as these stay; its place in the files, `for` and annotations may change."""
+        """Names the rule on disk: 32 hexadecimal characters of its name, expression and labels.
+
+        State outlives a restart as long as these stay; its place in the files, `for` and annotations may change.
+        """
         parts = [self.name, self.expr, *(f"{name}\x01{template.text}" for name, template in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 

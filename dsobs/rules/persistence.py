@@ -1,7 +1,8 @@
 """The state of alerts on disk.
 
-The functions take a connection, so that they can be part of a larger transaction: an alert's new state and what goes out
-about it are committed together. A snapshot is all there is, a handful of rows, so a failed write is mended by the next.
+The functions take a connection, so that they can be part of a larger transaction: an alert's new state and what goes
+out about it are committed together. A snapshot is all there is, a handful of rows, so a failed write is mended by the
+next.
 
 Pending time and the time of `keep_firing_for` are stored as durations, never as moments: time in which nothing was
 evaluated does not count, and a wall clock that was set meanwhile changes nothing.

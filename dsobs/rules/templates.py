@@ -1,10 +1,10 @@
 """The part of Go's text/template that annotations and labels of rules use, with Prometheus' functions.
 
-Supported: text, comments, trim markers, `if` / `else if` / `else` / `with` / `end`, variables, pipes, parentheses, field
-chains, string, number and boolean literals, and the functions named in `FUNCTIONS`. Data is what Prometheus gives:
-`$labels`, `$externalLabels`, `$externalURL`, `$value`, and `.Labels`, `.ExternalLabels`, `.ExternalURL`, `.Value`.
-What is not supported (`range`, `define`, `template`, `tableLink`, …) is refused when the template is parsed. Functions and
-forms follow https://prometheus.io/docs/prometheus/latest/configuration/template_reference/.
+Supported: text, comments, trim markers, `if` / `else if` / `else` / `with` / `end`, variables, pipes, parentheses,
+field chains, string, number and boolean literals, and the functions named in `FUNCTIONS`. Data is what Prometheus
+gives: `$labels`, `$externalLabels`, `$externalURL`, `$value`, and `.Labels`, `.ExternalLabels`, `.ExternalURL`,
+`.Value`. What is not supported (`range`, `define`, `template`, `tableLink`, …) is refused when the template is parsed.
+Functions and forms follow https://prometheus.io/docs/prometheus/latest/configuration/template_reference/.
 """
 
 import datetime
@@ -309,12 +309,8 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], data: Data, out: l
                 out.append(_print(_value(node[1], dot, scope, data)))
         else:
             inner = _Scope(scope)
-            condition = node[1]
-            value = (
-                _assign(condition, dot, inner, data)
-                if condition[0] == "assign"
-                else _value(condition, dot, inner, data)
-            )
+            evaluate = _assign if node[1][0] == "assign" else _value
+            value = evaluate(node[1], dot, inner, data)
             if _truth(value):
                 _run(node[2], value if kind == "with" else dot, _Scope(inner), data, out)
             else:
@@ -554,9 +550,7 @@ def _go_type(value: Any) -> str:
 
 def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str | None) -> str:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    numeric_flags = (
-        "".join(f for f in flags if f in "+ 0#") if "-" not in flags else flags.replace("-", "").replace("0", "")
-    )
+    numeric_flags = "".join(flag for flag in flags if flag in "+ #")
     digits = None if precision is None else int(precision or 0)
     if verb == "v" or (verb == "s" and isinstance(value, str)):
         text = _print(value)
@@ -572,9 +566,9 @@ def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str |
         elif verb in "gG" and digits is None:
             text = format_float(value)
         else:
-            text = f"%{numeric_flags.replace('0', '')}.{6 if digits is None else digits}{verb}" % value
+            text = f"%{numeric_flags}.{6 if digits is None else digits}{verb}" % value
     elif verb in "dxXo" and isinstance(value, int) and not isinstance(value, bool):
-        text = f"%{numeric_flags.replace('0', '')}{verb}" % value
+        text = f"%{numeric_flags}{verb}" % value
     else:
         return f"%!{verb}({_go_type(value)}={_print(value)})"
     if width is not None:
