@@ -23,7 +23,8 @@ from dsobs.model.view import View
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import Step, plan
-from dsobs.rules.evaluator import Evaluator
+from dsobs.rules import Evaluator, Group, load, load_text, render
+from dsobs.rules.shipped import FILE_NAME
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -36,6 +37,12 @@ log = logging.getLogger(__name__)
 
 HOLD_STALL_SECONDS = 60.0
 """While scrapes time out, a stall whose probe failed is held this long as it was last seen."""
+
+
+def rule_groups(config: Config) -> list[Group]:
+    """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
+    sources = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
+    return [*load_text(sources), *load(config.rules.files)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,12 @@ from dsobs.config import Config, Mode
 from dsobs.model.alert import AlertState
 from dsobs.model.observation import Failure, Observation, Scrape, Unknown
 from dsobs.model.view import View
-from dsobs.pipeline import Pipeline
+from dsobs.pipeline import Pipeline, rule_groups
 from dsobs.recorder.records import failed_scrape_of, health_of, read_records, runtime_of
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
 from dsobs.rules.evaluator import Evaluator
-from dsobs.rules.shipped import rule_groups
 from dsobs.series.exposition import ExpositionError, Parser
 from dsobs.series.store import Store
 
@@ -126,7 +125,10 @@ class Replay:
         kind, state = _LEDGER[step.action]
         detail: dict[str, Any] = {"reason": step.reason, "alerts": list(step.alerts)}
         if step.action == "restart":
-            detail |= {"instance_started_at": view.instance_started_at, "attempt": 0, "reserved_at": now}
+            # Nobody restarts the engine of a recording: the attempt counts as made, with an outcome that is not known.
+            attempt = next(self._ids)
+            detail |= {"instance_started_at": view.instance_started_at, "attempt": attempt, "reserved_at": now}
+            self._ledger = self._ledger.with_entry(Entry(now, incident, kind, "reserved", detail, attempt))
         self._ledger = self._ledger.with_entry(Entry(now, incident, kind, state, detail, next(self._ids)))
         yield self._step(now, step, "planned", step.reason)
 
@@ -140,8 +142,7 @@ _LEDGER = {
     "close": ("incident", "closed"),
     "evidence": ("evidence", "done"),
     "drain": ("drain", "done"),
-    # Nobody restarts the engine of a recording: the attempt counts as made with an outcome that is not known.
-    "restart": ("restart", "observed"),
+    "restart": ("restart", "unknown"),
     "verified": ("verify", "done"),
     "failed": ("verify", "failed"),
     "page": ("page", "done"),

@@ -34,7 +34,7 @@ from dsobs.notifiers import configured
 from dsobs.notifiers import outbox as outboxes
 from dsobs.notifiers.messages import dedup_key, notification_of
 from dsobs.notifiers.outbox import Outbox
-from dsobs.pipeline import Memory, Pipeline, Turn
+from dsobs.pipeline import Memory, Pipeline, Turn, rule_groups
 from dsobs.recorder.flight import FlightRecorder, prune_bundles
 from dsobs.recorder.records import record_of
 from dsobs.remediation import ledger as ledgers
@@ -42,7 +42,6 @@ from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
-from dsobs.rules.shipped import rule_groups
 from dsobs.runtimes import select
 from dsobs.series.exposition import Parser
 from dsobs.series.store import Store

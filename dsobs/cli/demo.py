@@ -19,7 +19,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="start this server instead of the simulator; {port} stands for its port. Its engine core must be a process "
         "named like vLLM's",
     )
-    parser.add_argument("--start-timeout", type=float, default=60.0, metavar="S", help="seconds that its start may take")
+    parser.add_argument(
+        "--start-timeout", type=float, default=60.0, metavar="S", help="seconds that its start may take"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep logs, state and flight recorder in this folder")
     parser.set_defaults(run=run)
 

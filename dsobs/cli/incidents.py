@@ -48,7 +48,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         output.table(
             ("incident", "alerts", "state", "last"),
-            [(i["id"], ", ".join(i["alerts"]), "closed" if i["closed"] else "open", _what(i["entries"][-1])) for i in found],
+            [
+                (i["id"], ", ".join(i["alerts"]), "closed" if i["closed"] else "open", _what(i["entries"][-1]))
+                for i in found
+            ],
         )
     return 0
 

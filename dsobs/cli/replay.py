@@ -53,4 +53,6 @@ def _line(event: dict[str, object]) -> str:
     annotations = event.get("annotations")
     if isinstance(annotations, dict):
         text = text or annotations.get("summary", "")
-    return f"{event['t']:>9} s  {event['kind']:<7} {event['name']:<24} {event['state']:<9} {event['severity']:<8} {text}"
+    return (
+        f"{event['t']:>9} s  {event['kind']:<7} {event['name']:<24} {event['state']:<9} {event['severity']:<8} {text}"
+    )

@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             output.table(
                 ("id", "matchers", "until", "by", "comment"),
-                [(s["id"], " ".join(s["matchers"]), _time(s["endsAt"]), s["createdBy"], s["comment"]) for s in answer["data"]],
+                [
+                    (s["id"], " ".join(s["matchers"]), _time(s["endsAt"]), s["createdBy"], s["comment"])
+                    for s in answer["data"]
+                ],
             )
     elif args.action == "add":
         print(f"{answer['data']['id']} until {_time(answer['data']['endsAt'])}")

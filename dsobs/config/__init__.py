@@ -1,6 +1,6 @@
 """Settings: one YAML file, `DSOBS_*` environment over it, flags over those."""
 
-from dsobs.config.checks import unready
+from dsobs.config.checks import Finding, unready
 from dsobs.config.duration import format_duration, parse_duration
 from dsobs.config.load import CONFIG_VARIABLE, SHORTHANDS, Loaded, load, load_with_origins
 from dsobs.config.models import Config, Coordination, Mode, ProbeMode
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Coordination",
+    "Finding",
     "Loaded",
     "Mode",
     "ProbeMode",

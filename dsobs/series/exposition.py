@@ -19,9 +19,7 @@ _TYPES: Final = frozenset(
     {"counter", "gauge", "histogram", "summary", "untyped", "unknown", "gaugehistogram", "stateset", "info"}
 )
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*="[^"\\\n]*"'
-_PLAIN_LABELS: Final = re.compile(rf"{_LABEL}(?:,{_LABEL})*,?\}}")
-_PLAIN_PAIRS: Final = re.compile(r'([a-zA-Z0-9_]+)="([^"]*)"')
+_LABEL: Final = re.compile(r'[a-zA-Z_][a-zA-Z0-9_]*="[^"\\]*"')
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
 _SERIES: Final = re.compile(rf"([a-zA-Z_:][a-zA-Z0-9_:]*)?[ \t]*(?:\{{((?:[^\"}}]|{_QUOTED})*)\}})?")
 _PAIR: Final = re.compile(rf"[ \t]*([a-zA-Z_][a-zA-Z0-9_]*|{_QUOTED})[ \t]*(?:=[ \t]*({_QUOTED}))?[ \t]*(?:,|\Z)")
@@ -76,17 +74,13 @@ class Parser:
             Naming the line. A page that does not end with a line feed (OpenMetrics: `# EOF`) was cut short, and its
             last value with it, so it is refused.
         """
-        if isinstance(body, bytes):
-            try:
-                body = body.decode()
-            except UnicodeDecodeError as error:
-                raise ExpositionError(body.count(b"\n", 0, error.start) + 1, "not UTF-8") from error
-        lines = body.split("\n")
+        text = body if isinstance(body, str) else _decoded(body)
+        lines = text.split("\n")
         if len(lines) > self._max_lines:
             raise ExpositionError(self._max_lines + 1, f"more than {self._max_lines} lines")
         if lines.pop():
             # A page of another kind is named as such, rather than as one that was cut short.
-            _Reading({}, openmetrics).line(len(lines) + 1, lines[0] if lines else body)
+            _Reading({}, openmetrics).line(len(lines) + 1, lines[0] if lines else text)
             raise ExpositionError(len(lines) + 1, "the page ends within a line: it was cut short")
         if openmetrics == self._openmetrics and len(lines) == len(self._lines):
             page = self._again(lines)
@@ -138,8 +132,9 @@ class _Reading:
         self.series: dict[str, Labels] = {}
         self._known = known
         self._openmetrics = openmetrics
-        self._names: dict[str, tuple[str, str]] = {}
-        self._label_sets: dict[str, tuple[tuple[str, str], ...]] = {}
+        self._names: dict[str, str] = {}
+        self._pairs: dict[str, tuple[str, str]] = {}
+        self._label_sets: dict[str, Labels] = {}
 
     def page(self, lines: list[str]) -> None:
         if self._openmetrics and (not lines or lines[-1] != "# EOF"):
@@ -149,11 +144,28 @@ class _Reading:
             raise ExpositionError(len(lines) + 1, "no `# EOF` at the end: the page was cut short")
         samples, heads, places, series = self.samples, self.heads, self.places, self.series
         known, new, kind = self._known, tuple.__new__, Sample
+        names, types, helps = self._names, self.types, self.helps
         tails: list[str] = []
-        number = 0
         last = len(lines)
-        for line in lines:
-            number += 1
+        for number, line in enumerate(lines, 1):
+            if line.startswith("# "):
+                # Well-formed metadata in its usual spelling; everything else goes the long way below.
+                heads.append(None)
+                places.append(-1)
+                words = line.split(" ", 3)
+                if len(words) == 4 and "\\" not in line:
+                    _, keyword, name, rest = words
+                    if name in names or _NAME.fullmatch(name):
+                        names[name] = name
+                        if keyword == "TYPE" and rest in _TYPES:
+                            types[name] = rest
+                            continue
+                        if keyword == "HELP" and rest and rest[0] not in " \t" and rest[-1] not in " \t":
+                            helps[name] = rest
+                            continue
+                if line != "# EOF" or number != last or not self._openmetrics:
+                    self.line(number, line)
+                continue
             head, _, tail = line.rpartition(" ")
             labels = known.get(head) or self._simple_series(head)
             if labels is not None:
@@ -168,10 +180,7 @@ class _Reading:
                     places.append(len(samples))
                     samples.append(sample)
                     continue
-            if line == "# EOF" and self._openmetrics and number == last:
-                found = None
-            else:
-                found = self.line(number, line)
+            found = self.line(number, line)
             heads.append(None)
             places.append(-1 if found is None else len(samples))
             if found is not None:
@@ -186,24 +195,39 @@ class _Reading:
     def _simple_series(self, head: str) -> Labels | None:
         """Labels of a series text without escapes or odd spacing; None for anything else, right or wrong."""
         name, brace, rest = head.partition("{")
-        named = self._names.get(name)
-        if named is None:
+        names = self._names
+        if name not in names:
             if not _NAME.fullmatch(name):
                 return None
-            named = self._names[name] = ("__name__", name)
+            names[name] = name
+        named = ("__name__", names[name])
         if not brace:
             return (named,)
         pairs = self._label_sets.get(rest)
         if pairs is None:
-            if not _PLAIN_LABELS.fullmatch(rest):
-                return None
-            pairs = _sorted(_PLAIN_PAIRS.findall(rest))
+            pairs = self._simple_labels(rest)
             if pairs is None:
                 return None
             self._label_sets[rest] = pairs
         if pairs and pairs[0][0] < "__name__":
             return tuple(sorted((named, *pairs)))
         return (named, *pairs)
+
+    def _simple_labels(self, text: str) -> Labels | None:
+        """Of `a="b",c="d"}`, label by label: most of them stand on a page many times."""
+        if not text.endswith("}"):
+            return None
+        known = self._pairs
+        pairs = []
+        for piece in text[:-1].removesuffix(",").split(","):
+            pair = known.get(piece)
+            if pair is None:
+                if not _LABEL.fullmatch(piece):
+                    return None
+                name, _, value = piece.partition("=")
+                pair = known[piece] = (name, value[1:-1])
+            pairs.append(pair)
+        return _sorted(pairs)
 
     def line(self, number: int, line: str) -> Sample | None:
         """The sample of one line, if it is one; raises if it is neither that nor metadata nor a comment."""
@@ -270,6 +294,13 @@ class _Reading:
         return _unescaped(found.group()[1:-1], _ESCAPE), text[found.end() :].strip(" \t")
 
 
+def _decoded(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise ExpositionError(body.count(b"\n", 0, error.start) + 1, "not UTF-8") from error
+
+
 def _labels(number: int, name: str | None, text: str | None) -> Labels:
     """The labels of a series in any spelling, names in quotes included."""
     pairs: list[tuple[str, str]] = []
@@ -278,7 +309,7 @@ def _labels(number: int, name: str | None, text: str | None) -> Labels:
     while text[at:].strip(" \t"):
         found = _PAIR.match(text, at)
         if found is None:
-            raise ExpositionError(number, f"expected `label=\"value\"`, found {_shown(text[at:])}")
+            raise ExpositionError(number, f'expected `label="value"`, found {_shown(text[at:])}')
         at = found.end()
         key, value = found[1], found[2]
         quoted = key.startswith('"')
@@ -306,8 +337,9 @@ def _sorted(pairs: list[tuple[str, str]]) -> Labels | None:
         if len(dict(pairs)) != len(pairs):
             return None
         pairs.sort()
-    if any(not value for _, value in pairs):
-        return tuple(pair for pair in pairs if pair[1])
+    for _, value in pairs:
+        if not value:
+            return tuple([pair for pair in pairs if pair[1]])
     return tuple(pairs)
 
 

@@ -1,0 +1,155 @@
+"""`dsobs config check | show | schema`."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.options import add_config_options, load_with_origins, read_config
+from dsobs.cli.output import print_error, print_json
+
+if TYPE_CHECKING:
+    from dsobs.config import Loaded, Problem
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `config`."""
+    parser = subparsers.add_parser("config", help="check, show and describe the settings", allow_abbrev=False)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    check = commands.add_parser(
+        "check",
+        help="say everything that is wrong with the settings",
+        description="Says everything that is wrong: the file, the environment, the flags, and secrets and files that "
+        "are not there. Exit status 2 if anything is.",
+        allow_abbrev=False,
+    )
+    check.add_argument("file", metavar="FILE", nargs="?", type=Path, help="settings file, in place of --config")
+    check.add_argument("--json", action="store_true", help="one object a line: where, name, message")
+    add_config_options(check)
+    check.set_defaults(run=run_check)
+
+    show = commands.add_parser(
+        "show",
+        help="print the settings in force, secrets as references or stars",
+        description="Prints all settings in force as YAML. Secrets are shown as references or stars.",
+        allow_abbrev=False,
+    )
+    show.add_argument("--json", action="store_true", help="one JSON object")
+    show.add_argument("--origin", action="store_true", help="say where each value that is no default was written")
+    add_config_options(show)
+    show.set_defaults(run=run_show)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of the settings file", allow_abbrev=False)
+    schema.set_defaults(run=run_schema)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Prints each problem; 0 if there is none, else 2."""
+    from dsobs.config import ConfigError, unready
+
+    if args.file is not None:
+        if args.config is not None:
+            print_error("give the file once: as FILE or by --config")
+            return ExitCode.USAGE
+        args.config = args.file
+    problems: list[Problem] | tuple[Problem, ...]
+    try:
+        loaded = read_config(args)
+        problems = [*loaded.problems(unready(loaded.config)), *_unknown_plugins(loaded)]
+    except ConfigError as error:
+        problems = error.problems
+    for problem in problems:
+        if args.json:
+            print_json({"where": problem.where, "name": problem.key, "message": problem.message})
+        else:
+            print_error(str(problem))
+    if problems:
+        return ExitCode.USAGE
+    if not args.json:
+        print("the settings are right")
+    return ExitCode.DONE
+
+
+def _unknown_plugins(loaded: "Loaded") -> "list[Problem]":
+    """Names of engines and runtimes that nothing has registered."""
+    import difflib
+
+    from dsobs import plugins
+    from dsobs.config import Finding
+
+    findings = []
+    for key, name, group, built_in in (
+        ("target.engine", loaded.config.target.engine, "dsobs.engines", ("auto",)),
+        ("runtime.name", loaded.config.runtime.name, "dsobs.runtimes", ("auto", "none")),
+    ):
+        known = (*built_in, *plugins.available(group))
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            advice = f"did you mean {near[0]}?" if near else "install its plugin or write one of them"
+            findings.append(Finding(key, (key,), f"{name!r} is none of {', '.join(known)}; {advice}"))
+    return loaded.problems(findings)
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Prints the settings in force."""
+    loaded = load_with_origins(args)
+    tree = _tree(loaded)
+    if args.json:
+        print_json({"settings": tree, "origins": loaded.origins} if args.origin else tree)
+    else:
+        for line in _yaml_lines(tree, loaded.origins if args.origin else {}, ""):
+            print(line)
+    return ExitCode.DONE
+
+
+def _tree(loaded: "Loaded") -> dict[str, Any]:
+    """All settings as they may be written: durations in words, secrets as references or stars."""
+    from dsobs.config import format_duration
+    from dsobs.config.settings import Kind, sections, settings, value_of
+
+    tree: dict[str, Any] = {}
+
+    def put(key: tuple[str, ...], value: Any) -> None:
+        place = tree
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = value
+
+    absent = {key for key in sections() if key and value_of(loaded.config, key) is None}
+    for key, setting in settings().items():
+        if key[:-1] in absent:
+            put(key[:-1], None)
+            continue
+        value = value_of(loaded.config, key)
+        if setting.is_list:
+            value = [str(item) for item in value]
+        elif value is not None and setting.kind is Kind.DURATION:
+            value = format_duration(value)
+        elif value is not None and not isinstance(value, (bool, int, float)):
+            value = str(value)
+        put(key, value)
+    return tree
+
+
+def _yaml_lines(tree: dict[str, Any], origins: Any, prefix: str) -> Iterator[str]:
+    import yaml
+
+    indent = "  " * prefix.count(".")
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _yaml_lines(value, origins, f"{prefix}{name}.")
+            continue
+        text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000).strip()[1:-1]
+        origin = origins.get(f"{prefix}{name}")
+        yield f"{indent}{name}: {text}" + (f"  # {origin}" if origin else "")
+
+
+def run_schema(args: argparse.Namespace) -> int:
+    """Prints the JSON Schema."""
+    from dsobs.config.reference import schema_text
+
+    print(schema_text(), end="")
+    return ExitCode.DONE

@@ -1,0 +1,34 @@
+"""What the docstrings in `models` say, read from its source: only the schema and the reference need them."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from functools import cache
+
+from dsobs.config import models
+
+
+@cache
+def of_section(model: str) -> str:
+    """The docstring of a model, by the class's name."""
+    return next(" ".join((ast.get_docstring(node) or "").split()) for node in _classes() if node.name == model)
+
+
+@cache
+def of_setting(model: str, attribute: str) -> str:
+    """The docstring of a model's field, in one line; empty where there is none."""
+    body = next(node for node in _classes() if node.name == model).body
+    for statement, following in zip(body, body[1:], strict=False):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and statement.target.id == attribute
+            and isinstance(following, ast.Expr)
+            and isinstance(following.value, ast.Constant)
+        ):
+            return " ".join(str(following.value.value).split())
+    return ""
+
+
+def _classes() -> Iterator[ast.ClassDef]:
+    return (node for node in ast.parse(inspect.getsource(models)).body if isinstance(node, ast.ClassDef))
