@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
 
-COMMANDS = ("config",)
+COMMANDS = ("run", "supervise", "demo", "config", "replay", "record", "incidents", "silence", "notify")
 """Modules of this package, in the order of `dsobs --help`."""
 
 
@@ -44,8 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     What the user can mend is one line each on stderr; an error of dsobs itself ends in a traceback.
     """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["supervise"]:
+        # The words belong to the engine's command; the supervisor reads them itself.
+        from dsobs.supervisor import supervise
+
+        return supervise(words[1:])
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser().parse_args(words)
         status = int(args.run(args))
         sys.stdout.flush()
         return status

@@ -1,9 +1,12 @@
 """`dsobs incidents [ID]`: what happened and what was done, from the ledger."""
 
 import argparse
-import sys
 from datetime import UTC, datetime
 from typing import Any
+
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error, print_json, print_table
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -16,37 +19,35 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("id", nargs="?", default="", help="an incident's id or its beginning")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    settings.add_options(parser)
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if there is no such incident; 2 if there is no ledger."""
-    import orjson
-
     from dsobs.remediation import ledger
     from dsobs.state import StateError, read_only
 
-    config = settings.load(args)
+    config = load_config(args)
     path = config.state.directory / "state.db"
     try:
         with read_only(path) as connection:
             entries = ledger.of_incident(connection, args.id)
     except StateError as error:
-        print(f"dsobs incidents: {error}; set state.directory (--state-dir) to that of `dsobs run`", file=sys.stderr)
-        return exit_codes.USAGE
+        print_error(f"{error}; set state.directory (--state-dir) to that of `dsobs run`")
+        return ExitCode.USAGE
     found = ledger.by_incident(entries)
     if args.id and not found:
-        print(f"dsobs incidents: no incident begins with {args.id!r}", file=sys.stderr)
-        return exit_codes.FAILED
+        print_error(f"no incident begins with {args.id!r}")
+        return ExitCode.FAILED
     if args.json:
         for incident in found:
-            sys.stdout.buffer.write(orjson.dumps(incident, option=orjson.OPT_APPEND_NEWLINE))
+            print_json(incident)
     elif args.id:
         for incident in found:
             _timeline(incident)
     else:
-        output.table(
+        print_table(
             ("incident", "alerts", "state", "last"),
             [
                 (i["id"], ", ".join(i["alerts"]), "closed" if i["closed"] else "open", _what(i["entries"][-1]))

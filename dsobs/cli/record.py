@@ -6,6 +6,10 @@ import contextlib
 import sys
 from pathlib import Path
 
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Registers the command."""
@@ -17,7 +21,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("file", type=Path, help="file to write, gzip'ed JSON lines (name.jsonl.gz)")
     parser.add_argument("--duration", default="5m", help="how long, such as 90s or 5m; Ctrl-C ends it early")
-    settings.add_options(parser)
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -30,16 +34,16 @@ def run(args: argparse.Namespace) -> int:
         seconds = parse_duration(args.duration)
         assert isinstance(seconds, float | int)
     except ValueError as error:
-        print(f"dsobs record: --duration: {error}", file=sys.stderr)
-        return exit_codes.USAGE
-    config = settings.load(args)
+        print_error(f"--duration: {error}")
+        return ExitCode.USAGE
+    config = load_config(args)
     told = sys.stderr if sys.stderr.isatty() else None
     answered = 0
     with contextlib.suppress(KeyboardInterrupt):
         try:
             answered = asyncio.run(record(config, args.file, float(seconds), told))
         except OSError as error:
-            print(f"dsobs record: {args.file}: {error.strerror or error}", file=sys.stderr)
-            return exit_codes.USAGE
+            print_error(f"{args.file}: {error.strerror or error}")
+            return ExitCode.USAGE
     print(f"{args.file}: {answered} scrapes answered", file=sys.stderr)
-    return 0 if answered else exit_codes.UNREACHABLE
+    return 0 if answered else ExitCode.UNREACHABLE

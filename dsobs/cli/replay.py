@@ -4,6 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.logs import configure_logging
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error, print_json
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Registers the command."""
@@ -16,33 +21,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("file", type=Path, nargs="+", help="recording, JSON lines, gzip'ed or not; several in order")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    settings.add_options(parser)
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """0; 2 if a file is no recording."""
-    import orjson
-
     from dsobs.recorder.records import RecordError, read_records
     from dsobs.replay import Replay
 
-    config = settings.load(args)
-    logs.configure(config.log.model_copy(update={"level": "error"}))
+    config = load_config(args)
+    configure_logging(config.log.model_copy(update={"level": "error"}))
     records = (record for path in args.file for record in read_records(path))
     try:
         for event in Replay(config).run(records):
             if args.json:
-                sys.stdout.buffer.write(orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS))
+                print_json(event)
             else:
                 print(_line(event))
         sys.stdout.flush()
     except RecordError as error:
-        print(f"dsobs replay: {error}", file=sys.stderr)
-        return exit_codes.USAGE
+        print_error(f"{error}")
+        return ExitCode.USAGE
     except OSError as error:
-        print(f"dsobs replay: {error.filename}: {error.strerror}", file=sys.stderr)
-        return exit_codes.USAGE
+        print_error(f"{error.filename}: {error.strerror}")
+        return ExitCode.USAGE
     return 0
 
 

@@ -3,7 +3,11 @@
 import argparse
 import asyncio
 import signal
-import sys
+
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.logs import configure_logging
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -14,7 +18,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Watches the inference server beside it. With no configuration: vLLM at http://127.0.0.1:8000, "
         "nothing is changed, nobody is paged, no synthetic request is sent.",
     )
-    settings.add_options(parser)
+    add_config_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -24,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.rules.files import RuleFileError
     from dsobs.sidecar import Sidecar
 
-    config = settings.load(args)
-    logs.configure(config.log)
+    config = load_config(args)
+    configure_logging(config.log)
 
     async def main() -> int:
         try:
@@ -35,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
                 loop.add_signal_handler(number, sidecar.stop)
             await sidecar.run()
         except (ListenError, RuleFileError, LookupError) as error:
-            print(f"dsobs run: {error}", file=sys.stderr)
-            return exit_codes.USAGE
+            print_error(f"{error}")
+            return ExitCode.USAGE
         return 0
 
     return asyncio.run(main())

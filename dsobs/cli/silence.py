@@ -3,8 +3,11 @@
 import argparse
 import asyncio
 import getpass
-import sys
 from typing import Any
+
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error, print_json, print_table
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -27,18 +30,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     kill = actions.add_parser("kill-switch", help="stop all repair, or allow it again")
     kill.add_argument("position", choices=("on", "off"), help="on: nothing is repaired")
     for action in (add, listing, expire, kill):
-        settings.add_options(action)
+        add_config_options(action)
         action.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if dsobs refused; 3 if none answers."""
     import aiohttp
-    import orjson
 
     from dsobs.config import SecretError
 
-    config = settings.load(args)
+    config = load_config(args)
     token = config.api.control_token
 
     async def ask() -> tuple[int, Any]:
@@ -68,21 +70,21 @@ def run(args: argparse.Namespace) -> int:
     try:
         status, answer = asyncio.run(ask())
     except SecretError as error:
-        print(f"dsobs silence: {error}", file=sys.stderr)
-        return exit_codes.USAGE
+        print_error(f"{error}")
+        return ExitCode.USAGE
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        print(f"dsobs silence: no dsobs answers at {config.api.listen} (api.listen): {error}", file=sys.stderr)
-        return exit_codes.UNREACHABLE
+        print_error(f"no dsobs answers at {config.api.listen} (api.listen): {error}")
+        return ExitCode.UNREACHABLE
     if status >= 400:
         told = answer.get("error") or answer.get("detail") or answer
-        print(f"dsobs silence: refused: {told}", file=sys.stderr)
-        return exit_codes.FAILED
+        print_error(f"refused: {told}")
+        return ExitCode.FAILED
     if args.action == "list":
         if args.json:
             for silence in answer["data"]:
-                sys.stdout.buffer.write(orjson.dumps(silence, option=orjson.OPT_APPEND_NEWLINE))
+                print_json(silence)
         else:
-            output.table(
+            print_table(
                 ("id", "matchers", "until", "by", "comment"),
                 [
                     (s["id"], " ".join(s["matchers"]), _time(s["endsAt"]), s["createdBy"], s["comment"])
