@@ -43,14 +43,14 @@ def die_with_parent(sign: signal.Signals, parent: int) -> None:
 def log(line: str, origin: str) -> None:
     """One line as vLLM's default logging writes it."""
     stamp = time.strftime("%m-%d %H:%M:%S")
-    name = "EngineCore"
-    sys.stderr.write(f"({name} pid={os.getpid()}) INFO {stamp} [{origin}] {line}\n")
+    sys.stderr.write(f"(EngineCore pid={os.getpid()}) INFO {stamp} [{origin}] {line}\n")
     sys.stderr.flush()
 
 
 def _load(options: Options, rank: int) -> None:
     log(
-        f"Initializing a V1 LLM engine (v{options.vllm_version}.0) with config: model='/models/{options.model_names[0]}', "
+        f"Initializing a V1 LLM engine (v{options.vllm_version}.0) with config: "
+        f"model='/models/{options.model_names[0]}', "
         f"data_parallel_rank={rank}",
         "core.py:113",
     )

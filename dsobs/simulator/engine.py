@@ -42,6 +42,9 @@ class Flight:
     generated: int = 0
     first_token_at: float | None = None
     last_token_at: float = 0.0
+    queued_at: float = 0.0
+    scheduled_at: float = 0.0
+    preemptions: int = 0
 
 
 class Engine:
@@ -113,7 +116,7 @@ class Engine:
     def stopped(self, sequence: Flight) -> None:
         """The API server found a stop string: the sequence is finished here, and aborted in the core."""
         if self._flying.pop(sequence.id, None) is not None:
-            self._finish(sequence, "stop", sequence.last_token_at, 0)
+            self._finish(sequence, "stop")
             self._send(sequence.rank, ["abort", [sequence.id]])
 
     def abort(self, sequence: Flight) -> None:
@@ -170,7 +173,7 @@ class Engine:
     def _end_aborted(self, id_: str) -> None:
         sequence = self._flying.pop(id_, None)
         if sequence is not None:
-            self._finish(sequence, "abort", sequence.last_token_at, 0)
+            self._finish(sequence, "abort")
             sequence.outputs.put_nowait((None, "abort"))
 
     def _record(self, rank: int, message: dict[str, object]) -> None:
@@ -187,14 +190,16 @@ class Engine:
         series("kv_cache_usage_perc", rank).value = stats["kv"]
         series("prefix_cache_queries_total", rank).value += stats["queries"]
         if not out:
-            # Iteration statistics exist only for steps that gave output; preemptions wait for them too.
+            # Iteration statistics exist only for steps that gave output.
             return
-        series("num_preemptions_total", rank).value += stats["preempted"]
         prompt = generated = 0
         for id_, token, reason, queued_at, scheduled_at, preemptions in out:
             sequence = self._flying.get(id_)
             if sequence is None:
                 continue
+            series("num_preemptions_total", rank).value += preemptions - sequence.preemptions
+            sequence.preemptions = preemptions
+            sequence.queued_at, sequence.scheduled_at = queued_at, scheduled_at
             generated += token is not None
             if sequence.first_token_at is None:
                 prompt += sequence.prompt_tokens
@@ -206,7 +211,7 @@ class Engine:
             sequence.generated += token is not None
             if reason is not None:
                 del self._flying[id_]
-                self._finish(sequence, reason, at, preemptions, queued_at, scheduled_at)
+                self._finish(sequence, reason)
             sequence.outputs.put_nowait((token, reason))
         self.prompt_tokens += prompt
         self.generation_tokens += generated
@@ -215,29 +220,20 @@ class Engine:
         series("generation_tokens_total", rank).value += generated
         series("iteration_tokens_total", rank).observe(prompt + generated)
 
-    def _finish(
-        self,
-        sequence: Flight,
-        reason: str,
-        at: float,
-        preemptions: int,
-        queued_at: float | None = None,
-        scheduled_at: float | None = None,
-    ) -> None:
+    def _finish(self, sequence: Flight, reason: str) -> None:
         rank = sequence.rank
         series = self.page.engine
+        at = sequence.last_token_at
         first = at if sequence.first_token_at is None else sequence.first_token_at
-        scheduled = first if scheduled_at is None else scheduled_at
-        queued = scheduled if queued_at is None else queued_at
         decode = at - first
         series("request_success_total", rank, finished_reason=reason).value += 1
         series("e2e_request_latency_seconds", rank).observe(time.time() - sequence.arrived_at)
-        series("request_queue_time_seconds", rank).observe(scheduled - queued)
-        series("request_prefill_time_seconds", rank).observe(first - scheduled)
+        series("request_queue_time_seconds", rank).observe(sequence.scheduled_at - sequence.queued_at)
+        series("request_prefill_time_seconds", rank).observe(first - sequence.scheduled_at)
         series("request_decode_time_seconds", rank).observe(decode)
-        series("request_inference_time_seconds", rank).observe(at - scheduled)
+        series("request_inference_time_seconds", rank).observe(at - sequence.scheduled_at)
         if "vllm:request_num_preemptions" in self.page.families:
-            series("request_num_preemptions", rank).observe(preemptions)
+            series("request_num_preemptions", rank).observe(sequence.preemptions)
         series("request_prompt_tokens", rank).observe(sequence.prompt_tokens)
         series("request_prefill_kv_computed_tokens", rank).observe(sequence.prompt_tokens)
         series("request_generation_tokens", rank).observe(sequence.generated)

@@ -212,9 +212,7 @@ class Page:
         self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
     ) -> None:
         """Counts one answered HTTP request, as prometheus-fastapi-instrumentator does."""
-        self.families["http_requests_total"].at(
-            handler=handler, method=method, status=f"{status // 100}xx"
-        ).value += 1
+        self.families["http_requests_total"].at(handler=handler, method=method, status=f"{status // 100}xx").value += 1
         self.families["http_request_size_bytes"].at(handler=handler).observe(request_bytes)
         self.families["http_response_size_bytes"].at(handler=handler).observe(response_bytes)
         self.families["http_request_duration_highr_seconds"].at().observe(seconds)
@@ -237,7 +235,7 @@ class Page:
             ("process_resident_memory_bytes", float(int(statm[1]) * page_size)),
             ("process_start_time_seconds", self._started_at),
             ("process_cpu_seconds_total", times.user + times.system),
-            ("process_open_fds", float(len(os.listdir("/proc/self/fd")))),
+            ("process_open_fds", float(sum(1 for _ in Path("/proc/self/fd").iterdir()))),
             ("process_max_fds", float(resource.getrlimit(resource.RLIMIT_NOFILE)[0])),
         ):
             self.families[name].at().value = value

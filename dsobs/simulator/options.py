@@ -32,6 +32,7 @@ class Options:
     decode_step_seconds: float = 0.02
     prefill_tokens_per_second: float = 50_000.0
     crash_exit_code: int = 1
+    crash_exit_seconds: float = 0.5
     survive_crash: bool = False
     orphan_core: bool = False
     exit_with_parent: bool = False
@@ -99,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     faults.add_argument(
         "--crash-exit-code", type=int, default=1, metavar="N", help="exit code after the engine core died"
     )
+    faults.add_argument(
+        "--crash-exit-seconds",
+        type=float,
+        default=defaults["crash_exit_seconds"],
+        help="time from the first request that fails after a crash to the exit (5 s where none comes)",
+    )
     faults.add_argument("--survive-crash", action="store_true", help="fail to exit after the engine core died")
     faults.add_argument("--orphan-core", action="store_true", help="engine cores outlive the server's death")
     faults.add_argument("--exit-with-parent", action="store_true", help="end when the process that started this ends")
@@ -122,7 +129,7 @@ def parse(arguments: Sequence[str]) -> Options:
     ):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0, got {getattr(options, name)}")
-    for name in ("load_seconds", "decode_step_seconds"):
+    for name in ("load_seconds", "crash_exit_seconds", "decode_step_seconds"):
         if getattr(options, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}")
     if not 0 <= options.port <= 65535:
@@ -132,7 +139,8 @@ def parse(arguments: Sequence[str]) -> Options:
     needed = -(-options.max_model_len // options.block_size) + 1
     if options.num_gpu_blocks < needed:
         parser.error(
-            f"--num-gpu-blocks {options.num_gpu_blocks} is too small for one request of {options.max_model_len} tokens: "
+            f"--num-gpu-blocks {options.num_gpu_blocks} is too small for one request of "
+            f"{options.max_model_len} tokens: "
             f"give at least {needed}, or a smaller --max-model-len"
         )
     return options

@@ -70,7 +70,6 @@ class Scheduler:
     running: list[Request] = field(default_factory=list)
     used_blocks: int = 0
     prefix_queries: int = 0
-    preempted: int = 0
     _planned: list[tuple[Request, int]] = field(default_factory=list)
 
     @property
@@ -170,9 +169,8 @@ class Scheduler:
             "waiting": len(self.waiting),
             "kv": self.kv_usage,
             "queries": self.prefix_queries,
-            "preempted": self.preempted,
         }
-        self.prefix_queries = self.preempted = 0
+        self.prefix_queries = 0
         return result
 
     def _reserve(self, request: Request, tokens: int) -> bool:
@@ -192,5 +190,4 @@ class Scheduler:
         self._release(request)
         request.computed = 0
         request.preemptions += 1
-        self.preempted += 1
         self.waiting.appendleft(request)
