@@ -1,0 +1,23 @@
+"""What runs the engine, and so can restart it: a supervised process, Docker, …
+
+A runtime is one module with a class of the `dsobs.model.runtime.Runtime` protocol and one entry point of the group
+`dsobs.runtimes`: a coroutine function (settings, target) → runtime, or `Unknown` with the reason why there is none.
+"""
+
+from dsobs import plugins
+from dsobs.config.models import RuntimeSettings, Target
+from dsobs.model.observation import Unknown
+from dsobs.model.runtime import Runtime
+
+
+async def select(settings: RuntimeSettings, target: Target) -> Runtime | Unknown:
+    """The runtime that the settings name; LookupError for a name that there is not.
+
+    `auto` is a process: under `dsobs supervise` if its socket is there, else the one that listens on the port, to
+    look at.
+    """
+    if settings.name == "none":
+        return Unknown("no runtime (runtime.name is none)")
+    name = "process" if settings.name == "auto" else settings.name
+    found: Runtime | Unknown = await plugins.load("dsobs.runtimes", name)(settings, target)
+    return found
