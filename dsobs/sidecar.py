@@ -136,6 +136,8 @@ class Sidecar:
         self._health: Health | None = None
         self._log_read_for: float | None = None
         self._stopping = asyncio.Event()
+        self._nudge = asyncio.Event()
+        """Set for a turn before it is due."""
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self._turned_at: float | None = None
@@ -291,14 +293,16 @@ class Sidecar:
                     log.exception("a turn of the main loop failed")
                 LOOP_TICKS.labels("main").inc()
                 LOOP_LAST.labels("main").set(self.clock.now())
-                due += interval
-                late = loop.time() - due
-                if late > 0:
-                    missed = int(late / interval)
-                    LOOP_MISSED.labels("main").inc(missed)
-                    due += missed * interval
+                if loop.time() >= due:
+                    due += interval
+                    late = loop.time() - due
+                    if late > 0:
+                        missed = int(late / interval)
+                        LOOP_MISSED.labels("main").inc(missed)
+                        due += missed * interval
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), max(due - loop.time(), 0.0))
+                    await asyncio.wait_for(self._nudge.wait(), max(due - loop.time(), 0.0))
+                self._nudge.clear()
         finally:
             for latest in (self._scrapes, self._healths, self._gpus, self._views):
                 await latest.cancel()
@@ -381,6 +385,8 @@ class Sidecar:
             extra = {"event.action": f"probe-{probe.outcome}"}
             log.info("probe %s after %.1f s %s", probe.outcome, took, probe.detail, extra=extra)
             self._probes.append(probe)
+            # The verdict needs a scrape from after the probe: not a second later, now.
+            self._nudge.set()
         except SecretError as error:
             log.error("probe: %s", error)
         finally:
@@ -487,7 +493,7 @@ class Sidecar:
 
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)
-        self.pipeline.lifecycle.own_stop = f"dsobs, incident {incident}"
+        self.pipeline.lifecycle.expect_own_stop(f"dsobs, incident {incident}", until)
 
     # Evidence.
 
@@ -640,6 +646,7 @@ class Sidecar:
     def stop(self) -> None:
         """Asks the loop to end; legal before the start and twice."""
         self._stopping.set()
+        self._nudge.set()
 
     async def _close(self, delivery: asyncio.Task[None]) -> None:
         await self._actor.stop(5.0)

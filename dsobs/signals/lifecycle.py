@@ -30,16 +30,28 @@ class Lifecycle:
         self.planned_since: float | None = None
         self.unresponsive_since: float | None = None
         self.sick_since: float | None = None
-        self.own_stop: str | None = None
-        """Set while dsobs itself restarts the engine: by which incident."""
+        self._own_stop: str | None = None
+        self._own_until = float("-inf")
+        self._own_began = False
+        """The instance that dsobs's own restart leads to has begun."""
         self._refused = 0
         self._first_refused: float | None = None
         self._was_up = seen
         """The present or last instance was up."""
 
+    def expect_own_stop(self, who: str, until: float) -> None:
+        """dsobs itself restarts the engine: its going away is planned until a new instance is up, which begins before
+        `until`."""
+        self._own_stop = who
+        self._own_until = until
+        self._own_began = False
+
     def observe(self, obs: Observation, *, new_instance: bool) -> None:
         """Takes one observation; `new_instance`: a restart was just seen."""
         now, runtime, scrape = obs.at, obs.runtime, obs.scrape
+        self._own_began = self._own_began or (new_instance and self._own_stop is not None)
+        if not self._own_began and now > self._own_until:
+            self._own_stop = None
         if scrape is not None:
             self.up = scrape.ok
             refused = scrape.failure is Failure.REFUSED
@@ -81,7 +93,8 @@ class Lifecycle:
         self.starting_since = None
         self.planned_stop = None
         self.planned_since = None
-        self.own_stop = None
+        if self._own_began:
+            self._own_stop = None
         if self.sick_since is None:
             self.down_since = None
             self.down_reason = ""
@@ -114,7 +127,7 @@ class Lifecycle:
         self._stopped(now, runtime.planned_stop, f"the engine's process ended{code}{memory}")
 
     def _stopped(self, now: float, planned: str | None, reason: str) -> None:
-        planned = self.own_stop or planned
+        planned = self._own_stop or planned
         if planned and self.down_since is None:
             self.planned_since = self.planned_since if self.planned_stop is not None else now
             self.planned_stop = planned

@@ -34,6 +34,8 @@ _NOT_PROGRESS = frozenset({"deferred", "awake"})
 UNCONFIRMED_LEAST = 10.0
 UNCONFIRMED_PREFILL_EXTRA = 5.0
 """Without a probe a hang is called at max(threshold, 10 s), or 5 s past the threshold of a prefill."""
+JITTER_SECONDS = 0.05
+"""A probe does not wait another second because a turn came this much early."""
 REPROBE_SECONDS = 15.0
 """Between two probes of one gap."""
 MISSED_SCRAPES_SECONDS = 3.0
@@ -230,7 +232,8 @@ class ProgressTracker:
             since = now - engine.probed_at if engine.probed_at is not None else float("inf")
             if engine.outstanding > 0:
                 fresh = engine.probed_at is None or engine.probed_at <= engine.moved_at
-                if now - engine.moved_at > self._threshold(key, engine)[0] and (fresh or since >= REPROBE_SECONDS):
+                stalled = now - engine.moved_at > self._threshold(key, engine)[0] - JITTER_SECONDS
+                if stalled and (fresh or since >= REPROBE_SECONDS):
                     wanted.append(key)
             elif self._settings.idle_probe_interval > 0:
                 idle = now - engine.moved_at >= self._settings.idle_after and _queue(engine.readings) == 0

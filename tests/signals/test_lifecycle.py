@@ -128,12 +128,12 @@ def test_a_planned_restart_seen_only_as_a_new_instance_is_not_down() -> None:
 
 def test_dsobs_own_restart_is_planned_but_does_not_end_a_page_that_is_open() -> None:
     life = after(seen(110, RUNNING))
-    life.own_stop = "dsobs, incident 1"
+    life.expect_own_stop("dsobs, incident 1", 160)
     life.observe(refused(111, ENDED), new_instance=False)
     assert life.down_since is None
     assert life.planned_stop == "dsobs, incident 1"
     life = after(seen(110, RUNNING), refused(111, ENDED))
-    life.own_stop = "dsobs, incident 1"
+    life.expect_own_stop("dsobs, incident 1", 160)
     life.observe(refused(112, ENDED), new_instance=False)
     assert life.down_since == 111
 
@@ -161,3 +161,23 @@ def test_a_health_that_times_out_does_not_make_a_busy_engine_unready() -> None:
     late = Health(101, 2.0, failure=Failure.TIMEOUT)
     life.observe(Observation(101, Scrape(101, 0.1), health=late, runtime=RUNNING), new_instance=False)
     assert life.ready
+
+
+def test_an_engine_that_still_answers_while_dsobs_stops_it_is_not_down_afterwards() -> None:
+    life = after(seen(110, RUNNING))
+    life.expect_own_stop("dsobs, incident 1", 160)
+    life.observe(seen(111, RUNNING), new_instance=False)
+    again = replace(RUNNING, started_at=113.0)
+    life.observe(refused(113, again), new_instance=True)
+    assert life.down_since is None
+    life.observe(seen(120, again), new_instance=False)
+    life.observe(refused(121, replace(ENDED, started_at=113.0)), new_instance=False)
+    assert life.down_since == 121
+
+
+def test_an_own_restart_that_never_began_an_instance_excuses_nothing_later() -> None:
+    life = after(seen(110, RUNNING))
+    life.expect_own_stop("dsobs, incident 1", 160)
+    life.observe(seen(161, RUNNING), new_instance=False)
+    life.observe(refused(162, ENDED), new_instance=False)
+    assert life.down_since == 162

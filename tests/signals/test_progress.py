@@ -103,10 +103,10 @@ def test_aborted_requests_are_no_progress() -> None:
 def test_probe_starts_when_the_stall_passes_the_threshold_and_once_a_gap() -> None:
     tracker = ProgressTracker(Hang(), "on")
     last = decoding(tracker)
-    frozen(tracker, last + 1, last + 5)
-    assert tracker.probe_wanted(last + 5) == []
-    frozen(tracker, last + 6, last + 6)
-    assert tracker.probe_wanted(last + 6) == [KEY]
+    frozen(tracker, last + 1, last + 4)
+    assert tracker.probe_wanted(last + 4.9) == []
+    frozen(tracker, last + 5, last + 6)
+    assert tracker.probe_wanted(last + 5) == [KEY]
     tracker.probe_sent(last + 6, None)
     assert tracker.probe_wanted(last + 7) == []
     assert tracker.probe_wanted(last + 21) == [KEY]
