@@ -97,7 +97,7 @@ class _GroupState:
             self.missed.inc(missed)
         slot = self.next_slot + missed * self.interval
         self.next_slot = slot + self.interval
-        return min(slot, now)
+        return slot
 
 
 _Result: TypeAlias = dict[Labels, tuple[dict[str, str], dict[str, str], float]]
@@ -302,9 +302,9 @@ class Evaluator:
             active = state.active.get(key)
             if active is None or active.state is AlertState.RESOLVED:
                 before = None if active is None else active.state
-                active = _Active(labels, annotations, value, AlertState.PENDING, at)
+                active = _Active(labels, annotations, value, AlertState.PENDING, min(at, now))
                 state.active[key] = active
-                if _held_for(at, at, rule.for_seconds):
+                if rule.for_seconds == 0:
                     active.state, active.fired_at = AlertState.FIRING, now
                 self._note(transitions, now, rule, active, before)
                 continue
@@ -343,7 +343,7 @@ class Evaluator:
         elif active.state is AlertState.FIRING:
             if rule.keep_firing_seconds > 0:
                 if active.kept_since is None:
-                    active.kept_since = at
+                    active.kept_since = min(at, now)
                     self._revision += 1
                 if not _held_for(at, active.kept_since, rule.keep_firing_seconds):
                     return

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import yaml
 
 from dsobs import promql
-from dsobs.promql import PromqlError, Query
+from dsobs.promql import PromqlError, Query, UnsupportedError
 from dsobs.rules.duration import duration_seconds, is_duration
 from dsobs.rules.templates import Template, TemplateError
 
@@ -171,7 +171,9 @@ class _File:
         names: dict[str, int] = {}
         groups: list[Group] = []
         for node in self._sequence(top.get("groups"), "groups"):
-            self._group = self._rule = ""
+            self._rule = ""
+            # The name first, so that whatever is wrong with the keys is reported under it.
+            self._group = _word(node, ("name",))
             fields = self._mapping(node, _GROUP_KEYS, "a group")
             name = self._text(fields.get("name"), "name")
             if not name:
@@ -208,10 +210,7 @@ class _File:
     def _read_rule(self, node: yaml.Node, group_labels: dict[str, yaml.Node]) -> AlertRule | RecordingRule | None:
         self._rule = ""
         before = len(self.problems)
-        if isinstance(node, yaml.MappingNode):
-            # The name first, so that whatever is wrong with the keys is reported under it.
-            names = {key.value: value.value for key, value in node.value if key.value in ("alert", "record")}
-            self._rule = next((v for v in (names.get("alert"), names.get("record")) if isinstance(v, str)), "")
+        self._rule = _word(node, ("alert", "record"))
         fields = self._mapping(node, _RULE_KEYS, "a rule")
         alert = self._text(fields.get("alert"), "alert")
         record = self._text(fields.get("record"), "record")
@@ -229,7 +228,7 @@ class _File:
             try:
                 query = promql.compile(expr)
             except PromqlError as error:
-                self._problem(expr_node, f"expr: {error}")
+                self._problem(expr_node, f"expr: {_reason(error)}")
         label_nodes = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
         label_nodes = {**group_labels, **label_nodes}
         if record and not alert:
@@ -349,10 +348,28 @@ class _File:
         templates: list[tuple[str, Template]] = []
         for key, node in sorted(nodes.items()):
             try:
-                templates.append((key, Template(node.value)))
-            except TemplateError as error:
-                self._problem(node, f"{what} {key!r}: template: {error}")
+                template = Template(node.value)
+                for query in template.queries:
+                    promql.compile(query)
+            except (TemplateError, PromqlError) as error:
+                self._problem(node, f"{what} {key!r}: template: {_reason(error)}")
+            else:
+                templates.append((key, template))
         return tuple(templates)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnsupportedError):
+        return f"dsobs does not support {error}; write it otherwise, or leave this rule to Prometheus"
+    return str(error)
+
+
+def _word(node: yaml.Node, keys: Sequence[str]) -> str:
+    """The text under the first of these keys that is there."""
+    if isinstance(node, yaml.MappingNode):
+        found = {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
+        return next((str(found[key]) for key in keys if key in found), "")
+    return ""
 
 
 def _is_null(node: yaml.Node) -> bool:

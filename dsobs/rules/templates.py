@@ -42,11 +42,14 @@ class Data:
 class Template:
     """A parsed template; `TemplateError` from the constructor says what is wrong with `text`."""
 
-    __slots__ = ("_nodes", "text")
+    __slots__ = ("_nodes", "queries", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._nodes = _Parser(text).parse() if "{{" in text else None
+        parser = _Parser(text)
+        self._nodes = parser.parse() if "{{" in text else None
+        self.queries = tuple(parser.queries)
+        """Expressions that stand in the template word for word; others are known only when it is rendered."""
 
     def render(self, data: Data) -> str:
         """The text for `data`; TemplateError where a function gets what it can't take."""
@@ -111,6 +114,7 @@ class _Parser:
         self._pos = 0
         self._known: set[str] = set(_VARIABLES)
         self._root_dot = True
+        self.queries: list[str] = []
 
     @staticmethod
     def _split(text: str) -> list[tuple[bool, str]]:
@@ -241,6 +245,8 @@ class _Parser:
             if not least <= len(arguments) <= most:
                 wanted = str(least) if least == most else f"{least} or more"
                 raise TemplateError(f"{text} takes {wanted} arguments, not {len(arguments)}")
+            if text == "query" and arguments[0][0] == "literal" and isinstance(arguments[0][1], str):
+                self.queries.append(arguments[0][1])
             return ("call", text, tuple(arguments))
         operand = self._operand()
         if operand is None:

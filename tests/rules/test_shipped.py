@@ -46,7 +46,9 @@ def test_default_settings_render_to_the_file_that_is_checked_in() -> None:
 
 def test_every_shipped_rule_has_a_positive_and_a_negative_case() -> None:
     for name in _rules():
-        fires = [bool(e["exp_alerts"]) for t in _DOCUMENT["tests"] for e in t["alert_rule_test"] if e["alertname"] == name]
+        fires = [
+            bool(e["exp_alerts"]) for t in _DOCUMENT["tests"] for e in t["alert_rule_test"] if e["alertname"] == name
+        ]
         assert set(fires) == {True, False}, name
 
 
@@ -110,7 +112,22 @@ def test_evaluating_the_shipped_rules_each_second_costs_less_than_a_millisecond(
         store.want(name)
     engine = {"model_name": "m", "engine": "0"}
     ttft = "dsobs_engine_time_to_first_token_seconds"
-    bounds = ["0.001", "0.005", "0.01", "0.02", "0.04", "0.06", "0.08", "0.1", "0.25", "0.5", "0.75", "1", "2.5", "+Inf"]
+    bounds = [
+        "0.001",
+        "0.005",
+        "0.01",
+        "0.02",
+        "0.04",
+        "0.06",
+        "0.08",
+        "0.1",
+        "0.25",
+        "0.5",
+        "0.75",
+        "1",
+        "2.5",
+        "+Inf",
+    ]
     spent = 0.0
     for second in range(600):
         samples = [

@@ -60,5 +60,3 @@ def firing(path: Path, test: dict[str, Any], evaluation_interval: float, at: flo
         if now in ticks:
             evaluator.evaluate(now)
     return [alert for alert in evaluator.alerts() if alert.state is AlertState.FIRING]
-
-

@@ -1,0 +1,142 @@
+"""Templates of annotations and labels; expected texts are what Go's text/template and Prometheus give."""
+
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsobs.model.samples import Sample, labels
+from dsobs.rules.templates import Data, Template, TemplateError, format_float
+
+
+def _render(text: str, value: float = 1.5, **names: str) -> str:
+    data = Data(
+        {"instance": "host.example:8000", "gpu": "0", **names},
+        value,
+        {"cluster": "eu"},
+        "http://prometheus",
+        lambda query: [Sample(labels("up", job=query), 7.0)] if query != "none" else [],
+    )
+    return Template(text).render(data)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain { text }", "plain { text }"),
+        ("{{ $labels.gpu }}/{{ .Labels.gpu }}/{{$labels.absent}}.", "0/0/."),
+        ("{{ $value }} {{ .Value }}", "1.5 1.5"),
+        ("{{ $externalLabels.cluster }} {{ .ExternalLabels.cluster }} {{ $externalURL }}", "eu eu http://prometheus"),
+        ('{{ index $labels "gpu" }} {{ len "é" }}', "0 2"),
+        ("a {{- /* why */ -}} b", "ab"),
+        ("a {{- 1 -}} b {{ 2 }} c", "a1b 2 c"),
+        ("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ end }}{{ $x }}", "2"),
+        ("{{ if $labels.absent }}a{{ else if eq $labels.gpu `0` }}b{{ else }}c{{ end }}", "b"),
+        ("{{ if gt $value 2.0 }}high{{ else }}low{{ end }}", "low"),
+        ("{{ if and (gt $value 1.0) (not $labels.absent) }}x{{ end }}", "x"),
+        ("{{ or $labels.absent `none` }}", "none"),
+        ("{{ with $labels.gpu }}gpu {{ . }}{{ end }}", "gpu 0"),
+        ("{{ with $labels.absent }}x{{ else }}no gpu{{ end }}", "no gpu"),
+        ('{{ print 1 2 "a" 3.5 }}', "1 2a3.5"),
+        (
+            '{{ printf "%.2f|%5.1f|%-6s|%06.2f|%q|%g|%.3g|%d%%" $value 2.25 "a" 1.5 "x" 1e7 12345.678 3 }}',
+            '1.50|  2.2|a     |001.50|"x"|1e+07|1.23e+04|3%',
+        ),
+        ('{{ printf "%d %s %f" 3.0 2.0 }}', "%!d(float64=3) %!s(float64=2) %!f(MISSING)"),
+        ('{{ $value | printf "%.1f s" }}', "1.5 s"),
+        ('{{ query "x" | first | value | humanize }}', "7"),
+        ('{{ query "x" | first | label "job" }} {{ (query "y" | first).Value }}', "x 7"),
+        ('{{ if query "none" }}a{{ else }}b{{ end }}', "b"),
+        (
+            "{{ $labels.instance | stripPort }} {{ stripPort `[::1]:80` }} {{ stripDomain $labels.instance }}",
+            "host.example ::1 host:8000",
+        ),
+        ("{{ toUpper `a` }}{{ toLower `B` }} {{ title `a bc` }}", "Ab A Bc"),
+        ("{{ reReplaceAll `(.*)\\.example:(.*)` `$2 on $1` $labels.instance }}", "8000 on host"),
+        ("{{ if match `^host` $labels.instance }}y{{ end }}", "y"),
+        ("{{ parseDuration `1h30m` }}", "5400"),
+        ("{{ $labels }}", "map[gpu:0 instance:host.example:8000]"),
+    ],
+)
+def test_template_renders_as_in_prometheus(text: str, expected: str) -> None:
+    assert _render(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "expected"),
+    [
+        ("humanize", 0.0, "0"),
+        ("humanize", 1234567.0, "1.235M"),
+        ("humanize", 0.00012, "120u"),
+        ("humanize", math.nan, "NaN"),
+        ("humanize", math.inf, "+Inf"),
+        ("humanize1024", 1048576.0, "1Mi"),
+        ("humanize1024", 0.5, "0.5"),
+        ("humanizePercentage", 0.8567, "85.67%"),
+        ("humanizeDuration", 0.0, "0s"),
+        ("humanizeDuration", 0.05, "50ms"),
+        ("humanizeDuration", 12.5, "12.5s"),
+        ("humanizeDuration", 90.0, "1m 30s"),
+        ("humanizeDuration", 3600.0, "1h 0m 0s"),
+        ("humanizeDuration", -90061.0, "-1d 1h 1m 1s"),
+        ("humanizeTimestamp", 1435065584.128, "2015-06-23 13:19:44.128 +0000 UTC"),
+    ],
+)
+def test_number_is_humanized_as_in_prometheus(function: str, value: float, expected: str) -> None:
+    assert _render(f"{{{{ $value | {function} }}}}", value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1e6, "1e+06"),
+        (1234567.0, "1.234567e+06"),
+        (123456.0, "123456"),
+        (0.0001, "0.0001"),
+        (0.00001234, "1.234e-05"),
+        (1e21, "1e+21"),
+        (100000.0, "100000"),
+        (-2.5e-7, "-2.5e-07"),
+        (3.0, "3"),
+        (-0.0, "-0"),
+        (math.nan, "NaN"),
+        (-math.inf, "-Inf"),
+    ],
+)
+def test_float_is_printed_as_go_prints_it(value: float, expected: str) -> None:
+    assert format_float(value) == expected
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_printed_float_reads_back(value: float) -> None:
+    assert float(format_float(value)) == value
+
+
+@given(st.text(alphabet='{}-|"`$. \nabif()end/*1', max_size=40))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        template = Template(text)
+    except TemplateError:
+        return
+    try:
+        template.render(Data({}, 1.0))
+    except TemplateError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ gt $value 1 }}", "gt: incompatible types for comparison: float64 and int"),
+        ("{{ humanize $labels.gpu.x }}", "'0' has no field .x"),
+        ("{{ humanize `x` }}", "humanize: 'x' is no number"),
+        ("{{ query `none` | first }}", "first: the query gave nothing"),
+        ("{{ humanizeTimestamp 1e300 }}", "humanizeTimestamp: 1e+300 is no time"),
+        ("{{ reReplaceAll `(` `` `` }}", "reReplaceAll: bad regular expression"),
+    ],
+)
+def test_data_that_a_function_can_not_take_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(TemplateError, match="^" + re.escape(message)):
+        _render(text)
