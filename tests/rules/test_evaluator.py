@@ -34,7 +34,7 @@ def _hot(value: float, gpu: str = "0") -> tuple[str, dict[str, str], float]:
 
 
 def _failures(group: str, rule: str) -> float:
-    return telemetry.RULE_FAILURES.labels(group, rule)._value.get()
+    return float(telemetry.RULE_FAILURES.labels(group, rule)._value.get())
 
 
 def test_condition_is_pending_until_it_has_held_for_the_whole_of_for(bench: MakeBench) -> None:
