@@ -27,14 +27,14 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands; only their modules are imported."""
     parser = argparse.ArgumentParser(
         prog="dsobs", description="Sees, tells and repairs beside an LLM inference server.", allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for name in COMMANDS:
+    for name in commands:
         importlib.import_module(f"dsobs.cli.{name}").add_parser(subparsers)
     return parser
 
@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return supervise(words[1:])
     try:
-        args = build_parser().parse_args(words)
+        # One command needs no other's imports, and the version none at all.
+        needed = () if words == ["--version"] else tuple(words[:1]) if words and words[0] in COMMANDS else COMMANDS
+        args = build_parser(needed).parse_args(words)
         status = int(args.run(args))
         sys.stdout.flush()
         return status

@@ -147,7 +147,7 @@ def _yaml_lines(tree: dict[str, Any], origins: Any, prefix: str) -> Iterator[str
         yield f"{indent}{name}: {text}" + (f"  # {origin}" if origin else "")
 
 
-def run_schema(args: argparse.Namespace) -> int:
+def run_schema(_: argparse.Namespace) -> int:
     """Prints the JSON Schema."""
     from dsobs.config.reference import schema_text
 

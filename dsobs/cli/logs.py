@@ -6,18 +6,18 @@ Whatever is passed as `extra` becomes a field. Secrets are kept out by never bei
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any, TextIO
-
-import orjson
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dsobs.cli.output import printable
-from dsobs.config.models import Log
+
+if TYPE_CHECKING:
+    from dsobs.config.models import Log
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _ECS_VERSION = "8.11.0"
 
 
-def configure_logging(log: Log, *, stream: TextIO | None = None) -> None:
+def configure_logging(log: "Log", *, stream: TextIO | None = None) -> None:
     """Sends the log to `stream` (stderr), in place of what was set up before. Libraries are heard from warning up."""
     stream = sys.stderr if stream is None else stream
     as_json = log.format == "json" or (log.format == "auto" and not stream.isatty())
@@ -50,6 +50,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
+        import orjson
+
         fields: dict[str, Any] = {
             "@timestamp": _time(record),
             "log.level": record.levelname.lower(),

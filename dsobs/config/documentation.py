@@ -4,6 +4,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 from dsobs.config import models
 
@@ -18,7 +19,7 @@ def of_section(model: str) -> str:
 def of_setting(model: str, attribute: str) -> str:
     """The docstring of a model's field, in one line; empty where there is none."""
     body = next(node for node in _classes() if node.name == model).body
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)

@@ -1,0 +1,41 @@
+"""Files that code writes: `python -m tests.generated` writes them, `--check` names those that differ."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dsobs.cli.reference import commands_page
+from dsobs.config.reference import schema_text, settings_page
+
+ROOT = Path(__file__).parent.parent
+
+GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
+    ("docs/reference/settings.md", settings_page),
+    ("docs/reference/config.schema.json", schema_text),
+    ("docs/reference/cli.md", commands_page),
+)
+"""Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
+
+
+def differing(root: Path = ROOT) -> list[str]:
+    """Paths of the files under `root` that are not as the code would write them."""
+    return [path for path, text in GENERATED if not (root / path).is_file() or (root / path).read_text() != text()]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Writes what differs, or under `--check` names it and returns 1."""
+    paths = differing()
+    if "--check" in arguments:
+        for path in paths:
+            print(f"{path}: not as generated; run `make generate`", file=sys.stderr)
+        return 1 if paths else 0
+    for path, text in GENERATED:
+        if path in paths:
+            (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / path).write_text(text())
+            print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
