@@ -144,8 +144,8 @@ class Gpu:
     """NVML's bit mask of why the clocks are what they are (`nvmlClocksEventReasons`)."""
     energy_joules: float | None = None
     processes: tuple[GpuProcess, ...] | None = None
-    xids: tuple[int, ...] = ()
-    """XID errors since the last reading."""
+    xids: tuple[int, ...] | None = None
+    """XID errors since the last reading; None where nobody watches for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,28 @@
-"""NVIDIA GPU readings through NVML, in base units, with what a card does not give left unknown."""
+"""NVIDIA GPU readings through NVML.
 
-from dsobs_nvml.reading import CLOCK_EVENT_REASONS, Reading
-from dsobs_nvml.source import Nvml, NvmlUnavailable
+`Nvml` reads the cards of this machine, `RecordedNvml` a recording; both are an `NvmlSource`. pynvml is imported when
+`Nvml` starts and a driver is there, never before.
+"""
 
-__all__ = ["CLOCK_EVENT_REASONS", "Nvml", "NvmlUnavailable", "Reading"]
+from dsobs_nvml.driver import Nvml
+from dsobs_nvml.reading import Process, Reading
+from dsobs_nvml.record import readings_of_record, record_of_readings
+from dsobs_nvml.recorded import RecordedNvml
+from dsobs_nvml.source import NvmlSource, NvmlUnavailable
+from dsobs_nvml.tables import CLOCK_EVENT_REASONS, XIDS, ClockEventReason, Xid, XidAction
+
+__all__ = [
+    "CLOCK_EVENT_REASONS",
+    "XIDS",
+    "ClockEventReason",
+    "Nvml",
+    "NvmlSource",
+    "NvmlUnavailable",
+    "Process",
+    "Reading",
+    "RecordedNvml",
+    "Xid",
+    "XidAction",
+    "readings_of_record",
+    "record_of_readings",
+]

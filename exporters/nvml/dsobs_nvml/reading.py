@@ -1,41 +1,44 @@
-"""One reading of one card, and the tables that explain it."""
+"""What one card says at one moment, in base units."""
 
 from dataclasses import dataclass
 
-CLOCK_EVENT_REASONS: dict[int, str] = {
-    0x0000000000000001: "gpu_idle",
-    0x0000000000000002: "applications_clocks_setting",
-    0x0000000000000004: "sw_power_cap",
-    0x0000000000000008: "hw_slowdown",
-    0x0000000000000010: "sync_boost",
-    0x0000000000000020: "sw_thermal_slowdown",
-    0x0000000000000040: "hw_thermal_slowdown",
-    0x0000000000000080: "hw_power_brake_slowdown",
-    0x0000000000000100: "display_clock_setting",
-}
-"""Bit → name of `nvmlClocksEventReasons` (NVIDIA's nvml.h, "Clocks event reasons")."""
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Memory of one process on one card. Process ids are those of the driver's PID namespace."""
+
+    pid: int
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Base units throughout; None is what the card or driver does not give."""
+    """One reading of one card. What the card or driver does not give is None, never 0."""
 
     index: int
     uuid: str = ""
     name: str = ""
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
-    """Without the driver's own reserve, as nvidia-smi shows it (nvmlDeviceGetMemoryInfo_v2)."""
+    """Without what the driver reserves for itself, as nvidia-smi's "Used" (`nvmlDeviceGetMemoryInfo_v2`). Drivers
+    before 510 can't tell the two apart, so there it is included, as in recordings made with the call's first version.
+    """
     utilization_ratio: float | None = None
+    """Share of the last sampling period (1/6 s to 1 s, by product) in which a kernel ran, 0 to 1."""
     memory_utilization_ratio: float | None = None
+    """Share of the same period in which device memory was read or written, 0 to 1."""
     power_watts: float | None = None
+    """Of the whole board; a mean over 1 s on Ampere and later except GA100 (nvml.h, `nvmlDeviceGetPowerUsage`)."""
     power_limit_watts: float | None = None
+    """The enforced limit: the least of all that apply."""
     temperature_celsius: float | None = None
     sm_clock_hertz: float | None = None
     memory_clock_hertz: float | None = None
     clock_event_reasons: int | None = None
+    """Bit mask; see `dsobs_nvml.CLOCK_EVENT_REASONS`."""
     energy_joules: float | None = None
-    processes: tuple[tuple[int, int | None], ...] | None = None
-    """(process id, bytes) of compute processes."""
-    xids: tuple[int, ...] = ()
-    """XID errors since the last reading."""
+    """Since the driver was loaded."""
+    processes: tuple[Process, ...] | None = None
+    """Compute processes."""
+    xids: tuple[int, ...] | None = None
+    """XID errors since the last reading, oldest first; None where they can't be watched."""

@@ -1,0 +1,222 @@
+"""What the driver's code does when cards refuse, vanish and fail, over a pretended library."""
+
+import logging
+from typing import Any
+
+import pynvml
+import pytest
+from dsobs_nvml import Nvml, NvmlUnavailable
+from dsobs_nvml.driver import ASK_AGAIN_SECONDS, MAX_EVENTS
+
+
+class Monotonic:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def started(library: Any, *devices: str, clock: Any = None) -> Nvml:
+    nvml = Nvml(devices, library, clock or Monotonic())
+    nvml.init()
+    return nvml
+
+
+def test_values_come_in_base_units(library: Any) -> None:
+    reading = started(library).read()[0]
+    assert reading.name == "NVIDIA Pretended"
+    assert reading.utilization_ratio == 0.58
+    assert reading.memory_utilization_ratio == 0.4
+    assert reading.power_watts == 416.267
+    assert reading.power_limit_watts == 700.0
+    assert reading.temperature_celsius == 49.0
+    assert reading.sm_clock_hertz == 1_965_000_000.0
+    assert reading.memory_clock_hertz == 2_619_000_000.0
+    assert reading.clock_event_reasons == 4
+    assert reading.energy_joules == 1000.7
+    assert reading.processes is not None
+    assert [(process.pid, process.memory_bytes) for process in reading.processes] == [(776, 79037464576), (777, None)]
+    assert reading.xids == ()
+
+
+def test_memory_in_use_is_without_the_drivers_own(library: Any) -> None:
+    assert started(library).read()[0].memory_used_bytes == 79042510848
+
+
+def test_an_old_driver_gives_memory_with_its_own(library: Any) -> None:
+    library.fails["nvmlDeviceGetMemoryInfo_v2", None] = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    assert started(library).read()[0].memory_used_bytes == 79042510848 + 503316480
+
+
+def test_an_old_driver_gives_clock_event_reasons_by_their_old_name(library: Any) -> None:
+    library.fails["nvmlDeviceGetCurrentClocksEventReasons", None] = pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
+    assert started(library).read()[0].clock_event_reasons == 4
+
+
+def test_what_a_card_refuses_is_none_and_asked_again_after_ten_minutes(
+    library: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    library.fails["nvmlDeviceGetPowerUsage", 1] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    clock = Monotonic()
+    nvml = started(library, "1", clock=clock)
+    for _ in range(3):
+        reading = nvml.read()[0]
+        assert reading.power_watts is None
+        assert reading.power_limit_watts == 700.0
+    assert library.calls.count("nvmlDeviceGetPowerUsage") == 1
+    del library.fails["nvmlDeviceGetPowerUsage", 1]
+    clock.now += ASK_AGAIN_SECONDS
+    assert nvml.read()[0].power_watts == 416.267
+    assert [record.message for record in caplog.records] == [
+        f"card {library.uuids[1]} does not give its power: Not Supported"
+    ]
+
+
+def test_a_passing_refusal_is_asked_again_at_once(library: Any) -> None:
+    nvml = started(library)
+    library.fails["nvmlDeviceGetUtilizationRates", None] = pynvml.NVML_ERROR_NOT_READY
+    assert nvml.read()[0].utilization_ratio is None
+    library.fails.clear()
+    assert nvml.read()[0].utilization_ratio == 0.58
+
+
+def test_an_unknown_error_in_one_reading_leaves_the_others(library: Any) -> None:
+    nvml = started(library)
+    library.fails["nvmlDeviceGetTotalEnergyConsumption", None] = pynvml.NVML_ERROR_UNKNOWN
+    reading = nvml.read()[0]
+    assert reading.energy_joules is None
+    assert reading.power_watts == 416.267
+
+
+def test_a_mig_device_gives_memory_and_processes(library: Any) -> None:
+    library.uuids[1] = "MIG-00000000-0000-0000-0000-0000000000c1"
+    for name in ("Utilization", "Clock", "Temperature", "Power", "Total", "Current", "Enforced", "Register"):
+        for function in dir(library):
+            if function.startswith("nvmlDevice") and name in function:
+                library.fails[function, 1] = pynvml.NVML_ERROR_INVALID_ARGUMENT
+    reading = started(library, library.uuids[1]).read()[0]
+    assert reading.uuid == library.uuids[1]
+    assert reading.memory_total_bytes == 85520809984
+    assert reading.processes
+    assert reading.utilization_ratio is None
+    assert reading.clock_event_reasons is None
+    assert reading.xids is None
+
+
+def test_a_lost_card_is_unknown_while_the_other_is_read(library: Any) -> None:
+    nvml = started(library)
+    library.fails["*", 0] = pynvml.NVML_ERROR_GPU_IS_LOST
+    calls = len(library.calls)
+    lost, alive = nvml.read()
+    assert (lost.index, lost.uuid) == (0, library.uuids[0])
+    assert lost.memory_used_bytes is None
+    assert alive.memory_used_bytes == 79042510848
+    assert library.calls[calls:].count("nvmlDeviceGetMemoryInfo_v2") == 2
+    assert library.calls[calls:].count("nvmlDeviceGetPowerUsage") == 1
+
+
+def test_the_only_card_lost_is_unavailable_but_its_xid_is_told_first(library_of: Any) -> None:
+    library = library_of(cards=1)
+    nvml = started(library)
+    library.fails["*", 0] = pynvml.NVML_ERROR_GPU_IS_LOST
+    library.events = [(0, 79)]
+    reading = nvml.read()[0]
+    assert reading.xids == (79,)
+    assert reading.memory_used_bytes is None
+    with pytest.raises(NvmlUnavailable, match="GPU is lost"):
+        nvml.read()
+
+
+def test_cards_that_went_away_are_looked_for_after_ten_minutes(library: Any) -> None:
+    clock = Monotonic()
+    nvml = started(library, clock=clock)
+    library.fails["*", 0] = pynvml.NVML_ERROR_GPU_IS_LOST
+    nvml.read()
+    clock.now += ASK_AGAIN_SECONDS
+    assert [reading.memory_used_bytes for reading in nvml.read()] == [None, 79042510848]
+    assert [reading.index for reading in nvml.read()] == [1]
+    library.fails.clear()
+    clock.now += ASK_AGAIN_SECONDS
+    nvml.read()
+    assert [reading.index for reading in nvml.read()] == [0, 1]
+    assert library.inits == 1
+
+
+@pytest.mark.parametrize("error", [pynvml.NVML_ERROR_UNINITIALIZED, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
+def test_a_driver_that_goes_is_unavailable_and_comes_back_with_init(library: Any, error: int) -> None:
+    nvml = started(library)
+    library.fails["nvmlDeviceGetPowerUsage", None] = error
+    with pytest.raises(NvmlUnavailable, match=str(pynvml.NVMLError(error))):
+        nvml.read()
+    library.fails.clear()
+    nvml.init()
+    assert len(nvml.read()) == 2
+
+
+def test_no_driver_is_unavailable_with_the_reason(library: Any) -> None:
+    library.fails["nvmlInit", None] = pynvml.NVML_ERROR_DRIVER_NOT_LOADED
+    with pytest.raises(NvmlUnavailable, match="no NVIDIA driver: Driver Not Loaded"):
+        Nvml(library=library).init()
+
+
+def test_a_driver_changed_under_the_process_says_restart(library: Any) -> None:
+    library.fails["nvmlInit", None] = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+    with pytest.raises(NvmlUnavailable, match="restart it"):
+        Nvml(library=library).init()
+
+
+def test_no_library_is_unavailable_before_pynvml_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dsobs_nvml.driver.LIBRARY", "libnot-there-ml.so.1")
+    monkeypatch.setattr("dsobs_nvml.driver.importlib.import_module", lambda name: pytest.fail(f"imported {name}"))
+    with pytest.raises(NvmlUnavailable, match=r"no NVIDIA driver: libnot-there-ml\.so\.1"):
+        Nvml().init()
+
+
+def test_a_driver_without_cards_is_unavailable_and_given_back(library_of: Any) -> None:
+    library = library_of(cards=0)
+    with pytest.raises(NvmlUnavailable, match="shows no card"):
+        Nvml(library=library).init()
+    assert library.inits == 0
+
+
+def test_one_missing_card_leaves_the_others(library: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert [reading.index for reading in started(library, "0", "7").read()] == [0]
+    assert "7 (Invalid Argument)" in caplog.text
+
+
+def test_xids_go_to_their_card_once(library: Any) -> None:
+    nvml = started(library)
+    library.events = [(1, 31), (1, 31), (0, 13)]
+    assert [reading.xids for reading in nvml.read()] == [(13,), (31, 31)]
+    assert [reading.xids for reading in nvml.read()] == [(), ()]
+
+
+def test_a_flood_of_xids_is_taken_in_slices(library: Any) -> None:
+    nvml = started(library)
+    library.events = [(0, 13)] * (MAX_EVENTS + 6)
+    assert [len(nvml.read()[0].xids or ()) for _ in range(3)] == [MAX_EVENTS, 6, 0]
+
+
+def test_unsupported_xids_are_none_and_said_once(library: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    library.fails["nvmlDeviceRegisterEvents", 0] = pynvml.NVML_ERROR_NOT_SUPPORTED
+    nvml = started(library)
+    assert [nvml.read() and reading.xids for reading in nvml.read()] == [None, ()]
+    nvml.init()
+    assert caplog.text.count("XID errors can't be watched") == 1
+
+
+def test_an_event_set_that_fails_makes_xids_unknown(library: Any) -> None:
+    nvml = started(library)
+    library.fails["nvmlEventSetWait_v2", None] = pynvml.NVML_ERROR_UNKNOWN
+    assert nvml.read()[0].xids is None
+
+
+def test_shutdown_gives_back_the_event_set_and_the_library(library: Any) -> None:
+    nvml = started(library)
+    nvml.shutdown()
+    assert library.calls[-2:] == ["nvmlEventSetFree", "nvmlShutdown"]
+    assert library.inits == 0

@@ -1,0 +1,105 @@
+"""What one NVML reading costs, beside `nvidia-smi` asked for the same.
+
+`python -m tests.benchmarks.nvml [READINGS]` prints one JSON object; needs an NVIDIA driver.
+"""
+
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "exporters/nvml"))
+
+from dsobs_nvml import Nvml, NvmlUnavailable
+
+QUERY = (
+    "index,uuid,name,memory.total,memory.used,utilization.gpu,utilization.memory,power.draw,enforced.power.limit,"
+    "temperature.gpu,clocks.sm,clocks.mem,clocks_event_reasons.active"
+)
+
+
+def resident_mib() -> float:
+    """Resident memory of this process, MiB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, 99th percentile and greatest of milliseconds."""
+    ordered = sorted(values)
+    return {
+        "median": round(statistics.median(ordered), 4),
+        "p99": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 4),
+        "max": round(ordered[-1], 4),
+    }
+
+
+def measure(readings: int = 1000) -> dict[str, Any]:
+    """Milliseconds, wall and CPU, of `Nvml.read`, and MiB that `init` costs; NvmlUnavailable without a driver."""
+    before = resident_mib()
+    source = Nvml()
+    started = time.perf_counter()
+    source.init()
+    init_ms = (time.perf_counter() - started) * 1000
+    source.read()
+    after = resident_mib()
+    wall: list[float] = []
+    cpu: list[float] = []
+    try:
+        for _ in range(readings):
+            cpu_at, at = time.thread_time(), time.perf_counter()
+            cards = source.read()
+            wall.append((time.perf_counter() - at) * 1000)
+            cpu.append((time.thread_time() - cpu_at) * 1000)
+    finally:
+        source.shutdown()
+    return {
+        "cards": len(cards),
+        "readings": readings,
+        "init_ms": round(init_ms, 1),
+        "resident_mib_before": round(before, 1),
+        "resident_mib_added": round(after - before, 1),
+        "read_wall_ms": spread(wall),
+        "read_cpu_ms": spread(cpu),
+    }
+
+
+def measure_nvidia_smi(runs: int = 10) -> dict[str, Any] | None:
+    """The same of a process of nvidia-smi for each reading; None where it is not installed."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    wall: list[float] = []
+    cpu: list[float] = []
+    for _ in range(runs):
+        before, at = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(
+            ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"], check=True, capture_output=True
+        )
+        wall.append((time.perf_counter() - at) * 1000)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu.append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000)
+    return {"runs": runs, "wall_ms": spread(wall), "cpu_ms": spread(cpu)}
+
+
+def run(readings: int = 1000) -> dict[str, Any]:
+    """Both, and how many times less a reading costs; `skipped` says why there is nothing."""
+    try:
+        ours = measure(readings)
+    except NvmlUnavailable as error:
+        return {"skipped": str(error)}
+    peer = measure_nvidia_smi()
+    result: dict[str, Any] = {"dsobs_nvml": ours, "nvidia_smi": peer}
+    if peer is not None:
+        result["wall_ratio"] = round(peer["wall_ms"]["median"] / ours["read_wall_ms"]["median"], 1)
+        result["cpu_ratio"] = round(peer["cpu_ms"]["median"] / max(ours["read_cpu_ms"]["median"], 1e-3), 1)
+    return result
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(*map(int, sys.argv[1:2]))))
