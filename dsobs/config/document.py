@@ -27,6 +27,8 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
 
 
+_WRONG = object()
+"""In place of a value that is a problem already."""
 _Loader.add_implicit_resolver(_NULL, re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 _Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
 
@@ -79,7 +81,10 @@ def parse_document(text: str, name: str) -> Document:
         line = mark.line + 1 if mark else 1
         if isinstance(error, yaml.composer.ComposerError) and "single document" in (error.context or ""):
             raise _refusal(f"{name}:{line}", "holds a second document; keep one and delete this `---`") from None
-        what = ", ".join(filter(None, (error.context, error.problem)))
+        context = error.context
+        if context and error.context_mark and error.context_mark.line + 1 != line:
+            context += f" from line {error.context_mark.line + 1}"
+        what = ", ".join(filter(None, (context, error.problem)))
         raise _refusal(f"{name}:{line}", f"is no YAML ({what}); mend the line or the one above") from None
     except RecursionError:
         raise _refusal(name, "is nested too deeply; a settings file has four levels at most") from None
@@ -121,20 +126,22 @@ class _Reader:
             raise _refusal(self._document.name, f"unfolds to more than {MAX_VALUES} values; use fewer aliases")
         if id(node) in self._open:
             self._wrong(node, place, "contains itself; write the values instead of the alias")
-            return None
+            return _WRONG
         if node.tag not in _PLAIN_TAGS:
             self._wrong(node, place, f"has the tag {ascii(node.tag)[1:-1]}, which means nothing here; delete the tag")
-            return None
+            return _WRONG
         if isinstance(node, yaml.ScalarNode):
             return None if node.tag == _NULL else node.value
         self._open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
                 return self.mapping(node, place)
-            items = []
-            for index, item in enumerate(node.value):
-                self._document.lines[*place, index] = item.start_mark.line + 1
-                items.append(self.value(item, (*place, index)))
+            items: list[Any] = []
+            for item in node.value:
+                value = self.value(item, (*place, len(items)))
+                if value is not _WRONG:
+                    self._document.lines[*place, len(items)] = item.start_mark.line + 1
+                    items.append(value)
             return items
         finally:
             self._open.pop()
@@ -146,7 +153,7 @@ class _Reader:
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if key_node.tag == _MERGE:
-                for name, pair in self._merged(value_node, place):
+                for name, pair in self._merged(value_node, place, line):
                     merged.setdefault(name, pair)
                 continue
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in (_STR, _NULL):
@@ -157,22 +164,26 @@ class _Reader:
                 self._wrong(key_node, (*place, name), f"is set twice, first in line {own[name]}; delete one of them")
                 continue
             own[name] = line
-            self._document.lines[*place, name] = line
-            tree[name] = self.value(value_node, (*place, name))
+            self._put(tree, (*place, name), line, value_node)
         for name, (value_node, line) in merged.items():
             if name not in own:
-                self._document.lines[*place, name] = line
-                tree[name] = self.value(value_node, (*place, name))
+                self._put(tree, (*place, name), line, value_node)
         return tree
 
-    def _merged(self, node: yaml.Node, place: Place) -> Iterator[tuple[str, tuple[yaml.Node, int]]]:
+    def _put(self, tree: dict[str, Any], place: tuple[Any, ...], line: int, node: yaml.Node) -> None:
+        self._document.lines[place] = line
+        value = self.value(node, place)
+        if value is not _WRONG:
+            tree[place[-1]] = value
+
+    def _merged(self, node: yaml.Node, place: Place, line: int) -> Iterator[tuple[str, tuple[yaml.Node, int]]]:
         self._values += 1
         if self._values > MAX_VALUES:
             raise _refusal(self._document.name, f"unfolds to more than {MAX_VALUES} values; use fewer aliases")
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         for source in sources:
             if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
-                self._wrong(node, place, "`<<` takes the alias of another section; write `<<: *NAME`")
+                self._wrong_in(line, place, "`<<` takes the alias of another section; write `<<: *NAME`")
                 return
             self._open.append(id(source))
             try:
@@ -182,11 +193,13 @@ class _Reader:
                         yield key_node.value, (value_node, key_node.start_mark.line + 1)
                 for key_node, value_node in source.value:
                     if key_node.tag == _MERGE:
-                        yield from self._merged(value_node, place)
+                        yield from self._merged(value_node, place, line)
             finally:
                 self._open.pop()
 
     def _wrong(self, node: yaml.Node, place: Place, message: str) -> None:
-        line = node.start_mark.line + 1
+        self._wrong_in(node.start_mark.line + 1, place, message)
+
+    def _wrong_in(self, line: int, place: Place, message: str) -> None:
         where = f"{self._document.name}:{line}"
         self._document.problems.append((line, Problem(where, dotted(place), message, in_file=True)))

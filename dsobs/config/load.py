@@ -83,7 +83,9 @@ def load_with_origins(path: Path | None, environ: Mapping[str, str], overrides: 
     sources.refuse_unknown_variables()
     config = sources.validate()
     if sources.problems or config is None:
-        raise ConfigError(problem for _, problem in sorted(sources.problems, key=lambda item: item[0]))
+        # Variables have no order of their own but their names.
+        ordered = sorted(sources.problems, key=lambda item: (item[0], item[1].where if item[0][0] == 1 else ""))
+        raise ConfigError(problem for _, problem in ordered)
     origins = {".".join(key): sources.origins[key].where for key in settings() if key in sources.origins}
     return Loaded(config, origins, sources)
 
@@ -162,7 +164,7 @@ class _Sources:
         names = {setting.variable for setting in settings().values()}
         for name in self._unknown_variables:
             if name not in referred:
-                near = difflib.get_close_matches(name.upper(), names | OTHER_VARIABLES, n=1)
+                near = difflib.get_close_matches(name.upper(), names | OTHER_VARIABLES, n=1, cutoff=0.75)
                 advice = f"did you mean {near[0]}?" if near else "rename or unset it"
                 shown = name if name.isprintable() else ascii(name)
                 self.problems.append(((1, 0), Problem(shown, "", f"is no setting of dsobs; {advice}")))
@@ -244,8 +246,8 @@ class _Sources:
 
 
 def _placed(sources: _Sources, finding: Finding) -> tuple[tuple[int, int], Problem]:
-    written = [sources.origin(key) for key in (tuple(name.split(".")) for name in finding.because)]
-    origin = min(written, key=lambda one: one.order == (3, 0))
+    written = (sources.origins.get(tuple(name.split("."))) for name in finding.because)
+    origin = next(filter(None, written), Origin("", (3, 0)))
     # A variable or flag names only itself: where another setting is to be changed, its name must be said.
     key_said = origin.in_file or origin.where == _given_name(origin, finding.key)
     message = finding.message if key_said or not origin.where else f"{finding.key} {finding.message}"
@@ -273,7 +275,8 @@ def _unknown(key: Key) -> str:
     namesakes = [dotted(one) for one in known if one[-1] == key[-1]]
     if namesakes:
         return f"there is no such setting; did you mean {' or '.join(namesakes)}?"
-    close = difflib.get_close_matches(dotted(key), map(dotted, known), n=1)
+    others = [dotted(one) for one in known if one != key[: len(one)]]
+    close = difflib.get_close_matches(dotted(key), others, n=1)
     if close:
         return f"there is no such setting; did you mean {close[0]}?"
     if siblings:

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from dsobs.config import ConfigError, load
+
+DATA = Path(__file__).parent / "data"
+
+BAD = {
+    "unknown_keys": [
+        ":2: target.ulr: there is no such setting; did you mean target.url?",
+        ":3: tagret: there is no such setting; did you mean target?",
+        ":5: url: there is no such setting; did you mean target.url or notifiers.pagerduty.url or "
+        "notifiers.webhook.url?",
+        ":7: hang.treshold: there is no such setting; did you mean hang.min_threshold?",
+        ":8: hang.zzz: there is no such setting; there are idle_after, idle_probe_interval, learn_after, "
+        "max_threshold, min_threshold, probe, probe_timeout, unresponsive_after",
+    ],
+    "duplicate_keys": [
+        ":3: target.name: is set twice, first in line 2; delete one of them",
+        ":7: gpu: is set twice, first in line 4; delete one of them",
+    ],
+    "unclosed_quote": [
+        ":3: is no YAML (while scanning a quoted scalar from line 2, found unexpected end of stream); "
+        "mend the line or the one above"
+    ],
+    "tab": [
+        ":2: is no YAML (while scanning for the next token, found character '\\t' that cannot start any token); "
+        "mend the line or the one above"
+    ],
+    "two_documents": [":2: holds a second document; keep one and delete this `---`"],
+    "list_at_the_top": [":1: holds no settings; write a section such as `target:` and below it lines of `name: value`"],
+    "wrong_types": [
+        ":2: target.url: is a list, where a text is wanted; write one value",
+        ":3: target.scrape_interval: '5 minutes' is no duration; write seconds or 500ms, 30s, 5m, 24h",
+        ":4: target.scrape_timeout: is '-1'; write more than 0",
+        ":5: target.name: holds settings, where a text is wanted; write it behind the colon",
+        ":7: gpu: is one value, where settings are wanted; write lines of `name: value` below it",
+        ":9: hang.probe: 'sometimes' is none of auto, on, off; write one of them",
+        ":10: hang.idle_after: '.inf' is no duration; write seconds or 500ms, 30s, 5m, 24h",
+        ":12: remediation.mode: 'enfroce' is none of observe, enforce; did you mean enforce?",
+        ":13: remediation.enabled: 'maybe' is neither true nor false; write one of them",
+        ":14: remediation.max_restarts_24h: '1.5' is no whole number; write a whole number",
+        ":15: remediation.fleet_breaker: is '1.5'; write 1 or less",
+        ":17: rules.files: is one value, where a list is wanted; write [extra.rules.yaml]",
+        ":19: rules.gpu_memory.threshold: 'high' is no number; write a number",
+        ":21: api.listen: has no value; write one or delete the line",
+    ],
+    "addresses": [
+        ":2: target.url: holds a user name or password, which would be printed; leave it out and use a secret",
+        ":4: runtime.docker_host: is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT",
+        ":6: notifiers.pagerduty.routing_key: is missing; write file:PATH or env:NAME",
+        ":7: notifiers.pagerduty.url: 'ftp://127.0.0.1' is no http:// or https:// address; write http://HOST:PORT",
+        ":9: api.listen: '127.0.0.1:99940' is no address and port; write 127.0.0.1:9940",
+    ],
+    "other_addresses": [
+        ":2: target.url: 'http://127.0.0.1:8000/v1' has a path; write http://127.0.0.1:8000",
+        ":6: notifiers.webhook.severities[0]: 'critcal' is none of critical, error, warning, info; "
+        "did you mean critical?",
+        ":7: notifiers.webhook.token: holds settings, where file:PATH or env:NAME is wanted; write it behind the colon",
+    ],
+    "contradictions": [
+        ":2: hang.min_threshold: is 5s, less than two scrapes of 15s, so that every gap would be a stall; "
+        "write 30s or more, or scrape more often",
+        ":3: target.scrape_timeout: is 2m, more than hang.unresponsive_after of 90s; lower it or raise that",
+        ":5: hang.min_threshold: is 5s, more than hang.max_threshold of 4s; lower it or raise that",
+        ":6: hang.idle_probe_interval: is 2s, not more than hang.probe_timeout of 3s; raise it, or write 0 to probe "
+        "no idle engine",
+        ":8: runtime.container: is empty, and runtime.name is docker; write the name or id of the engine's container",
+    ],
+    "nothing_to_restart": [
+        ":2: remediation.mode: is enforce, and with runtime.name none nothing can be restarted; name a runtime or "
+        "write observe"
+    ],
+    "contradiction_beside_error": [
+        ":2: target.max_page_bytes: 'lots' is no whole number; write a whole number",
+        ":4: runtime.container: is empty, and runtime.name is docker; write the name or id of the engine's container",
+    ],
+    "tags": [
+        ":2: target.name: has the tag tag:yaml.org,2002:python/object/apply:os.system, which means nothing here; "
+        "delete the tag",
+        ":3: target.engine: has the tag !mine, which means nothing here; delete the tag",
+        ":5: rules.files[1]: contains itself; write the values instead of the alias",
+        ":6: has a name that is no plain word; write `name: value`",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_all_errors_of_a_bad_file_are_named_with_their_lines(name: str) -> None:
+    path = DATA / f"{name}.bad.yaml"
+    with pytest.raises(ConfigError) as caught:
+        load(path, {}, {})
+    assert [str(problem).removeprefix(str(path)) for problem in caught.value.problems] == BAD[name]
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_bad_file_has_its_messages() -> None:
+    assert {path.name.removesuffix(".bad.yaml") for path in DATA.glob("*.bad.yaml")} == set(BAD)
