@@ -1,7 +1,8 @@
 # The two set-up commands are `make demo` and `make test`. Everything else is for those who build dsobs.
 SHELL := /bin/bash
 ENGINE ?= simulator
-UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+# One that works: a version manager's stub for a uv that is not installed does not count.
+UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 UV_VERSION := 0.13.9
 RUN := $(UV) run --frozen --no-sync
 
@@ -31,7 +32,7 @@ bench: setup
 
 setup: .venv/.synced
 
-.venv/.synced: $(UV) uv.lock pyproject.toml exporters/nvml/pyproject.toml
+.venv/.synced: uv.lock pyproject.toml exporters/nvml/pyproject.toml | $(UV)
 	@echo 'setting up: locked dependencies into .venv'
 	@$(UV) sync --frozen --quiet
 	@touch $@

@@ -311,7 +311,8 @@ def explain(detail: ErrorDetails) -> str:
         return str(context.get("error", "is no text; write file:PATH or env:NAME"))
     shown = _shown(given)
     if setting.is_list and not item and isinstance(given, str):
-        return f"is one value, where a list is wanted; write [{given}]" if len(given) < 80 else "must be a list"
+        advice = f"write [{given}]" if len(given) < 80 and given.isprintable() else "put it in brackets"
+        return f"is one value, where a list is wanted; {advice}"
     match kind:
         case "value_error":
             return str(context["error"])
