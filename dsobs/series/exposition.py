@@ -225,6 +225,8 @@ class _Reading:
                 if not _LABEL.fullmatch(piece):
                     return None
                 name, _, value = piece.partition("=")
+                if name == "__name__":
+                    return None
                 pair = known[piece] = (name, value[1:-1])
             pairs.append(pair)
         return _sorted(pairs)
