@@ -74,7 +74,9 @@ class Timeline:
         if self.stopped_at is None or what in self.told:
             return
         self.told[what] = at
-        mark = {"page sent": "31;1", "alert firing": "31", "stall seen": "33"}.get(what, "32" if what in STORY[7:] else "36")
+        mark = {"page sent": "31;1", "alert firing": "31", "stall seen": "33"}.get(
+            what, "32" if what in STORY[7:] else "36"
+        )
         self._line(f"{at - self.stopped_at:+7.1f} s", what, text, mark)
         self.changed.set()
 
@@ -98,14 +100,14 @@ class Timeline:
                 await asyncio.wait_for(self.changed.wait(), left)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager
-async def _process(
+async def child(
     *command: str, output: Path | int, errors: int | None = None, environ: dict[str, str] | None = None
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A child in a session of its own, ended with all that is left of its group."""
@@ -225,13 +227,13 @@ async def _ready(session: aiohttp.ClientSession, url: str, seconds: float, proce
 async def _story(command: str, start_seconds: float, folder: Path, timeline: Timeline) -> None:
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        port, api = _free_port(), _free_port()
+        port, api = free_port(), free_port()
         url = f"http://127.0.0.1:{port}"
         receiver = await stack.enter_async_context(_receiver(timeline))
         timeline.say("starting an inference server under `dsobs supervise`")
         control = folder / "supervise.sock"
         engine = await stack.enter_async_context(
-            _process(
+            child(
                 *(sys.executable, "-m", "dsobs.supervisor", "--socket", str(control), "--stop-grace", "5", "--"),
                 *shlex.split(command.format(port=port)),
                 output=folder / "engine.log",
@@ -239,7 +241,7 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
         )
         await _ready(session, f"{url}/health", start_seconds, engine)
         await stack.enter_async_context(
-            _process(
+            child(
                 *(sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", "4"),
                 *("--duration", "900"),
                 output=folder / "load.log",
@@ -261,7 +263,7 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
         }
         flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         dsobs = await stack.enter_async_context(
-            _process(
+            child(
                 *(sys.executable, "-m", "dsobs.cli", "run", *flags),
                 output=asyncio.subprocess.DEVNULL,
                 errors=asyncio.subprocess.PIPE,

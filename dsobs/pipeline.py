@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsobs.collectors.detect import detect, named
-from dsobs.collectors.nvml import gpu_samples
+from dsobs.collectors.nvml import GpuSignals
 from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, Transition
@@ -22,8 +22,8 @@ from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import View
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
-from dsobs.remediation.plan import Step, plan
-from dsobs.rules import Evaluator, Group, load, load_text, render
+from dsobs.remediation.plan import Step, awaits_verification, plan
+from dsobs.rules import Evaluator, Group, load, render
 from dsobs.rules.shipped import FILE_NAME
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
@@ -35,14 +35,16 @@ from dsobs.signals.witness import StandstillWitness
 
 log = logging.getLogger(__name__)
 
+VERDICT_SECONDS = 5.0
+"""Between two synthetic requests to an instance whose restart is to be verified."""
 HOLD_STALL_SECONDS = 60.0
 """While scrapes time out, a stall whose probe failed is held this long as it was last seen."""
 
 
 def rule_groups(config: Config) -> list[Group]:
     """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
-    sources = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
-    return [*load_text(sources), *load(config.rules.files)]
+    shipped = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
+    return load(config.rules.files, shipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Pipeline:
         self._probes = probes
         self._assume_restart = assume_restart
         self._witness = StandstillWitness()
+        self._gpu_signals = GpuSignals()
         self._offset = ProbeOffset()
         self._probes_ended: list[Probe] = []
         self._raw: Sequence[Sample] = ()
@@ -177,7 +180,7 @@ class Pipeline:
         self._tell_changes(self.view, self._view(obs))
         alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
         steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
-        return Turn(self.view, transitions, steps, self._probes_wanted(now))
+        return Turn(self.view, transitions, steps, self._probes_wanted(now, ledger))
 
     def _tell_changes(self, before: View, view: View) -> None:
         """What a person following the log wants to know at once."""
@@ -197,9 +200,14 @@ class Pipeline:
                 )
 
     def restore(self, obs: Observation) -> None:
-        """Takes an observation from before a restart of dsobs: it fills windows and decides nothing."""
+        """Takes an observation from before a restart of dsobs: it fills windows, and what moved last is known."""
         if obs.scrape is not None and obs.scrape.page is not None:
+            before = self._facts.process_start_time
             self._read_page(obs.scrape.page, obs.at)
+            if before is not None and self._facts.process_start_time != before:
+                self.tracker.forget()
+            # A hang that began before dsobs was restarted must not look like a prefill that has just begun.
+            self.tracker.observe(obs.at, self._raw)
             self.store.append_samples(self._canonical, obs.at, source="engine")
             self._data_since = obs.at if self._data_since is None else self._data_since
 
@@ -298,23 +306,19 @@ class Pipeline:
         """The caller has just sent a synthetic request to engine `rank` (None: not addressed)."""
         self.tracker.probe_sent(now, rank)
 
-    def _probes_wanted(self, now: float) -> list[EngineKey]:
+    def _probes_wanted(self, now: float, ledger: Ledger) -> list[EngineKey]:
         if self._probes != "on" or not self.view.up:
             return []
         wanted = self.tracker.probe_wanted(now)
-        if not wanted and self._verdict_wanted(now):
+        if not wanted and self._verdict_wanted(now, ledger):
             wanted = [engine.key for engine in self.view.engines][:1]
         return wanted
 
-    def _verdict_wanted(self, now: float) -> bool:
-        """A new or a sick instance is asked once in a while whether it answers, so that a restart can be verified."""
-        asked = max(self._answered_at or 0.0, self._error_at or 0.0, self.tracker.last_probe_at or 0.0)
-        if now - asked < 5.0:
+    def _verdict_wanted(self, now: float, ledger: Ledger) -> bool:
+        """A restarted or a sick instance is asked once in a while whether it answers."""
+        if now - (self.tracker.last_probe_at or 0.0) < VERDICT_SECONDS:
             return False
-        if self.lifecycle.sick_since is not None:
-            return True
-        started = self.view.instance_started_at
-        return self.view.ready and started is not None and (self._answered_at is None or self._answered_at < started)
+        return self.lifecycle.sick_since is not None or (self.view.ready and awaits_verification(ledger))
 
     def _derive(self, obs: Observation) -> None:
         now = obs.at
@@ -323,7 +327,7 @@ class Pipeline:
         if failure is None or self._holds_stall(now, failure):
             derived += self.tracker.samples()
         self.store.append_samples(derived, now, source="derived")
-        gpu = [] if isinstance(obs.gpus, Unknown) else gpu_samples(obs.gpus)
+        gpu = self._gpu_signals.samples(obs.gpus)
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)

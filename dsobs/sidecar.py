@@ -335,7 +335,9 @@ class Sidecar:
         await asyncio.wait(questions, timeout=interval)
         scrape: Scrape | None = self._scrapes.take()
         self._views.take()
-        self._gpus.take()
+        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
+            # The same reading once more: its XIDs are counted already.
+            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
         health = self._healths.take()
         if health is not None:
             self._health, self._health_at = health, self.clock.now()

@@ -38,7 +38,9 @@ def plan(
     alerts: Sequence[Alert], view: View, ledger: Ledger, now: float, settings: Settings, switches: Switches
 ) -> list[Step]:
     """The steps that are due at `now`; empty on a healthy server."""
-    asking = [a for a in alerts if a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"]
+    asking = [
+        a for a in alerts if a.confirmed and a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"
+    ]
     incident = ledger.open_incident()
     if incident is None:
         if not asking:
@@ -48,18 +50,31 @@ def plan(
     steps: list[Step] = []
     if incident.last("evidence") is None:
         steps.append(Step("evidence", incident.id, "the incident was opened", alerts=incident.alerts))
-    attempt = incident.last("restart", *ATTEMPTED)
     if ledger.attempt_in_flight() is not None:
         return steps
-    if attempt is not None and attempt.state in ("done", "unknown"):
-        verdict = incident.last("verify")
-        if verdict is None or verdict.id < attempt.id:
-            return steps + _verify(incident, attempt, view, now, settings)
+    attempt = _unverified(incident)
+    if attempt is not None:
+        return steps + _verify(incident, attempt, view, now, settings)
     if asking:
         steps += _restart(asking, incident, view, ledger, now, settings, switches)
     elif _settled(incident, view, now):
         steps.append(Step("close", incident.id, "its alerts are gone"))
     return steps
+
+
+def _unverified(incident: Incident) -> Entry | None:
+    """The last restart, if it was made (or may have been) and has no verdict yet."""
+    attempt = incident.last("restart", *ATTEMPTED)
+    if attempt is None or attempt.state not in ("done", "unknown"):
+        return None
+    verdict = incident.last("verify")
+    return attempt if verdict is None or verdict.id < attempt.id else None
+
+
+def awaits_verification(ledger: Ledger) -> bool:
+    """Whether the engine has been restarted and has yet to prove that it works."""
+    incident = ledger.open_incident()
+    return incident is not None and _unverified(incident) is not None
 
 
 def _settled(incident: Incident, view: View, now: float) -> bool:

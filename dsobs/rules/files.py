@@ -109,9 +109,9 @@ _GROUP_KEYS = ("name", "interval", "query_offset", "limit", "rules", "labels")
 _RULE_KEYS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
 
 
-def load(paths: Iterable[Path | str]) -> list[Group]:
-    """The groups of these files in turn; RuleFileError with every problem of all of them."""
-    sources: list[tuple[str, str]] = []
+def load(paths: Iterable[Path | str], texts: Iterable[tuple[str, str]] = ()) -> list[Group]:
+    """The groups of `texts`, (file name, text) pairs, and of these files in turn; RuleFileError with every problem."""
+    sources = list(texts)
     problems: list[Problem] = []
     for path in paths:
         try:

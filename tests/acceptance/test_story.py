@@ -1,0 +1,158 @@
+"""The main job, end to end, against the simulator: real processes, real sockets, real signals."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.scene import SIMULATOR, scene
+
+FAST = {"remediation__confirm_hang": "3s", "runtime__stop_grace": "2s"}
+
+
+async def test_hang_under_load_is_paged_within_10_s_and_restarted_once(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(**FAST)
+        await here.until_working()
+        old = here.cores()
+        stopped = here.stop_core()
+        await here.until(lambda: here.paged("EngineHung"), 20, "page")
+        page = here.paged("EngineHung")
+        assert page is not None
+        assert page.at - stopped <= 10.0
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 60, "resolve")
+        await here.until(lambda: any(a == "incident-closed" for _, a, _ in here.events), 60, "closed")
+        (incident,) = await here.incidents()
+        steps = [f"{e['kind']} {e['state']}" for e in incident["entries"]]
+        assert steps == [
+            "incident opened",
+            "evidence done",
+            "restart reserved",
+            "restart done",
+            "verify done",
+            "incident closed",
+        ]
+        assert not any(Path(f"/proc/{pid}").exists() for pid in old)
+        assert here.critical() == [page.body["summary"]]
+        evidence = Path(next(e["detail"]["folder"] for e in incident["entries"] if e["kind"] == "evidence"))
+        assert {file.name for file in evidence.iterdir()} == {"recording.jsonl.gz", "state.json", "engine.log"}
+        assert (await here.status())["guards"]["restarts_24h"] == 1
+
+
+async def test_observe_pages_and_says_what_enforce_would_do_and_does_nothing(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(enforce=False, **FAST)
+        await here.until_working()
+        pid = here.stop_core() and here.cores()
+        await here.until(lambda: any("would restart" in m for _, _, m in here.events), 40, "would restart")
+        assert here.paged("EngineHung") is not None
+        assert here.acted() == []
+        assert here.cores() == pid
+
+
+async def test_killed_core_is_paged_within_5_s_and_the_supervisor_brings_the_engine_back(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine(*SIMULATOR, "--load-seconds", "3")
+        await here.start_load()
+        await here.start_dsobs(**FAST)
+        await here.until_working()
+        killed = time.time()
+        os.kill(here.cores()[0], signal.SIGKILL)
+        await here.until(lambda: here.paged("EngineDown"), 15, "page")
+        page = here.paged("EngineDown")
+        assert page is not None
+        assert page.at - killed <= 5.0
+        await here.until(lambda: here.paged("EngineDown", "resolve"), 30, "resolve")
+        assert here.acted() == []
+
+
+async def test_hang_while_idle_is_found_by_two_failed_probes(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_dsobs(hang__idle_after="2s", hang__idle_probe_interval="4s", hang__probe_timeout="1s", **FAST)
+        await here.until(lambda: any(a == "probe-answered" for _, a, _ in here.events), 20, "a first answer")
+        here.stop_core()
+        await here.until(lambda: here.paged("EngineHung"), 30, "page")
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 60, "resolve")
+        assert len([m for m in here.acted() if "restarting" in m]) == 1
+
+
+async def test_with_no_configuration_nothing_is_sent_changed_or_paged(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(enforce=False, notifiers__webhook__url="", remediation__mode="")
+        await here.until_working()
+        here.stop_core()
+        await here.turns(14)
+        told = "\n".join(message for _, _, message in here.events)
+        assert "nobody is paged (notifiers)" in told
+        assert "synthetic requests: none are sent (hang.probe)" in told
+        assert "repair: observe" in told
+        assert "probe sent" not in told
+        assert here.pages == []
+
+
+async def test_sigterm_to_supervise_is_information_only(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(**FAST)
+        await here.until_working()
+        assert here.engine is not None
+        here.engine.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(here.engine.wait(), 15)
+        await here.turns(12)
+        view = (await here.status())["view"]
+        assert "SIGTERM" in view["planned_stop"]
+        assert here.critical() == []
+        assert here.acted() == []
+
+
+async def test_a_silence_keeps_the_page_back_and_the_kill_switch_file_the_restart(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        token = tmp_path / "token"
+        token.write_text("s3cret\n")
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(api__control_token=f"file:{token}", **FAST)
+        await here.until_working()
+        body = {"matchers": ["alertname=EngineHung"], "duration": "10m"}
+        url = f"http://127.0.0.1:{here.api}/api/v1/silences"
+        async with here.session.post(url, json=body, headers={"Authorization": "Bearer s3cret"}) as answer:
+            assert answer.status == 201
+        (tmp_path / "kill").touch()
+        here.stop_core()
+        await here.until(lambda: any(a == "alert-firing" for _, a, _ in here.events), 30, "firing")
+        await here.turns(6)
+        assert here.critical() == []
+        assert here.acted() == []
+
+
+@pytest.mark.parametrize("moments", [(2.0, 6.0), (9.5, 12.5)])
+async def test_dsobs_killed_in_the_middle_of_an_incident_restarts_the_engine_once(
+    tmp_path: Path, moments: tuple[float, float]
+) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(**FAST)
+        await here.until_working()
+        stopped = here.stop_core()
+        for moment in moments:
+            await here.until(lambda m=moment: time.time() - stopped >= m, 30, "the moment")
+            assert here.dsobs is not None
+            here.dsobs.kill()
+            await here.dsobs.wait()
+            await here.start_dsobs(**FAST)
+        await here.until(lambda: here.paged("EngineHung"), 30, "page")
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 60, "resolve")
+        log = (tmp_path / "engine.log").read_text(errors="replace")
+        assert log.count("restart requested") == 1
