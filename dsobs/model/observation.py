@@ -171,6 +171,8 @@ class RuntimeView:
     cpu_seconds: float | None = None
     """CPU time of all the engine's processes so far: stands still in a hang, a second witness."""
     pids: tuple[int, ...] = ()
+    started_history: tuple[float, ...] = ()
+    """Starts in the last 24 hours that the runtime itself remembers, oldest first; also while dsobs was away."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,221 +1,348 @@
-"""An engine in a Docker container, by the Docker Engine API (v1.40 and later) over its UNIX socket."""
+"""An engine in a Docker container, by the Docker Engine API over its UNIX socket (or plain TCP)."""
 
 import asyncio
 import json
+import math
 import re
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 
+from dsobs import supervisor
 from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeRefused
 
-SAME_START_SECONDS = 0.5
+WANTED_VERSION = (1, 41)
+"""Docker 20.10: the first with `one-shot` statistics. A daemon that no longer speaks it is asked in its oldest."""
+SAME_START_SECONDS = 0.05
+SAME_END_SECONDS = 2.0
+"""Between the time that the daemon notes for an end and that of its event."""
 STOP_SIGNALS = frozenset({"2", "3", "9", "15"})
 """SIGINT, SIGQUIT, SIGKILL, SIGTERM: what a person sends to end a container."""
-PLANNED_BEFORE_END_SECONDS = 600.0
+STOP_TAKES_SECONDS = 600.0
 """A stop signal this long before the end has led to it: containers may be given a long grace."""
-RESTART_SLACK_SECONDS = 10.0
+RESTART_SLACK_SECONDS = 15.0
+"""What the daemon takes beyond the grace: it waits 10 s for the end of what it has killed, then starts anew."""
+HISTORY_SECONDS = 24 * 3600.0
 LOG_BYTES = 4 * 1024 * 1024
-_NEVER = "0001-01-01T00:00:00Z"
+EVENT_BYTES = 1024 * 1024
+"""The daemon keeps the last 256 events."""
 
 
-async def open_runtime(settings: RuntimeSettings, target: Target) -> "Docker | Unknown":
-    """The container that `runtime.container` names; Unknown while the daemon can't be asked or has no such
-    container."""
-    docker = Docker(settings)
-    view = await docker.view()
-    if isinstance(view, Unknown):
-        await docker.close()
-        return view
-    return docker
+async def open_runtime(settings: RuntimeSettings, _target: Target) -> "DockerRuntime | Unknown":
+    """Entry point. Unknown where the settings name no container or no address that can be used."""
+    if not settings.container:
+        return Unknown("runtime.container must name the engine's container")
+    if not settings.docker_host.startswith(("unix://", "tcp://")):
+        return Unknown("runtime.docker_host must begin with unix:// or tcp://")
+    return DockerRuntime(settings)
 
 
-def _time(text: str) -> float | None:
-    """Docker's RFC 3339 with nanoseconds; None for the zero time."""
-    if not text or text.startswith(_NEVER[:10]):
-        return None
-    # Nanoseconds are more than datetime takes.
-    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+class DaemonError(Exception):
+    """The daemon answered with an error; the message is its own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
-class Docker:
+@dataclass(slots=True)
+class Stops:
+    """Who was seen to stop the container, from its events in their order. An exit code proves nothing.
+
+    The daemon tells `kill` (with the signal), `die`, `stop` of a `docker stop`, and besides `start` and `restart` of a
+    `docker restart`; a container that ends by itself only tells `die`.
+    """
+
+    asked_at: float = -math.inf
+    asked_by: str | None = None
+    """A stop that was asked for and has not ended the present instance yet."""
+    died_at: float = -math.inf
+    planned: str | None = None
+    """Who stopped the instance that ended last; None: nobody was seen to."""
+    starts: list[float] = field(default_factory=list)
+
+    def of(self, ended: float | None, now: float) -> str | None:
+        """Who stops the present instance, or stopped the one that ended at `ended`; None: of the container's forerunner
+        under the same name. An end whose events were not seen is nobody's."""
+        if self.asked_by is not None and now - self.asked_at <= STOP_TAKES_SECONDS:
+            return self.asked_by
+        return self.planned if ended is None or abs(ended - self.died_at) <= SAME_END_SECONDS else None
+
+    def take(self, at: float, action: str, attributes: Mapping[str, str], *, own: bool) -> None:
+        """One event at `at`, seconds since the Unix epoch; `own`: while dsobs itself had the container restarted."""
+        match action:
+            case "kill" if attributes.get("signal") in STOP_SIGNALS and not own:
+                if self.asked_by is None:
+                    self.asked_at, self.asked_by = at, f"docker kill event, signal {attributes['signal']}"
+            case "die":
+                asked = self.asked_by if at - self.asked_at <= STOP_TAKES_SECONDS else None
+                self.died_at, self.planned, self.asked_by = at, asked, None
+            case "stop" | "restart" if not own and at >= self.died_at > -math.inf:
+                self.planned = self.planned or f"docker {action} event"
+            case "start":
+                self.starts = [start for start in self.starts if start > at - HISTORY_SECONDS] + [at]
+                self.asked_by = None
+
+
+class DockerRuntime:
     """One container, by name, so that one that is made anew under the same name is followed."""
 
     name = "docker"
     can_restart = True
 
-    def __init__(self, settings: RuntimeSettings) -> None:
+    def __init__(self, settings: RuntimeSettings, *, proc: Path = Path("/proc")) -> None:
         self._container = settings.container
         self._timeout = settings.timeout
-        socket = settings.docker_host.removeprefix("unix://")
         self._where = settings.docker_host
-        self._session = aiohttp.ClientSession(
-            "http://docker", connector=aiohttp.UnixConnector(path=socket), timeout=aiohttp.ClientTimeout(total=None)
+        self._proc = str(proc)
+        self._session: aiohttp.ClientSession | None = None
+        self._version: str | None = None
+        self._seen = Stops()
+        self._event_nanos = -1
+        """Time of the last event taken."""
+        self._own: list[tuple[float, float]] = []
+        """When dsobs itself had the container restarted, from and to."""
+
+    async def view(self) -> RuntimeView | Unknown:
+        """What the daemon says of the container: three questions under one deadline."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._view()
+        except DaemonError as error:
+            return Unknown(f"Docker: {error}")
+        except (KeyError, TypeError, ValueError) as error:
+            return Unknown(f"Docker at {self._where} answered what can't be read: {error!r}")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
+
+    async def _view(self) -> RuntimeView:
+        told = await self._inspect()
+        state = told["State"]
+        started, ended = _time(state["StartedAt"]), _time(state["FinishedAt"])
+        # Between two tries of a restart policy the daemon says both.
+        running = bool(state["Running"]) and not state.get("Restarting", False)
+        name = str(told["Name"]).lstrip("/")
+        await self._read_events(str(told["Id"]), name)
+        return RuntimeView(
+            runtime="docker",
+            name=name,
+            running=running,
+            started_at=started,
+            # A container that was created and never started has the code 0 of no instance; so has one that runs.
+            exit_code=int(state["ExitCode"]) if ended is not None and not running else None,
+            oom_killed=bool(state["OOMKilled"]) if ended is not None and not running else None,
+            restart_count=int(told["RestartCount"]),
+            ended_at=ended,
+            planned_stop="docker pause" if state.get("Paused") else self._seen.of(ended, time.time()),
+            cpu_seconds=await self._cpu_seconds() if running else None,
+            pids=await asyncio.to_thread(self._pids, int(state["Pid"]), str(told["Id"])) if running else (),
+            started_history=self._history(started),
         )
-        self._planned: tuple[float | None, float | None, str | None] = (None, None, None)
-        """Start and end of the instance that was judged last, and who was seen to stop it."""
+
+    def _history(self, started: float | None) -> tuple[float, ...]:
+        oldest = time.time() - HISTORY_SECONDS
+        # The event comes a moment after the start that it tells of.
+        told = [start for start in self._seen.starts if started is None or not started <= start < started + 1.0]
+        return tuple(sorted(start for start in (*told, *([started] if started else ())) if start >= oldest))
+
+    async def _inspect(self) -> Any:
+        return json.loads(await self._get(self._path("/json")))
+
+    async def _cpu_seconds(self) -> float | None:
+        """CPU time of the present instance; None where the daemon does not count it."""
+        try:
+            stats = json.loads(await self._get(self._path("/stats"), {"stream": "false", "one-shot": "true"}))
+            total = stats["cpu_stats"]["cpu_usage"]["total_usage"]
+        except (DaemonError, KeyError):
+            return None
+        return total / 1e9 if total else None
+
+    def _pids(self, pid: int, container: str) -> tuple[int, ...]:
+        """All processes of the container, as this host counts them; none where `pid` is of another PID namespace."""
+        try:
+            if container not in Path(f"{self._proc}/{pid}/cgroup").read_text():
+                return ()
+            table = supervisor.process_table(self._proc)
+        except OSError:
+            # Ended meanwhile, or hidden from us: not known.
+            return ()
+        return (pid, *(each.pid for each in supervisor.descendants(table, pid)))
+
+    async def _read_events(self, container: str, name: str) -> None:
+        """Takes the daemon's events since those read last; the first time, of the last 24 hours."""
+        now = time.time()
+        since = self._event_nanos / 1e9 if self._event_nanos >= 0 else now - HISTORY_SECONDS
+        filters = json.dumps({"container": [self._container], "type": ["container"]})
+        # An end that is not in the future has the daemon answer at once with what it remembers.
+        params = {"since": f"{since:.9f}", "until": f"{now:.9f}", "filters": filters}
+        for line in (await self._get("/events", params, limit=EVENT_BYTES)).splitlines():
+            event = json.loads(line)
+            nanos, actor = int(event["timeNano"]), event["Actor"]
+            # The filter matches beginnings of names too.
+            if nanos <= self._event_nanos or (actor["ID"] != container and actor["Attributes"].get("name") != name):
+                continue
+            self._event_nanos = nanos
+            at = nanos / 1e9
+            own = any(begun <= at <= ended for begun, ended in self._own)
+            self._seen.take(at, str(event["Action"]), actor["Attributes"], own=own)
+        self._own = [span for span in self._own if span[1] > now - STOP_TAKES_SECONDS]
+
+    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+        """`POST /containers/{id}/restart`: SIGTERM, SIGKILL after the grace, start.
+
+        The container's restart policy does not matter for it, only for what comes after; the result's detail names it.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                before = await self._inspect()
+                started = _time(before["State"]["StartedAt"])
+                policy = before["HostConfig"]["RestartPolicy"]["Name"] or "no"
+        except DaemonError as error:
+            raise RuntimeRefused(f"Docker: {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeRefused(f"Docker at {self._where} answered what can't be read: {error!r}") from error
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise RuntimeRefused(f"Docker at {self._where} does not answer: {_words(error)}") from error
+        if expect_started_at is not None and (started is None or abs(started - expect_started_at) > SAME_START_SECONDS):
+            raise RuntimeRefused(f"the container did not start at {expect_started_at} but at {started}")
+        begun, limit = time.time(), grace_seconds + self._timeout + RESTART_SLACK_SECONDS
+        # Until it is over, and as long as it may take if its end is not learnt.
+        self._own.append((begun, begun + limit))
+        try:
+            async with asyncio.timeout(limit):
+                await self._call("POST", self._path("/restart"), {"t": str(math.ceil(grace_seconds))})
+        except DaemonError as error:
+            if error.status >= 500:
+                # The daemon may have stopped it and failed to start it: only what did not change is surely not done.
+                return await self._after_failure(started, error)
+            self._own.pop()
+            raise RuntimeRefused(f"Docker refused: {error}") from error
+        except aiohttp.ClientConnectorError as error:
+            self._own.pop()
+            raise RuntimeRefused(f"Docker at {self._where} does not answer: {_words(error)}") from error
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"Docker's answer did not come: {_words(error)}") from error
+        self._own[-1] = (begun, time.time())
+        after = await self.view()
+        return RestartResult(
+            started_at=None if isinstance(after, Unknown) else after.started_at,
+            detail=f"restarted by Docker (restart policy: {policy})",
+        )
+
+    async def _after_failure(self, started: float | None, error: DaemonError) -> RestartResult:
+        after = await self.view()
+        if isinstance(after, Unknown):
+            raise ConnectionError(f"Docker failed: {error}; {after.reason}") from error
+        if not after.running:
+            raise ConnectionError(f"Docker failed: {error}; the container is stopped") from error
+        if after.started_at == started:
+            raise RuntimeRefused(f"Docker failed: {error}; the container runs on") from error
+        return RestartResult(started_at=after.started_at, detail=f"Docker failed ({error}), and runs a new instance")
+
+    async def log_tail(self, lines: int) -> list[str] | Unknown:
+        """The container's last lines, standard output and error in the order they were written."""
+        if lines <= 0:
+            return []
+        params = {"stdout": "1", "stderr": "1", "tail": str(lines)}
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._get(self._path("/logs"), params, limit=LOG_BYTES)
+        except DaemonError as error:
+            return Unknown(f"Docker: {error}")
+        except (ValueError, TimeoutError, aiohttp.ClientError, OSError) as error:
+            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
+        return demultiplexed(body).decode(errors="replace").splitlines()[-lines:]
+
+    async def close(self) -> None:
+        """Closes the connection; legal twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     def _path(self, rest: str) -> str:
         return f"/containers/{quote(self._container, safe='')}{rest}"
 
-    async def _json(self, path: str, **params: str) -> Any:
-        """The body; aiohttp.ClientResponseError with the daemon's own words for an error."""
-        async with asyncio.timeout(self._timeout), self._session.get(path, params=params) as answer:
-            if answer.status >= 400:
-                raise aiohttp.ClientResponseError(
-                    answer.request_info, (), status=answer.status, message=await _message(answer)
-                )
-            return await answer.json(content_type=None)
+    async def _get(self, path: str, params: Mapping[str, str] | None = None, *, limit: int = LOG_BYTES) -> bytes:
+        return await self._call("GET", path, params or {}, limit=limit)
 
-    async def view(self) -> RuntimeView | Unknown:
-        """What the daemon says of the container."""
+    async def _call(self, method: str, path: str, params: Mapping[str, str], *, limit: int = LOG_BYTES) -> bytes:
+        """The body, `limit` bytes at most; DaemonError for an answer that is an error."""
+        if self._version is None:
+            told = json.loads(await self._exchange("GET", "/version", {}, limit))
+            self._version = negotiated(str(told["ApiVersion"]), str(told.get("MinAPIVersion") or told["ApiVersion"]))
         try:
-            told = await self._json(self._path("/json"))
-            state = told["State"]
-            started, ended = _time(state["StartedAt"]), _time(state["FinishedAt"])
-            running = bool(state["Running"]) and not state.get("Restarting", False)
-            cpu, pids = await self._usage(running)
-            return RuntimeView(
-                runtime="docker",
-                name=str(told["Name"]).lstrip("/"),
-                running=running,
-                started_at=started,
-                exit_code=None if ended is None else int(state["ExitCode"]) if not running else None,
-                oom_killed=bool(state["OOMKilled"]) if ended is not None else None,
-                restart_count=int(told["RestartCount"]),
-                ended_at=ended,
-                planned_stop=await self._planned_stop(running, started, ended),
-                cpu_seconds=cpu,
-                pids=pids,
-            )
-        except aiohttp.ClientResponseError as error:
-            return Unknown(f"Docker: {error.message}")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(f"Docker at {self._where} does not answer: {str(error) or type(error).__name__}")
-        except (KeyError, TypeError, ValueError) as error:
-            return Unknown(f"Docker at {self._where} answered what can't be read: {error!r}")
+            return await self._exchange(method, f"/v{self._version}{path}", params, limit)
+        except DaemonError as error:
+            if error.status == 400 and "version" in str(error):
+                # The daemon was exchanged for one of another age.
+                self._version = None
+            raise
 
-    async def _usage(self, running: bool) -> tuple[float | None, tuple[int, ...]]:
-        """CPU seconds so far, and process ids; unknown where the daemon does not count them."""
-        if not running:
-            return None, ()
-        params = {"stream": "false", "one-shot": "true"}
-        try:
-            stats = await self._json(self._path("/stats"), **params)
-            total = stats["cpu_stats"]["cpu_usage"]["total_usage"]
-            return (total / 1e9 if total else None), ()
-        except (aiohttp.ClientResponseError, KeyError, TypeError):
-            return None, ()
-
-    async def _planned_stop(self, running: bool, started: float | None, ended: float | None) -> str | None:
-        """Who was seen to stop the last instance that ended, from the daemon's events. An exit code proves nothing."""
-        if ended is None:
-            return None
-        key = (started if running else None, ended)
-        if self._planned[:2] != key:
-            since = ended - PLANNED_BEFORE_END_SECONDS
-            events = await self._events(since, ended + 1.0)
-            self._planned = (*key, _planned_by(events, ended))
-        return self._planned[2]
-
-    async def _events(self, since: float, until: float) -> list[dict[str, Any]]:
-        filters = json.dumps({"container": [self._container], "type": ["container"]})
-        params = {"since": f"{since:.9f}", "until": f"{min(until, time.time()):.9f}", "filters": filters}
-        found: list[dict[str, Any]] = []
-        async with asyncio.timeout(self._timeout), self._session.get("/events", params=params) as answer:
-            async for line in answer.content:
-                if line.strip():
-                    found.append(json.loads(line))
-        return found
-
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
-        """`POST /containers/{id}/restart`: SIGTERM, SIGKILL after the grace, start."""
-        view = await self.view()
-        if isinstance(view, Unknown):
-            raise RuntimeRefused(view.reason)
-        if expect_started_at is not None and (
-            view.started_at is None or abs(view.started_at - expect_started_at) > SAME_START_SECONDS
-        ):
-            raise RuntimeRefused(f"the container did not start at {expect_started_at} but at {view.started_at}")
-        url = self._path("/restart")
-        async with asyncio.timeout(grace_seconds + self._timeout + RESTART_SLACK_SECONDS):
-            try:
-                async with self._session.post(url, params={"t": str(max(round(grace_seconds), 0))}) as answer:
-                    if answer.status >= 500:
-                        # The daemon may have stopped it and failed to start it.
-                        raise ConnectionError(f"Docker failed: {await _message(answer)}")
-                    if answer.status >= 400:
-                        raise RuntimeRefused(f"Docker refused: {await _message(answer)}")
-            except aiohttp.ClientConnectorError as error:
-                raise RuntimeRefused(f"Docker at {self._where} does not answer: {error}") from error
-            except aiohttp.ClientError as error:
-                raise ConnectionError(f"Docker's answer did not come: {error}") from error
-        after = await self.view()
-        return RestartResult(
-            started_at=None if isinstance(after, Unknown) else after.started_at, detail="restarted by Docker"
-        )
-
-    async def log_tail(self, lines: int) -> list[str] | Unknown:
-        """The container's last lines."""
-        params = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        try:
-            async with asyncio.timeout(self._timeout), self._session.get(self._path("/logs"), params=params) as answer:
-                if answer.status >= 400:
-                    return Unknown(f"Docker: {await _message(answer)}")
-                body = await answer.content.read(LOG_BYTES)
-                while len(body) < LOG_BYTES and (more := await answer.content.read(LOG_BYTES - len(body))):
-                    body += more
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(f"Docker at {self._where} does not answer: {str(error) or type(error).__name__}")
-        return _demultiplexed(body).decode(errors="replace").splitlines()[-lines:]
-
-    async def close(self) -> None:
-        """Closes the connection; legal twice."""
-        await self._session.close()
+    async def _exchange(self, method: str, path: str, params: Mapping[str, str], limit: int) -> bytes:
+        if self._session is None:
+            unix = self._where.startswith("unix://")
+            connector = aiohttp.UnixConnector(path=self._where.removeprefix("unix://")) if unix else None
+            base = "http://docker" if unix else "http" + self._where.removeprefix("tcp")
+            # Each caller sets its own deadline.
+            timeout = aiohttp.ClientTimeout(total=None)
+            self._session = aiohttp.ClientSession(base, connector=connector, timeout=timeout)
+        async with self._session.request(method, path, params=params, allow_redirects=False) as answer:
+            body = bytearray()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise ValueError(f"more than {limit} bytes")
+            if answer.status >= 300:
+                raise DaemonError(answer.status, _message(answer.status, bytes(body)))
+            return bytes(body)
 
 
-def _planned_by(events: list[dict[str, Any]], ended: float) -> str | None:
-    """The first stop that a person asked for before the last end; ends in between belong to instances before it."""
-    last_die = max(
-        (e["timeNano"] / 1e9 for e in events if e.get("Action") == "die" and e["timeNano"] / 1e9 < ended - 1.0),
-        default=0.0,
-    )
-    for event in events:
-        at = event["timeNano"] / 1e9
-        if not last_die < at <= ended + 1.0:
-            continue
-        action = event.get("Action")
-        if action == "kill" and str(event["Actor"]["Attributes"].get("signal")) in STOP_SIGNALS:
-            return f"docker kill event, signal {event['Actor']['Attributes']['signal']}"
-        if action in ("stop", "restart"):
-            return f"docker {action} event"
-    return None
+def negotiated(newest: str, oldest: str) -> str:
+    """The API version to speak with a daemon that speaks `oldest` to `newest`; ValueError if these are no versions."""
+    low, high = (tuple(int(part) for part in text.split(".")) for text in (oldest, newest))
+    return ".".join(str(part) for part in max(low, min(high, WANTED_VERSION)))
 
 
-async def _message(answer: aiohttp.ClientResponse) -> str:
-    body = await answer.content.read(4096)
-    try:
-        return str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status}"
+def demultiplexed(body: bytes) -> bytes:
+    """The payload of Docker's frames: stream (0 to 2), 3 zero bytes, length as 4 bytes big-endian, payload.
 
-
-def _is_multiplexed(body: bytes) -> bool:
-    return len(body) >= 8 and body[0] in (0, 1, 2) and body[1:4] == b"\0\0\0"
-
-
-def _demultiplexed(body: bytes) -> bytes:
-    """Docker's frames of a container without a terminal: stream, 3 zero bytes, length, payload (API: "attach")."""
-    if not _is_multiplexed(body):
-        return body
-    out, at = [], 0
-    while at + 8 <= len(body):
-        size = int.from_bytes(body[at + 4 : at + 8], "big")
-        out.append(body[at + 8 : at + 8 + size])
+    Engine API, "Attach to a container", stream format. A container with a terminal has no frames: `body` as it is. Of a
+    frame that was cut off, what is there.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at < len(body):
+        header = body[at : at + 8]
+        if len(header) < 8 or header[0] > 2 or header[1:4] != b"\0\0\0":
+            return body if not parts else b"".join(parts)
+        size = int.from_bytes(header[4:], "big")
+        parts.append(body[at + 8 : at + 8 + size])
         at += 8 + size
-    return b"".join(out)
+    return b"".join(parts)
+
+
+def _time(text: str) -> float | None:
+    """Docker's RFC 3339 with nanoseconds, in seconds since the Unix epoch; None for Go's zero time, "never"."""
+    if text.startswith("0001-"):
+        return None
+    # Nanoseconds are more than datetime takes.
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
+
+
+def _message(status: int, body: bytes) -> str:
+    try:
+        return str(json.loads(body)["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return f"status {status}"
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__

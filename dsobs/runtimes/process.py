@@ -1,5 +1,8 @@
-"""An engine that is a process: under `dsobs supervise`, or, to look at only, the one that listens on the target's
-port."""
+"""An engine that is a process: under `dsobs supervise`, or, to look at only, the one that listens on the target's port.
+
+The supervisor is asked anew each time, so that one that is started later, or again, is found. Where none answers, its
+last word (the state file beside its socket) still says who stopped the engine, and /proc says what lives.
+"""
 
 import asyncio
 import contextlib
@@ -7,103 +10,76 @@ import ipaddress
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from dsobs import supervisor
 from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeRefused
 
-VERSION = 1
-"""Of the supervisor's protocol."""
 LINE_LIMIT = 4 * 1024 * 1024
+CLEARING_SECONDS = 15.0
+"""What a restart may take beyond its grace: the last processes of a hung engine take as long as the driver takes."""
 _LISTEN = "0A"
 """TCP state LISTEN in /proc/net/tcp (linux/net/tcp_states.h)."""
+_LOOPBACK6 = "00000000000000000000000001000000"
 
 
-async def open_runtime(settings: RuntimeSettings, target: Target) -> "SupervisedProcess | ListeningProcess | Unknown":
-    """The supervisor's socket if one is there or has been, else the listening process of a target on this host."""
-    socket = settings.supervisor_socket
-    if socket.exists() or state_file(socket).exists():
-        return SupervisedProcess(settings)
-    parts = urlsplit(target.url)
-    if not _is_local(parts.hostname or ""):
-        return Unknown(f"no supervisor at {socket}, and {parts.hostname} is not this host (runtime.name)")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    listening = ListeningProcess(port)
-    view = await listening.view()
-    return view if isinstance(view, Unknown) else listening
+async def open_runtime(settings: RuntimeSettings, target: Target) -> "ProcessRuntime | Unknown":
+    """Entry point. Unknown where there is no supervisor and the target is on another host."""
+    runtime = ProcessRuntime(settings, target)
+    if not runtime.is_local and not runtime.can_restart:
+        return Unknown(f"no supervisor at {settings.supervisor_socket}, and {target.url} is not this host")
+    return runtime
 
 
-def state_file(socket: Path) -> Path:
-    """Where the supervisor leaves its last status."""
-    return socket.with_name(socket.name + ".state")
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class SupervisedProcess:
-    """An engine under `dsobs supervise`, by its socket. Each question is a connection of its own, so that a supervisor
-    that was restarted is found again."""
+class ProcessRuntime:
+    """One engine on this host. `can_restart` follows the supervisor's coming and going."""
 
     name = "process"
-    can_restart = True
 
-    def __init__(self, settings: RuntimeSettings) -> None:
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        target: Target,
+        *,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        parts = urlsplit(target.url)
         self._socket = settings.supervisor_socket
         self._timeout = settings.timeout
-
-    async def _ask(self, timeout: float, **request: Any) -> dict[str, Any]:
-        """The answer; OSError, TimeoutError or ValueError if there is none."""
-        async with asyncio.timeout(timeout):
-            reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=LINE_LIMIT)
-            try:
-                writer.write(json.dumps({"version": VERSION, **request}).encode() + b"\n")
-                line = await reader.readline()
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
-        if not line:
-            raise ConnectionResetError("the supervisor hung up")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        self._proc = str(proc)
+        self._listening = ListeningProcess(parts.port or (443 if parts.scheme == "https" else 80), self._proc, clock)
+        self.is_local = _is_local(parts.hostname or "")
+        """The target's address is this host's loopback."""
+        self.can_restart = self._socket.exists()
 
     async def view(self) -> RuntimeView | Unknown:
-        """The supervisor's word; its last word where it has ended."""
+        """The supervisor's word; without one, its last word and what /proc shows."""
         try:
             answer = await self._ask(self._timeout, op="status")
+            if not answer.get("ok"):
+                return Unknown(f"the supervisor at {self._socket} refused: {answer.get('detail')}")
+            self.can_restart = True
+            return _view_of(answer["status"])
         except (FileNotFoundError, ConnectionRefusedError):
-            return await asyncio.to_thread(self._last_word)
-        except (TimeoutError, OSError, ValueError) as error:
-            return Unknown(f"the supervisor at {self._socket} does not answer: {str(error) or type(error).__name__}")
-        if not answer.get("ok"):
-            return Unknown(f"the supervisor at {self._socket} refused: {answer.get('detail')}")
-        return _view_of(answer["status"])
-
-    def _last_word(self) -> RuntimeView | Unknown:
-        try:
-            told = json.loads(state_file(self._socket).read_text(encoding="utf-8"))
-            status = told.get("status", told)
-            return _view_of({**status, "running": _lives(status), "pids": []})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return Unknown(f"no supervisor at {self._socket}")
+            self.can_restart = False
+            return await asyncio.to_thread(self._look)
+        except (KeyError, TypeError, ValueError) as error:
+            return Unknown(f"the supervisor at {self._socket} answered what can't be read: {error!r}")
+        except (TimeoutError, OSError) as error:
+            return Unknown(f"the supervisor at {self._socket} does not answer: {_words(error)}")
 
     async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
         """Has the supervisor restart the engine and waits for the new one."""
         request = {"id": secrets.token_hex(8), "grace_seconds": grace_seconds, "expect_started_at": expect_started_at}
         try:
-            # The last processes of a hung engine may take as long as the driver takes.
-            answer = await self._ask(self._timeout + grace_seconds + 15.0, op="restart", **request)
+            answer = await self._ask(self._timeout + grace_seconds + CLEARING_SECONDS, op="restart", **request)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise RuntimeRefused(f"no supervisor at {self._socket}; start the engine by `dsobs supervise`") from error
         except ValueError as error:
@@ -118,23 +94,203 @@ class SupervisedProcess:
         """The last lines that the supervisor holds."""
         try:
             answer = await self._ask(self._timeout, op="log_tail", lines=lines)
-        except (TimeoutError, OSError, ValueError) as error:
-            return Unknown(f"the supervisor at {self._socket} does not answer: {str(error) or type(error).__name__}")
-        return (
-            [str(line) for line in answer.get("lines", ())] if answer.get("ok") else Unknown(str(answer.get("detail")))
-        )
+            return [str(line) for line in answer["lines"]] if answer.get("ok") else Unknown(str(answer.get("detail")))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return Unknown(f"no supervisor at {self._socket}, and nobody else keeps the output of a process")
+        except (KeyError, TypeError, ValueError) as error:
+            return Unknown(f"the supervisor at {self._socket} answered what can't be read: {error!r}")
+        except (TimeoutError, OSError) as error:
+            return Unknown(f"the supervisor at {self._socket} does not answer: {_words(error)}")
 
     async def close(self) -> None:
         """Holds nothing."""
 
+    async def _ask(self, timeout: float, **request: Any) -> dict[str, Any]:
+        """The answer; OSError, TimeoutError or ValueError if there is none."""
+        async with asyncio.timeout(timeout):
+            reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=LINE_LIMIT)
+            try:
+                writer.write(json.dumps({"version": supervisor.VERSION, **request}).encode() + b"\n")
+                line = await reader.readline()
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
+        if not line:
+            raise ConnectionResetError("the supervisor hung up")
+        answer = json.loads(line)
+        if not isinstance(answer, dict):
+            raise ValueError(f"not an object: {line[:80]!r}")  # noqa: TRY004 - of the data, not of an argument
+        return answer
 
-def _lives(status: dict[str, Any]) -> bool:
-    """Whether an engine whose supervisor is gone is still there."""
-    pid = status.get("pid")
-    return bool(status.get("running")) and isinstance(pid, int) and Path(f"/proc/{pid}").exists()
+    def _look(self) -> RuntimeView | Unknown:
+        last, identity = self._last_word()
+        if last is not None and identity is not None and last.started_at is not None:
+            # Its supervisor was killed; the engine may live on.
+            self._listening.follow(*identity, started_at=last.started_at, name=last.name)
+        found = self._listening.look() if self.is_local or identity is not None else Unknown("not this host")
+        if isinstance(found, RuntimeView) and found.running:
+            return found
+        if last is not None and not last.running:
+            return last
+        if last is None and isinstance(found, Unknown):
+            return Unknown(f"no supervisor at {self._socket}; {found.reason}")
+        return found
+
+    def _last_word(self) -> tuple[RuntimeView | None, tuple[int, int] | None]:
+        """The state that a supervisor left in this boot, and pid and start ticks of an engine it may have left."""
+        try:
+            state = json.loads(Path(f"{self._socket}.state").read_bytes())
+            if state["version"] != supervisor.VERSION or state["boot_id"] != supervisor.boot_id(self._proc):
+                return None, None
+            view = _view_of(state["status"])
+            identity = (int(state["status"]["pid"]), int(state["start_ticks"])) if view.running else None
+            return view, identity
+        except (OSError, ValueError, KeyError, TypeError):
+            # None was ever there, or it was set aside as unreadable by the next one.
+            return None, None
+
+
+class ListeningProcess:
+    """The process that listens on a port of this host, with all below it. Blocking: to be asked in a thread."""
+
+    def __init__(self, port: int, proc: str, clock: Callable[[], float]) -> None:
+        self._port = port
+        self._proc = proc
+        self._clock = clock
+        self._identity: tuple[int, int] | None = None
+        """pid and start ticks: a pid alone may be given to another process."""
+        self._started_at = 0.0
+        self._name = ""
+        self._cpu = supervisor.CpuTime()
+        self._ended_at: float | None = None
+
+    def follow(self, pid: int, ticks: int, *, started_at: float, name: str) -> None:
+        """Looks at this process from now on, whether it listens or not."""
+        if self._identity != (pid, ticks):
+            self._identity = (pid, ticks)
+            self._started_at = started_at
+            self._name = name
+            self._cpu = supervisor.CpuTime()
+            self._ended_at = None
+
+    def look(self) -> RuntimeView | Unknown:
+        """What /proc shows: the process seen last while it lives, else the one that listens now."""
+        try:
+            if not self._lives():
+                found = self._find()
+                if isinstance(found, Unknown):
+                    return self._gone(found)
+                self.follow(*found, started_at=self._start(found[1]), name=self._command(found[0]))
+            assert self._identity is not None
+            pid = self._identity[0]
+            table = supervisor.process_table(self._proc)
+            family = [table[pid], *supervisor.descendants(table, pid)]
+        except KeyError:
+            return Unknown("the process ended while it was looked at")
+        except OSError as error:
+            return Unknown(f"{self._proc} can't be read: {_words(error)}")
+        return RuntimeView(
+            runtime="process",
+            name=self._name,
+            running=True,
+            started_at=self._started_at,
+            cpu_seconds=self._cpu.add(family),
+            pids=tuple(each.pid for each in family),
+        )
+
+    def _lives(self) -> bool:
+        if self._identity is None:
+            return False
+        there = supervisor.process(self._identity[0], self._proc)
+        return there is not None and there.start_ticks == self._identity[1] and there.state not in "ZX"
+
+    def _gone(self, why: Unknown) -> RuntimeView | Unknown:
+        if self._identity is None:
+            return why
+        # The end itself was not seen; it was after the look before.
+        self._ended_at = self._ended_at if self._ended_at is not None else self._clock()
+        return RuntimeView(
+            runtime="process",
+            name=self._name,
+            running=False,
+            started_at=self._started_at,
+            ended_at=self._ended_at,
+            cpu_seconds=self._cpu.seconds,
+        )
+
+    def _start(self, ticks: int) -> float:
+        """Wall time of a start. Computed once a process, since a step of the wall clock would move it."""
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return self._clock() - age
+
+    def _command(self, pid: int) -> str:
+        words = Path(f"{self._proc}/{pid}/cmdline").read_bytes().split(b"\0")
+        return supervisor.command_name([os.fsdecode(word) for word in words if word]) or str(pid)
+
+    def _find(self) -> tuple[int, int] | Unknown:
+        """Pid and start ticks of who holds a listening socket of the port: the eldest, since workers inherit it."""
+        inodes = set(self._sockets())
+        if not inodes:
+            return Unknown(f"nobody listens on port {self._port}")
+        holders: list[tuple[int, int]] = []
+        unreadable = False
+        for each in supervisor.process_table(self._proc).values():
+            try:
+                if any(link in inodes for link in _links(Path(f"{self._proc}/{each.pid}/fd"))):
+                    holders.append((each.start_ticks, each.pid))
+            except PermissionError:
+                unreadable = True
+            except FileNotFoundError:
+                # Ended since the table was read.
+                continue
+        if not holders:
+            why = "it belongs to another user" if unreadable else "it is in another container"
+            return Unknown(f"the process on port {self._port} can't be seen: {why}")
+        ticks, pid = min(holders)
+        if Path(f"{self._proc}/{pid}/comm").read_text().strip() == "docker-proxy":
+            return Unknown(f"port {self._port} leads into a container (set runtime.name: docker)")
+        return pid, ticks
+
+    def _sockets(self) -> Iterator[str]:
+        for name in ("tcp", "tcp6"):
+            table = Path(f"{self._proc}/net/{name}")
+            if not table.exists():
+                # A kernel without IPv6.
+                continue
+            for line in table.read_text(encoding="ascii").splitlines()[1:]:
+                fields = line.split()
+                address, _, port = fields[1].rpartition(":")
+                if fields[3] == _LISTEN and int(port, 16) == self._port and _reachable(address):
+                    yield f"socket:[{fields[9]}]"
+
+
+def _links(folder: Path) -> Iterator[str]:
+    for entry in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(entry)  # noqa: PTH115 - a socket's link is no path
+
+
+def _reachable(address: str) -> bool:
+    """A listening address as in /proc/net/tcp, in the machine's byte order, takes connections to the loopback."""
+    return set(address) == {"0"} or address == _LOOPBACK6 or (len(address) == 8 and address.endswith("7F"))
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _view_of(status: dict[str, Any]) -> RuntimeView:
+    """From the supervisor's status; KeyError, TypeError if it is none."""
     return RuntimeView(
         runtime="process",
         name=str(status["command"]),
@@ -146,140 +302,5 @@ def _view_of(status: dict[str, Any]) -> RuntimeView:
         planned_stop=status["planned_stop"],
         cpu_seconds=status["cpu_seconds"],
         pids=tuple(status["pids"]),
+        started_history=tuple(status["history"]),
     )
-
-
-class ListeningProcess:
-    """The process that listens on a port of this host, with all below it; nobody supervises it, so it is only looked
-    at."""
-
-    name = "process"
-    can_restart = False
-
-    def __init__(self, port: int, proc: Path = Path("/proc")) -> None:
-        self._port = port
-        self._proc = proc
-        self._last: RuntimeView | None = None
-        self._identity: tuple[int, int] | None = None
-        """pid and start ticks: a pid alone may be given to another process."""
-
-    async def view(self) -> RuntimeView | Unknown:
-        """What /proc shows."""
-        return await asyncio.to_thread(self._look)
-
-    def _look(self) -> RuntimeView | Unknown:
-        if self._identity is None or not self._still_there():
-            found = self._find()
-            if found is None:
-                if self._last is None:
-                    return Unknown(f"no process seen listening on port {self._port}")
-                return RuntimeView("process", self._last.name, running=False, started_at=self._last.started_at)
-            if isinstance(found, Unknown):
-                return found
-            self._identity = found
-        pid, ticks = self._identity
-        try:
-            family = self._family(pid)
-            command = (self._proc / str(pid) / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return Unknown(f"process {pid} ended while it was looked at")
-        self._last = RuntimeView(
-            runtime="process",
-            name=" ".join(os.fsdecode(word) for word in command[:3] if word)[:200] or str(pid),
-            running=True,
-            started_at=self._boot_time() + ticks / os.sysconf("SC_CLK_TCK"),
-            cpu_seconds=sum(cpu for _, cpu in family) / os.sysconf("SC_CLK_TCK"),
-            pids=tuple(pid for pid, _ in family),
-        )
-        return self._last
-
-    def _still_there(self) -> bool:
-        assert self._identity is not None
-        stat = self._stat(self._identity[0])
-        return stat is not None and int(stat[19]) == self._identity[1] and stat[0] not in "ZX"
-
-    def _stat(self, pid: int | str) -> list[str] | None:
-        """Fields of /proc/PID/stat from the state on (proc(5), field 3)."""
-        try:
-            return (
-                (self._proc / str(pid) / "stat")
-                .read_text(encoding="utf-8", errors="replace")
-                .rpartition(")")[2]
-                .split()
-            )
-        except OSError:
-            return None
-
-    def _boot_time(self) -> float:
-        for line in (self._proc / "stat").read_text(encoding="ascii").splitlines():
-            if line.startswith("btime "):
-                return float(line.split()[1])
-        return 0.0
-
-    def _find(self) -> tuple[int, int] | Unknown | None:
-        """Who holds a listening socket of the port: the eldest, since workers may have inherited it."""
-        inodes = set(self._listening())
-        if not inodes:
-            return None
-        holders: list[tuple[int, int]] = []
-        unreadable = False
-        for entry in self._proc.iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                links = [os.readlink(entry / "fd" / fd) for fd in os.listdir(entry / "fd")]  # noqa: PTH115, PTH208
-            except PermissionError:
-                unreadable = True
-                continue
-            except OSError:
-                continue
-            if any(link in inodes for link in links):
-                stat = self._stat(entry.name)
-                if stat is not None:
-                    holders.append((int(stat[19]), int(entry.name)))
-        if holders:
-            ticks, pid = min(holders)
-            return pid, ticks
-        if unreadable:
-            return Unknown(f"the process on port {self._port} belongs to another user, and its files can't be read")
-        return None
-
-    def _listening(self) -> Iterable[str]:
-        for table in ("tcp", "tcp6"):
-            try:
-                lines = (self._proc / "net" / table).read_text(encoding="ascii").splitlines()[1:]
-            except OSError:
-                continue
-            for line in lines:
-                fields = line.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == self._port:
-                    yield f"socket:[{fields[9]}]"
-
-    def _family(self, root: int) -> list[tuple[int, int]]:
-        """(pid, CPU ticks of it and of its ended children) of the process and all below it."""
-        parents: dict[int, list[int]] = {}
-        ticks: dict[int, int] = {}
-        for entry in self._proc.iterdir():
-            stat = self._stat(entry.name) if entry.name.isdigit() else None
-            if stat is not None:
-                pid = int(entry.name)
-                parents.setdefault(int(stat[1]), []).append(pid)
-                ticks[pid] = sum(int(stat[i]) for i in (11, 12, 13, 14))
-        found, todo = [], [root]
-        while todo:
-            pid = todo.pop()
-            if pid in ticks:
-                found.append((pid, ticks[pid]))
-            todo += parents.get(pid, [])
-        return found
-
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
-        """Refuses: what was started by others is theirs to start again."""
-        raise RuntimeRefused("nobody supervises this process; start the engine by `dsobs supervise -- …`")
-
-    async def log_tail(self, lines: int) -> list[str] | Unknown:
-        """Unknown: its output goes elsewhere."""
-        return Unknown("the output of a process that nobody supervises is not known")
-
-    async def close(self) -> None:
-        """Holds nothing."""
