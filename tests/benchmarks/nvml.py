@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "exporters/nvml"))
-
 from dsobs_nvml import Nvml, NvmlUnavailable
 
 QUERY = (
