@@ -133,7 +133,7 @@ def run(options: Options, rank: int, sock: socket.socket, parent: int) -> None:
     def send(message: dict[str, object]) -> None:
         try:
             sock.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
-        except (BrokenPipeError, ConnectionResetError):
+        except ConnectionError:
             mailbox.closed = True
 
     send({"ready": rank})

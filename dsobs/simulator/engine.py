@@ -161,7 +161,8 @@ class Engine:
                     for id_ in message.get("aborted", ()):
                         self._end_aborted(id_)
                     self._replies[rank].put_nowait(str(message["reply"]))
-        except ConnectionResetError:
+        except ConnectionError:
+            # A core that is killed with requests unread resets or breaks the line; its end is the same.
             pass
         self.dead.set()
         for sequence in self._flying.values():

@@ -73,8 +73,10 @@ class Load:
         }
         async with session.post("/v1/completions", json=body) as answer:
             answer.raise_for_status()
-            async for _ in answer.content:
-                pass
+            async for line in answer.content:
+                if line.startswith(b'data: {"error"'):
+                    # The status was 200 before the engine died.
+                    raise ValueError(line.decode(errors="replace"))
 
 
 def main() -> int:
@@ -87,13 +89,27 @@ def main() -> int:
     parser.add_argument("--duration", type=float, default=60.0, help=f"seconds, at most {MAX_DURATION:.0f}")
     parser.add_argument("--prompt-tokens", type=int, nargs=2, default=(16, 64), metavar=("LEAST", "MOST"))
     parser.add_argument("--max-tokens", type=int, nargs=2, default=(16, 64), metavar=("LEAST", "MOST"))
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds after which a client gives up")
+    parser.add_argument("--api-key", default="", help="bearer token for the server")
     parser.add_argument("--model", default="", help="default: the first that the server names")
     args = parser.parse_args()
     if not 1 <= args.clients <= MAX_CLIENTS or not 0 < args.duration <= MAX_DURATION:
         parser.error(f"--clients is 1 to {MAX_CLIENTS}, --duration up to {MAX_DURATION:.0f}")
+    for name in ("prompt_tokens", "max_tokens"):
+        least, most = getattr(args, name)
+        if not 1 <= least <= most:
+            parser.error(f"--{name.replace('_', '-')} takes the least and the most, 1 or more, got {least} {most}")
 
     async def run() -> Load:
-        load = Load(args.url, args.clients, tuple(args.prompt_tokens), tuple(args.max_tokens), args.model)
+        load = Load(
+            args.url,
+            args.clients,
+            tuple(args.prompt_tokens),
+            tuple(args.max_tokens),
+            args.model,
+            args.timeout,
+            args.api_key,
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, load.stopped.set)

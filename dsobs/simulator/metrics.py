@@ -23,8 +23,8 @@ def format_value(value: float) -> str:
     text = repr(float(value))
     dot = text.find(".")
     if value > 0 and dot > 6 and "e" not in text:
-        digits = (text[:dot] + text[dot + 1 :]).rstrip("0")
-        return f"{digits[0]}.{digits[1:] or '0'}e+{dot - 1:02d}"
+        mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
+        return f"{mantissa}e+{dot - 1:02d}"
     return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(text, text)
 
 
@@ -146,6 +146,23 @@ def load_families(version: str) -> list[dict[str, object]]:
     return families
 
 
+def token_bounds(max_model_len: int) -> list[str]:
+    """Bounds of the histograms of tokens in a request: 1, 2, 5, 10, … up to the context length, as vLLM makes them."""
+    bounds = [mantissa * 10**exponent for exponent in range(12) for mantissa in (1, 2, 5)]
+    return [str(float(bound)) for bound in bounds if bound <= max_model_len] + ["+Inf"]
+
+
+TOKEN_HISTOGRAMS = frozenset(
+    {
+        "vllm:request_prompt_tokens",
+        "vllm:request_generation_tokens",
+        "vllm:request_max_num_generation_tokens",
+        "vllm:request_params_max_tokens",
+        "vllm:request_prefill_kv_computed_tokens",
+    }
+)
+
+
 class Page:
     """All families of one server. Labels are given by keyword; engines by their rank."""
 
@@ -160,6 +177,8 @@ class Page:
         self.set_sleep_level(None)
 
     def _add(self, entry: Mapping[str, object], options: Options) -> None:
+        if entry["name"] in TOKEN_HISTOGRAMS:
+            entry = {**entry, "buckets": token_bounds(options.max_model_len)}
         family = self.families[str(entry["name"])] = Family(entry)
         names = entry["labels"]
         constants = entry.get("constant", [{}])

@@ -1,6 +1,7 @@
 """What the simulator can be told on its command line."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -31,7 +32,8 @@ class Options:
     load_seconds: float = 0.0
     decode_step_seconds: float = 0.02
     prefill_tokens_per_second: float = 50_000.0
-    crash_exit_code: int = 1
+    crash_exit_code: int = 0
+    """0 is what vLLM 0.32 was seen to end with."""
     crash_exit_seconds: float = 0.5
     survive_crash: bool = False
     orphan_core: bool = False
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     faults = parser.add_argument_group("faults")
     faults.add_argument(
-        "--crash-exit-code", type=int, default=1, metavar="N", help="exit code after the engine core died"
+        "--crash-exit-code", type=int, default=0, metavar="N", help="exit code after the engine core died"
     )
     faults.add_argument(
         "--crash-exit-seconds",
@@ -118,6 +120,10 @@ def parse(arguments: Sequence[str]) -> Options:
     given = vars(parser.parse_args(arguments))
     given["model_names"] = tuple(given["model_names"])
     options = Options(**given)
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            parser.error(f"--{field.name.replace('_', '-')} must be a number, got {value}")
     for name in (
         "data_parallel_size",
         "max_model_len",

@@ -50,9 +50,8 @@ class VllmProcess(ServerProcess):
         """Children of the engine cores that run the model."""
         found = []
         for core in self.core_pids:
-            for child in Path(f"/proc/{core}/task/{core}/children").read_text().split():
-                if "Worker" in Path(f"/proc/{child}/comm").read_text():
-                    found.append(int(child))
+            children = Path(f"/proc/{core}/task/{core}/children").read_text().split()
+            found += [int(child) for child in children if "Worker" in Path(f"/proc/{child}/comm").read_text()]
         return found
 
     def _tell(self, done: threading.Event) -> None:
