@@ -1,8 +1,9 @@
 """A stand-in for PagerDuty's Events API v2 on loopback. It is not PagerDuty: it holds what the published schema says.
 
-Required fields, lengths and the size of an event are checked (400), the routing key's length too; 202 else. Incidents are
-kept by dedup key: a trigger on an open one joins it, a resolve without an open one is ignored, a trigger after a resolve
-opens a new one. Out of order on purpose: `script` gives answers to come, `down()` and `up()` take it off its port and back.
+Required fields, lengths and the size of an event are checked (400), the routing key's length too; 202 else. Incidents
+are kept by dedup key: a trigger on an open one joins it, a resolve without an open one is ignored, a trigger after a
+resolve opens a new one. It fails on purpose: `script` gives answers to come, `down()` and `up()` take it off its port
+and back.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -55,6 +56,8 @@ class PagerDutyStandIn:
         """Answer to every request while set, after `script`."""
         self.hold: asyncio.Event | None = None
         """While set to an event, requests wait for it before they are looked at."""
+        self.hold_answers: asyncio.Event | None = None
+        """While set to an event, requests are acted on, and their answers wait for it."""
         self.requests = 0
         self.port = 0
         self._changed = asyncio.Condition()
@@ -65,7 +68,7 @@ class PagerDutyStandIn:
         """Where events go."""
         return f"http://127.0.0.1:{self.port}/v2/enqueue"
 
-    async def __aenter__(self) -> "PagerDutyStandIn":
+    async def __aenter__(self) -> Self:
         await self.up()
         return self
 
@@ -90,7 +93,7 @@ class PagerDutyStandIn:
             self._runner = None
 
     async def wait_for(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
-        """Until the condition holds, looked at after every request; TimeoutError after so many real seconds."""
+        """Until the condition holds, looked at whenever a request comes or was acted on; TimeoutError after so long."""
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(condition)
 
@@ -105,13 +108,16 @@ class PagerDutyStandIn:
     async def _enqueue(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.requests += 1
+        async with self._changed:
+            self._changed.notify_all()
         if self.hold is not None:
             await self.hold.wait()
-        try:
-            return self._answer(request, body)
-        finally:
-            async with self._changed:
-                self._changed.notify_all()
+        answer = self._answer(request, body)
+        async with self._changed:
+            self._changed.notify_all()
+        if self.hold_answers is not None:
+            await self.hold_answers.wait()
+        return answer
 
     def _answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
         fault = self.script.popleft() if self.script else self.always
@@ -179,9 +185,9 @@ def problems_of(body: bytes) -> tuple[list[str], dict[str, Any]]:
     text(event, "dedup_key", 255, required=action != "trigger")
     text(event, "client", 1024, required=False)
     text(event, "client_url", 2048, required=False)
-    for link in event.get("links", []):
-        if not isinstance(link, dict) or not isinstance(link.get("href"), str):
-            problems.append("'links' must be objects with 'href'")
+    links = event.get("links", [])
+    if not all(isinstance(link, dict) and isinstance(link.get("href"), str) for link in links):
+        problems.append("'links' must be objects with 'href'")
     payload = event.get("payload")
     if action == "trigger" and not isinstance(payload, dict):
         problems.append("'payload' is missing")

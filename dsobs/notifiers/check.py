@@ -34,7 +34,7 @@ class CheckResult:
 
 
 async def check_notifiers(notifiers: Sequence[Notifier], *, source: str, now: float) -> list[CheckResult]:
-    """Sends a test trigger and its resolve through each of `notifiers`, past the outbox and whatever severities they take.
+    """Sends a test trigger and its resolve through each of `notifiers`, past the outbox and the severities they take.
 
     One try each, at most 20 s in all. Whoever is on call may be notified: the incident is open for a moment.
     """

@@ -220,7 +220,7 @@ class Outbox:
         try:
             await self._db.transact_async(lambda connection: self.enqueue(connection, notifications))
         except StateError as error:
-            log.error("outbox: paging from memory, the state file can't be written: %s", error)  # noqa: TRY400
+            log.error("outbox: paging from memory, the state file can't be written: %s", error)
             self.enqueue_in_memory(notifications)
 
     @property
@@ -294,7 +294,7 @@ class Outbox:
                 return
             # A failed prune is tried again with the next hour; failed loads and saves soon.
             until = self._prune_at if loaded and saved else now + RETRY_STATE_SECONDS
-            await self._wait(self._wake, until if self._db is not None else None)
+            await self._wait(self._wake, until)
 
     async def _load(self) -> bool:
         """Takes new rows, then what was staged in memory after them; whether the disk could be read."""
@@ -340,7 +340,7 @@ class Outbox:
                 item = _Item(row, _notification(orjson.loads(text)), queued_at)
             except (ValueError, KeyError, TypeError) as error:
                 self.finish(name, row, RowState.DROPPED, f"unreadable row: {error}")
-                log.error("outbox: row %d is unreadable and left out: %s", row, error)  # noqa: TRY400
+                log.error("outbox: row %d is unreadable and left out: %s", row, error)
                 continue
             if name not in self._lanes:
                 self.finish(name, row, RowState.DROPPED, "no such notifier is configured")
@@ -353,7 +353,7 @@ class Outbox:
         return True
 
     def _bound(self) -> None:
-        excess = sum(len(lane.waiting) for lane in self._lanes.values()) - self._max_rows
+        excess = sum(map(len, self._lanes.values())) - self._max_rows
         if excess <= 0:
             return
         everything = [(lane, item) for lane in self._lanes.values() for item in lane.waiting.values()]
@@ -377,7 +377,8 @@ class Outbox:
         self._done_since_prune = 0
         for lane in self._lanes.values():
             lane.bound_keys(self._max_rows)
-        await self._transact(work)
+        if self._db is not None:
+            await self._transact(work)
 
     def finish(self, notifier: str, row: int | None, state: RowState, reason: str = "") -> None:
         """Notes what became of a row, to be written by the next `save`, and counts it."""
@@ -434,7 +435,7 @@ class Outbox:
         except (StateError, RuntimeError, TimeoutError) as error:
             if not self._state_failed:
                 why = error if isinstance(error, StateError) else f"no answer ({type(error).__name__})"
-                log.error("outbox: the state file can't be used, pages go out from memory: %s", why)  # noqa: TRY400
+                log.error("outbox: the state file can't be used, pages go out from memory: %s", why)
             self._state_failed = True
             return None
         if self._state_failed:

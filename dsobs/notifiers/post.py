@@ -1,6 +1,8 @@
 """One bounded HTTP POST; its failures come back as an `Answer` without secrets."""
 
+import ssl
 from collections.abc import Iterable, Mapping
+from functools import cache
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -34,6 +36,7 @@ async def post_json(
             headers={"Content-Type": "application/json", "User-Agent": "dsobs", **(headers or {})},
             timeout=timeout,
             allow_redirects=False,
+            ssl=system_tls() if url.lower().startswith("https:") else True,
         ) as response:
             said = (await response.content.read(_BODY_READ)).decode("utf-8", "replace")
             for secret in (url, *secrets):
@@ -55,6 +58,12 @@ async def post_json(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # Their texts may hold the whole address.
         return Answer(detail=f"{where}: {type(error).__name__}")
+
+
+@cache
+def system_tls() -> ssl.SSLContext:
+    """The system's CA certificates: the session's own may be those of the inference server."""
+    return ssl.create_default_context()
 
 
 def redacted(url: str) -> str:
