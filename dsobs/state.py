@@ -16,6 +16,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+RESERVE_BYTES = 256 * 1024
+"""Kept allocated beside the file, and given up when the disk is full, so that the last rows can be committed."""
+
 
 class StateError(Exception):
     """The state file could not be read or written: disk full, read-only, corrupt. The cause is chained."""
@@ -26,12 +29,14 @@ class StateDb:
 
     `path` is the file, or ":memory:" for replays and tests. `schema` is a list of `CREATE TABLE IF NOT EXISTS …`
     statements. A file that is not a readable database is renamed to `NAME.corrupt-<Unix seconds>` and a new one is
-    begun; `set_aside` then names the old one, and enforcement must wait for the operator's word.
+    begun; `set_aside` then names the old one, and enforcement must wait for the operator's word. On a full disk the
+    reserve is given up once (`reserve_used`); it is set up anew when the file is next opened with room for it.
     """
 
     def __init__(self, path: Path | str, schema: Sequence[str] = ()) -> None:
         self.path = str(path)
         self.set_aside: Path | None = None
+        self.reserve_used = False
         self._schema = list(schema)
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsobs-state")
         self._connection: sqlite3.Connection | None = None
@@ -46,10 +51,10 @@ class StateDb:
             if isinstance(error, sqlite3.OperationalError) or not file.exists():
                 raise StateError(f"{self.path}: {error}") from error
             aside = file.with_name(f"{file.name}.corrupt-{int(time.time())}")
-            with contextlib.suppress(FileNotFoundError):
-                for suffix in ("-wal", "-shm"):
-                    Path(self.path + suffix).unlink(missing_ok=True)
-                file.rename(aside)
+            # The log goes with its file: SQLite would take it for the new one's, and it may hold what can be saved.
+            for suffix in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(self.path + suffix).rename(f"{aside}{suffix}")
             self.set_aside = aside
             try:
                 self._open()
@@ -71,6 +76,23 @@ class StateDb:
         if self.path != ":memory:":
             with contextlib.suppress(OSError):
                 os.chmod(self.path, 0o600)  # noqa: PTH101
+            self._allocate_reserve()
+
+    def _allocate_reserve(self) -> None:
+        try:
+            with Path(self.path + ".reserve").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+        except OSError:
+            # No room for it: what there is may serve the database better.
+            self._give_up_reserve()
+
+    def _give_up_reserve(self) -> bool:
+        """Whether there was one."""
+        try:
+            Path(self.path + ".reserve").unlink()
+        except OSError:
+            return False
+        return True
 
     def _discard(self) -> None:
         if self._connection is not None:
@@ -79,6 +101,17 @@ class StateDb:
             self._connection = None
 
     def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._attempt(work)
+        except StateError as error:
+            cause = error.__cause__
+            full = isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+            if not (full and self._give_up_reserve()):
+                raise
+            self.reserve_used = True
+            return self._attempt(work)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             if self._connection is None:
                 self._open()

@@ -41,5 +41,5 @@ with_apt() {
 }
 
 command -v python3 >/dev/null || fail "there is no python3"
-in_venv || by_pip || with_apt || fail "neither venv nor pip works"
+in_venv || by_pip || with_apt || fail "neither venv nor pip got it"
 quietly .uv/bin/uv --version || fail "the program does not run"

@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from dsobs.cli import main
+from dsobs.cli.exit_codes import ExitCode
+from dsobs.config import Config, load
+from dsobs.config.reference import schema
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("DSOBS_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "dsobs.yaml"
+    path.write_text(
+        "target:\n  name: gpu-7\n  api_key: hunter2\n  scrape_interval: 2s\n"
+        "notifiers:\n  pagerduty:\n    routing_key: env:PAGER_KEY\n"
+    )
+    return path
+
+
+def validate(value: Any) -> None:
+    jsonschema.Draft202012Validator(schema()).validate(value)
+
+
+def test_check_says_all_problems_one_a_line_and_exits_2(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSOBS_TARGET_URL", "x")
+    file.write_text("target:\n  ulr: x\ngpu: {enabled: 5}\n")
+    assert main(["config", "check", str(file), "--set", "api.listen=x"]) == ExitCode.USAGE
+    assert capsys.readouterr() == (
+        "",
+        f"dsobs: {file}:2: target.ulr: there is no such setting; did you mean target.url?\n"
+        f"dsobs: {file}:3: gpu.enabled: '5' is neither true nor false; write one of them\n"
+        "dsobs: DSOBS_TARGET_URL: is no setting of dsobs; did you mean DSOBS_TARGET__URL?\n"
+        "dsobs: --set api.listen: 'x' is no address and port; write 127.0.0.1:9940\n",
+    )
+
+
+def test_check_reports_secrets_that_are_not_there_and_names_nothing_registered(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PAGER_KEY", raising=False)
+    assert main(["config", "check", str(file), "--json", "--set", "target.engine=vlm"]) == ExitCode.USAGE
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "where": f"{file}:7",
+        "name": "notifiers.pagerduty.routing_key",
+        "message": "secret environment variable PAGER_KEY is not set; create it or point to another",
+    }
+    assert (second["where"], second["name"]) == ("--set target.engine", "target.engine")
+    assert second["message"].endswith("did you mean vllm?")
+
+
+def test_check_of_right_settings_exits_0(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAGER_KEY", "k" * 32)
+    monkeypatch.setenv("DSOBS_CONFIG", str(file))
+    assert main(["config", "check"]) == ExitCode.DONE
+    assert capsys.readouterr() == ("the settings are right\n", "")
+
+
+def test_show_gives_every_setting_its_origin_and_no_secret(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--config", str(file), "--origin", "--mode", "enforce"]) == ExitCode.DONE
+    out = capsys.readouterr().out
+    assert "hunter2" not in out
+    assert f"  api_key: '********'  # {file}:3\n" in out
+    assert f"  scrape_interval: 2s  # {file}:4\n" in out
+    assert f"    routing_key: 'env:PAGER_KEY'  # {file}:7\n" in out
+    assert "  mode: enforce  # --mode\n" in out
+    assert "  webhook: null\n" in out
+    assert "  for: 5m\n" in yaml.safe_dump(yaml.safe_load(out))
+
+
+def test_what_show_prints_is_a_settings_file_that_means_the_same(
+    tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().replace("hunter2", "env:API_KEY") + "gpu: {devices: ['0', GPU-1]}\n")
+    assert main(["config", "show", "--config", str(file)]) == ExitCode.DONE
+    again = tmp_path / "again.yaml"
+    again.write_text(capsys.readouterr().out)
+    assert load(again, {}, {}) == load(file, {}, {})
+    validate(yaml.safe_load(again.read_text()))
+
+
+def test_show_as_json_is_one_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--config", str(file), "--json", "--origin"]) == ExitCode.DONE
+    (line,) = capsys.readouterr().out.splitlines()
+    shown = json.loads(line)
+    assert shown["settings"]["target"]["api_key"] == "********"
+    assert shown["origins"]["target.name"] == f"{file}:2"
+    validate(shown["settings"])
+
+
+def test_the_schema_is_one_and_takes_durations_as_text_and_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == ExitCode.DONE
+    printed = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(printed)
+    assert printed["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    validate({"target": {"scrape_interval": "1m30s", "scrape_timeout": 5}, "rules": {"gpu_memory": {"for": 0}}})
+    validate(json.loads(Config().model_dump_json(by_alias=True, exclude_none=True)))
+    refused: tuple[dict[str, Any], ...] = (
+        {"target": {"ulr": "x"}},
+        {"target": {"scrape_interval": "5 minutes"}},
+        {"target": {"scrape_interval": 0}},
+        {"target": {"url": "http://me:hunter2@h"}},
+        {"remediation": {"mode": "repair"}},
+        {"notifiers": {"pagerduty": {}}},
+    )
+    for wrong in refused:
+        with pytest.raises(jsonschema.ValidationError):
+            validate(wrong)
+
+
+def test_every_setting_is_documented_in_the_schema() -> None:
+    made = schema()
+    parts = [made, *made["$defs"].values()]
+    undocumented = [
+        name for part in parts for name, value in part.get("properties", {}).items() if not value.get("description")
+    ]
+    sections = {
+        "target",
+        "hang",
+        "startup",
+        "runtime",
+        "gpu",
+        "rules",
+        "notifiers",
+        "remediation",
+        "state",
+        "api",
+        "log",
+    }
+    nested = {"gpu_memory", "latency_p99", "restarts", "pagerduty", "webhook"}
+    assert set(undocumented) <= sections | nested
+
+
+def test_set_without_a_value_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--set", "target.url"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("dsobs: --set takes NAME=VALUE")
+
+
+def test_the_file_is_given_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "check", str(file), "--config", str(file)]) == ExitCode.USAGE
+    assert "give the file once" in capsys.readouterr().err
+
+
+def test_show_of_bad_settings_says_what_is_wrong_and_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", "--url", "h:1", "--mode", "x"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.splitlines() == [
+        "dsobs: --url: 'h:1' is no http:// or https:// address; write http://HOST:PORT",
+        "dsobs: --mode: 'x' is none of observe, enforce; write one of them",
+    ]
