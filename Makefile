@@ -12,7 +12,7 @@ demo: setup
 	@exec $(RUN) dsobs demo --engine $(ENGINE)
 
 test: setup
-	@$(RUN) pytest
+	@$(RUN) pytest -n 4
 
 test-real: setup
 	@$(RUN) python -m tests.real

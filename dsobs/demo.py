@@ -1,6 +1,7 @@
 """`dsobs demo`: an engine under load hangs, and dsobs is watched while it sees, pages and repairs.
 
-Everything is real: a server process with a separate engine core, clients, `dsobs supervise`, `dsobs run` in enforce mode, a
+Everything is real: a server process with a separate engine core, clients, `dsobs supervise`, `dsobs run` in enforce
+mode, a
 receiver of pages on loopback; the core is stopped with SIGSTOP. All of it is ended at the end, also on Ctrl-C.
 """
 
@@ -176,6 +177,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def _tail(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def engine_cores(pid: int) -> list[int]:
     """The engine-core processes below `pid`: by title, as vLLM sets it."""
     found = []
@@ -297,7 +306,7 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
         if before is None or after is None or after <= before:
             raise DemoError("the engine is the same instance as before: it was not restarted")
         await _work(session, api, 30.0)
-        if any(Path(f"/proc/{core}").exists() for core in cores):
+        if any(_exists(core) for core in cores):
             raise DemoError("a process of the hung engine is still there")
         timeline.say("")
         await _conclude(session, api, timeline)
@@ -339,25 +348,23 @@ async def demo(command: str, start_seconds: float, out: TextIO, keep: Path | Non
     """Tells the story; 0 only if the repair really happened."""
     timeline = Timeline(out, colour=out.isatty() and "NO_COLOR" not in os.environ)
     with contextlib.ExitStack() as stack:
-        if keep is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsobs-demo-")))
-        else:
-            keep.mkdir(parents=True, exist_ok=True)
-            folder = keep
+        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsobs-demo-")))
         try:
             await _story(command, start_seconds, folder, timeline)
         except DemoError as error:
             print(f"dsobs demo: {error}", file=sys.stderr)
             for name in ("engine.log", "dsobs.log"):
                 with contextlib.suppress(OSError):
-                    tail = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
-                    print(f"--- {name}", *tail, sep="\n", file=sys.stderr)
+                    print(f"--- {name}", *_tail(folder / name), sep="\n", file=sys.stderr)
             return 1
     return 0
 
 
 def run(command: str, start_seconds: float, out: TextIO, keep: Path | None = None) -> int:
     """`demo` with SIGTERM and Ctrl-C turned into an orderly end (exit code 130)."""
+
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
 
     async def main() -> int:
         loop = asyncio.get_running_loop()

@@ -19,7 +19,8 @@ from dsobs.recorder.records import record_of
 async def record(config: Config, file: Path, seconds: float, told: TextIO | None = None) -> int:
     """Writes records to `file` for `seconds`; how many scrapes were answered. OSError if the file can't be written.
 
-    Each record is complete on disk before the next is begun, so that ending it early loses nothing. `told` gets a line of
+    Each record is complete on disk before the next is begun, so that ending it early loses nothing. `told` gets a
+    line of
     progress.
     """
     import gzip

@@ -10,14 +10,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "demo",
         help="show a hang being seen, paged and repaired",
-        description="Starts an inference server, loads it, stops its engine core with SIGSTOP and shows what dsobs does "
-        "about it. Ends by itself; exit code 0 only if the repair really happened.",
+        description="Starts an inference server, loads it, stops its engine core with SIGSTOP and shows what dsobs "
+        "does about it. Ends by itself; exit code 0 only if the repair really happened.",
     )
     parser.add_argument(
         "--command",
         metavar="CMD",
-        help="start this server instead of the simulator; {port} stands for its port. Its engine core must be a process "
-        "named like vLLM's",
+        help="start this server instead of the simulator; {port} stands for its port. Its engine core must be a "
+        "process named like vLLM's",
     )
     parser.add_argument(
         "--start-timeout", type=float, default=60.0, metavar="S", help="seconds that its start may take"

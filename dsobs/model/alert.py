@@ -29,7 +29,8 @@ class Alert:
     fired_at: float | None = None
     resolved_at: float | None = None
     confirmed: bool = True
-    """False for one restored from disk until its rule has had the data to say again that it holds: shown and not resolved,
+    """False for one restored from disk until its rule has had the data to say again that it holds: shown and not
+    resolved,
     but no reason to act."""
 
     @property

@@ -34,7 +34,8 @@ class ProbeRequest:
     json: Mapping[str, object] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None
-    """The rank that it is addressed to; None where this form can't be, so that its answer proves only that one lives."""
+    """The rank that it is addressed to; None where this form can't be, so that its answer proves only that one
+    lives."""
 
 
 class EngineAdapter(Protocol):

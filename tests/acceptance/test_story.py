@@ -1,16 +1,30 @@
 """The main job, end to end, against the simulator: real processes, real sockets, real signals."""
 
 import asyncio
+import functools
 import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.acceptance.scene import SIMULATOR, scene
 
-FAST = {"remediation__confirm_hang": "3s", "runtime__stop_grace": "2s"}
+FAST: dict[str, Any] = {"remediation__confirm_hang": "3s", "runtime__stop_grace": "2s"}
+
+
+def _reached(at: float) -> bool:
+    return time.time() >= at
+
+
+def _gone(pids: list[int]) -> bool:
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def _files(folder: str) -> set[str]:
+    return {file.name for file in Path(folder).iterdir()}
 
 
 async def test_hang_under_load_is_paged_within_10_s_and_restarted_once(tmp_path: Path) -> None:
@@ -37,10 +51,10 @@ async def test_hang_under_load_is_paged_within_10_s_and_restarted_once(tmp_path:
             "verify done",
             "incident closed",
         ]
-        assert not any(Path(f"/proc/{pid}").exists() for pid in old)
+        assert _gone(old)
         assert here.critical() == [page.body["summary"]]
-        evidence = Path(next(e["detail"]["folder"] for e in incident["entries"] if e["kind"] == "evidence"))
-        assert {file.name for file in evidence.iterdir()} == {"recording.jsonl.gz", "state.json", "engine.log"}
+        folder = next(e["detail"]["folder"] for e in incident["entries"] if e["kind"] == "evidence")
+        assert _files(folder) == {"recording.jsonl.gz", "state.json", "engine.log"}
         assert (await here.status())["guards"]["restarts_24h"] == 1
 
 
@@ -147,7 +161,7 @@ async def test_dsobs_killed_in_the_middle_of_an_incident_restarts_the_engine_onc
         await here.until_working()
         stopped = here.stop_core()
         for moment in moments:
-            await here.until(lambda m=moment: time.time() - stopped >= m, 30, "the moment")
+            await here.until(functools.partial(_reached, stopped + moment), 30, "the moment")
             assert here.dsobs is not None
             here.dsobs.kill()
             await here.dsobs.wait()

@@ -14,7 +14,7 @@ from dsobs.signals.progress import ProgressTracker
 KEY = ("m", "0")
 
 
-def page(engine: str = "0", finished: float = 0.0, **values: float) -> list[Sample]:
+def page(engine: str = "0", *, finished: float = 0.0, **values: Any) -> list[Sample]:
     """Canonical samples of one engine."""
     names = {
         "running": "dsobs_engine_requests_running",
@@ -41,14 +41,14 @@ def gauge(tracker: ProgressTracker, name: str, engine: str = "0") -> float | Non
     return found.get(labels(f"dsobs_engine_{name}", model_name="m", engine=engine))
 
 
-def decoding(tracker: ProgressTracker, start: float = 0.0, seconds: int = 5, **values: float) -> float:
+def decoding(tracker: ProgressTracker, start: float = 0.0, seconds: int = 5, **values: Any) -> float:
     """Tokens move each second; returns the time of the last movement."""
     for second in range(seconds):
         tracker.observe(start + second, page(running=8, tokens=100.0 + 10 * second, **values))
     return start + seconds - 1
 
 
-def frozen(tracker: ProgressTracker, start: float, until: float, **values: float) -> None:
+def frozen(tracker: ProgressTracker, start: float, until: float, **values: Any) -> None:
     at = start
     while at <= until:
         tracker.observe(at, page(**{"running": 8, "tokens": 140.0, **values}))
@@ -84,7 +84,7 @@ def test_threshold_is_5_s_after_tokens_and_60_s_in_a_prefill() -> None:
 @pytest.mark.parametrize("signal", ["running", "waiting", "kv", "tokens"])
 def test_any_signal_that_moves_is_progress(signal: str) -> None:
     tracker = ProgressTracker(Hang(), "on")
-    base = {"running": 8.0, "waiting": 0.0, "kv": 0.1, "tokens": 100.0}
+    base: dict[str, Any] = {"running": 8.0, "waiting": 0.0, "kv": 0.1, "tokens": 100.0}
     tracker.observe(0, page(**base))
     tracker.observe(4, page(**{**base, signal: base[signal] + 2}))
     assert gauge(tracker, "stall_seconds") == 0.0
