@@ -22,6 +22,7 @@ from dsobs.model.samples import Sample, labels
 from dsobs.model.signals import SIGNALS
 
 RECORDING = Path(__file__).parents[1] / "data/h100-vllm-0.23/scenario.jsonl.gz"
+H200 = Path(__file__).parents[1] / "data/h200/nvml.json"
 
 
 class Source:
@@ -97,6 +98,18 @@ async def test_the_recording_is_collected(make: Make) -> None:
         records = [json.loads(line)["nvml"] for line in lines]
     collector = make(RecordedNvml(records))
     assert [await collector.read() for _ in records] == [gpus_of_record(record) for record in records]
+
+
+def test_readings_of_a_real_h200_are_whole_and_survive_the_recorder() -> None:
+    result = json.loads(H200.read_text(encoding="utf-8"))
+    for record in [result["idle"]["record"], *result["load"]["records"]]:
+        gpus = gpus_of_record(record)
+        assert record_of_gpus(gpus) == record
+        assert not isinstance(gpus, Unknown)
+        names = {dict(sample.labels)["__name__"] for sample in GpuSignals().samples(gpus)}
+        assert {"dsobs_gpu_energy_joules_total", "dsobs_gpu_xid_errors_total", "dsobs_gpu_power_watts"} < names
+    assert gpus[0].utilization_ratio is not None
+    assert gpus[0].utilization_ratio > 0.9
 
 
 async def test_no_driver_is_said_once_and_tried_again_each_minute(

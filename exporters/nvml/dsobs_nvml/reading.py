@@ -37,7 +37,7 @@ class Reading:
     clock_event_reasons: int | None = None
     """Bit mask; see `dsobs_nvml.CLOCK_EVENT_REASONS`."""
     energy_joules: float | None = None
-    """Since the driver was loaded."""
+    """Since the driver was loaded; up to 10 s old, since it is the one costly question."""
     processes: tuple[Process, ...] | None = None
     """Compute processes."""
     xids: tuple[int, ...] | None = None

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[2])]
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[2]))
 
-from dsobs_nvml import CLOCK_EVENT_REASONS, Nvml, Reading, record_of_readings
+from dsobs_nvml import CLOCK_EVENT_REASONS, Nvml, NvmlUnavailable, Reading, record_of_readings  # noqa: E402 (may not be installed)
 
 MATMUL = """
 import torch, time
@@ -113,17 +114,22 @@ def provoked_xids(source: Nvml) -> list[int] | str:
 
 def main(folder: Path | None) -> int:
     """Runs everything; 0 if all held."""
+    source = Nvml()
+    try:
+        source.init()
+    except NvmlUnavailable as error:
+        print(error, file=sys.stderr)
+        return 1
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    pytest = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider"]
     contract = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(HERE), "-p", "no:cacheprovider"]
-        + ["--import-mode=importlib", "-W", "error", str(HERE)],
-        env={**os.environ, "DSOBS_REAL_GPU": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        [*pytest, "-p", "no:asyncio", "--import-mode=importlib", "-W", "error", str(HERE)],
+        env={**environment, "DSOBS_REAL_GPU": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     wrong = [] if contract.returncode == 0 else [f"contract:\n{contract.stdout[-4000:]}{contract.stderr[-1000:]}"]
-    source = Nvml()
-    source.init()
     idle = record_of_readings(source.read())
     compared, differences = compare(source)
     wrong += differences
@@ -138,7 +144,8 @@ def main(folder: Path | None) -> int:
         wrong.append(f"clock event bits without a name: {unnamed:#x}")
     source.shutdown()
 
-    from tests.benchmarks.nvml import run
+    bench = [sys.executable, str(HERE.parents[2] / "tests/benchmarks/nvml.py")]
+    speed = json.loads(subprocess.run(bench, check=True, capture_output=True, text=True, env=environment).stdout)
 
     result = {
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -148,7 +155,7 @@ def main(folder: Path | None) -> int:
         "idle": {"record": idle, "compared": compared},
         "load": load,
         "provoked_xids": xids,
-        "speed": run(),
+        "speed": speed,
         "wrong": wrong,
     }
     text = json.dumps(result, indent=1)

@@ -74,6 +74,28 @@ def test_what_a_card_refuses_is_none_and_asked_again_after_ten_minutes(
     ]
 
 
+def test_energy_is_asked_each_ten_seconds_and_never_of_all_cards_at_once_again(library: Any) -> None:
+    clock = Monotonic()
+    nvml = started(library, clock=clock)
+    asked = []
+    for _ in range(31):
+        calls = len(library.calls)
+        readings = nvml.read()
+        assert None not in [reading.energy_joules for reading in readings]
+        asked.append(library.calls[calls:].count("nvmlDeviceGetTotalEnergyConsumption"))
+        clock.now += 1.0
+    assert asked[0] == 2
+    assert [second for second, cards in enumerate(asked) if cards] == [0, 5, 10, 15, 20, 25, 30]
+    assert max(asked[1:]) == 1
+
+
+def test_energy_of_a_card_that_was_lost_is_unknown(library: Any) -> None:
+    nvml = started(library)
+    nvml.read()
+    library.fails["*", 0] = pynvml.NVML_ERROR_GPU_IS_LOST
+    assert nvml.read()[0].energy_joules is None
+
+
 def test_a_passing_refusal_is_asked_again_at_once(library: Any) -> None:
     nvml = started(library)
     library.fails["nvmlDeviceGetUtilizationRates", None] = pynvml.NVML_ERROR_NOT_READY
