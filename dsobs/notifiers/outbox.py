@@ -431,7 +431,9 @@ class Outbox:
         # One that comes too late is written again with the next save; its own end must not go unread.
         writing.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
-            result = await asyncio.wait_for(asyncio.shield(writing), WRITE_DEADLINE_SECONDS)
+            # Not `wait_for`, which before Python 3.12 may swallow a cancellation.
+            async with asyncio.timeout(WRITE_DEADLINE_SECONDS):
+                result = await asyncio.shield(writing)
         except (StateError, RuntimeError, TimeoutError) as error:
             if not self._state_failed:
                 why = error if isinstance(error, StateError) else f"no answer ({type(error).__name__})"
