@@ -2,6 +2,6 @@
 compiled."""
 
 from dsobs.promql.errors import EvaluationError, PromqlError, UnsupportedError
-from dsobs.promql.query import Query, compile
+from dsobs.promql.query import Query, compile  # noqa: A004 - the word for it
 
 __all__ = ["EvaluationError", "PromqlError", "Query", "UnsupportedError", "compile"]

@@ -2,7 +2,15 @@
 
 
 class PromqlError(ValueError):
-    """The expression is no PromQL; the message says why."""
+    """The expression is no PromQL; the message says why.
+
+    `position` is where in the expression, counted from 0, if that is known: the parser tells it only through the words
+    that its messages quote.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class UnsupportedError(PromqlError):

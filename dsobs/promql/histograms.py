@@ -41,13 +41,14 @@ def bucket_quantile(q: float, buckets: Iterable[tuple[float, float]]) -> float:
     if index:
         count -= counts[index - 1]
         rank -= counts[index - 1]
-    return start + (end - start) * (rank / count)
+    # Rank 0 with nothing in the first bucket: 0/0, as there.
+    return start + (end - start) * (rank / count) if count else math.nan
 
 
 def _monotonic(counts: list[float]) -> list[float]:
     out = [counts[0]]
     for count in counts[1:]:
         before = out[-1]
-        rounding = count != before and abs(count - before) <= TOLERANCE * max(abs(count), abs(before))
+        rounding = count != before and abs(count - before) < TOLERANCE * (abs(count) + abs(before))
         out.append(before if count < before or rounding else count)
     return out

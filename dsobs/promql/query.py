@@ -4,6 +4,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import promql_parser as syntax
@@ -11,7 +12,8 @@ import promql_parser as syntax
 from dsobs.model.samples import Labels, Sample
 from dsobs.promql.errors import EvaluationError, PromqlError, UnsupportedError
 from dsobs.promql.histograms import bucket_quantile
-from dsobs.promql.ranges import KEEPS_NAME, RANGE_FUNCTIONS, mean, quantile, total, variance
+from dsobs.promql.patterns import compile_pattern, expanded, literals
+from dsobs.promql.ranges import KEEPS_NAME, RANGE_FUNCTIONS, Window, least, mean, most, quantile, total, variance
 from dsobs.series.store import LOOKBACK_SECONDS, Series, Store, is_stale
 
 Vector: TypeAlias = list[tuple[Labels, float]]
@@ -43,7 +45,7 @@ class Query:
         self.lookback_seconds = lookback
         """How far back it reads: longest range, offset and the look-back of five minutes."""
         self.kind = kind
-        """vector, scalar or string."""
+        """vector or scalar."""
         self._evaluate = evaluate
 
     def evaluate(self, store: Store, t: float) -> list[Sample] | float:
@@ -51,8 +53,6 @@ class Query:
         result = self._evaluate(store, t)
         if isinstance(result, list):
             return [Sample(labels, value) for labels, value in result]
-        if isinstance(result, str):
-            raise EvaluationError("the expression gives a string")
         return float(result)
 
 
@@ -61,13 +61,32 @@ def compile(expression: str) -> Query:  # noqa: A001 - the word for it
     try:
         parsed = syntax.parse(expression)
     except ValueError as error:
-        raise PromqlError(str(error)) from error
+        raise PromqlError(str(error), _position(expression, str(error))) from error
     compiler = _Compiler()
-    evaluate = compiler.expression(parsed)
     kind = compiler.kind(parsed)
-    if kind == "matrix":
+    if kind == "matrix" and isinstance(parsed, syntax.MatrixSelector):
         raise PromqlError("the expression gives a range vector; a function such as rate() makes it an instant vector")
+    if kind == "string":
+        raise PromqlError("the expression gives a string")
+    try:
+        evaluate = compiler.expression(parsed)
+    except UnsupportedError as error:
+        error.position = _position(expression, str(error))
+        raise
     return Query(expression, evaluate, frozenset(compiler.names), compiler.lookback, kind)
+
+
+def _position(expression: str, message: str) -> int | None:
+    """Where the words stand that a message speaks of; None where that is not clear."""
+    if "unexpected end" in message:
+        return len(expression)
+    for found in re.finditer(r"'([^']+)'|([a-z_]+\()\)|(@)|(subqueries)|`(or)`", message):
+        word = found[1] or found[2] or found[3] or found[5] or "["
+        before, after = (r"\b" if word[0].isalnum() else ""), (r"\b" if word[-1].isalnum() else "")
+        places = [place.start() for place in re.finditer(before + re.escape(word) + after, expression)]
+        if len(places) == 1:
+            return places[0]
+    return None
 
 
 def _fits(matchers: Iterable[Any]) -> Callable[[Labels], bool] | None:
@@ -76,10 +95,7 @@ def _fits(matchers: Iterable[Any]) -> Callable[[Labels], bool] | None:
     for matcher in matchers:
         op, value = str(matcher.op).rpartition(".")[2], matcher.value
         if op in ("Re", "NotRe"):
-            try:
-                pattern = re.compile(value, re.DOTALL)
-            except re.error as error:
-                raise UnsupportedError(f"regular expression {value!r}: {error}") from error
+            pattern = compile_pattern(value)
         if op == "Equal":
             tests.append((matcher.name, lambda v, w=value: v == w))  # type: ignore[misc]
         elif op == "NotEqual":
@@ -100,6 +116,17 @@ def _fits(matchers: Iterable[Any]) -> Callable[[Labels], bool] | None:
     return fits
 
 
+def _names(matchers: Iterable[Any]) -> tuple[str, ...]:
+    """The metrics that matchers of `__name__` name: the store keeps nothing that a query does not name."""
+    for matcher in matchers:
+        if matcher.name == "__name__":
+            op = str(matcher.op).rpartition(".")[2]
+            names = (matcher.value,) if op == "Equal" else literals(matcher.value) if op == "Re" else ()
+            if names:
+                return names
+    raise UnsupportedError("a selector that does not name its metrics")
+
+
 class _Selector:
     """Series by name and matchers; what was selected is remembered until series come or go."""
 
@@ -108,11 +135,8 @@ class _Selector:
             raise UnsupportedError("`or` between matchers")
         if node.at is not None:
             raise UnsupportedError("the @ modifier")
-        self.name: str | None = node.name
         matchers = list(node.matchers.matchers)
-        for matcher in matchers:
-            if matcher.name == "__name__" and str(matcher.op).endswith(".Equal") and self.name is None:
-                self.name = matcher.value
+        self.names = (node.name,) if node.name is not None else _names(matchers)
         self._fits = _fits(matchers)
         self.offset = node.offset.total_seconds() if node.offset is not None else 0.0
         self._known: tuple[Store, int] | None = None
@@ -121,7 +145,11 @@ class _Selector:
     def series(self, store: Store) -> list[tuple[Series, Labels]]:
         """(series, its labels without the name)."""
         if self._known is None or self._known[0] is not store or self._known[1] != store.generation:
-            self._found = [(series, without_name(series.labels)) for series in store.series(self.name, self._fits)]
+            self._found = [
+                (series, without_name(series.labels))
+                for name in self.names
+                for series in store.series(name, self._fits)
+            ]
             self._known = (store, store.generation)
         return self._found
 
@@ -140,26 +168,6 @@ def _scalar_of(value: Any) -> float:
     if isinstance(value, list):
         return value[0][1] if len(value) == 1 else math.nan
     return float(value)
-
-
-_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": lambda a, b: _divide(a, b),
-    "%": lambda a, b: _modulo(a, b),
-    "^": lambda a, b: _power(a, b),
-    "atan2": math.atan2,
-}
-_COMPARISON: dict[str, Callable[[float, float], bool]] = {
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
-    ">=": operator.ge,
-    "<=": operator.le,
-}
-_SETS = frozenset({"and", "or", "unless"})
 
 
 def _divide(a: float, b: float) -> float:
@@ -181,20 +189,59 @@ def _power(a: float, b: float) -> float:
         return math.inf if a == 0 else math.nan
 
 
-def _round(value: float, nearest: float) -> float:
+_COMPARISON: dict[str, Callable[[float, float], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+    ">=": operator.ge,
+    "<=": operator.le,
+}
+_SETS = frozenset({"and", "or", "unless"})
+
+
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": _divide,
+    "%": _modulo,
+    "^": _power,
+    "atan2": math.atan2,
+}
+
+
+def _round(value: float, nearest: float = 1.0) -> float:
     if not math.isfinite(value):
         return value
+    if nearest == 0:
+        return math.nan
     inverse = 1.0 / nearest
-    return math.floor(value * inverse + 0.5) / inverse
+    shifted = value * inverse + 0.5
+    return math.floor(shifted) / inverse if math.isfinite(shifted) else shifted / inverse
 
 
-def _each(change: Callable[[float], float]) -> Callable[[Store, float, list[Any]], Vector]:
-    """A function of each value of a vector."""
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
-    def function(_store: Store, _t: float, arguments: list[Any]) -> Vector:
-        return _unique([(without_name(labels), change(value)) for labels, value in arguments[0]])
 
-    return function
+Function: TypeAlias = Callable[[Store, float, list[Any]], Any]
+"""A function of the language: (store, time, values of its arguments) → `Value`."""
+
+
+def _plain(function: Callable[..., Value]) -> Function:
+    """One that needs nothing but its arguments."""
+    return lambda _store, _t, arguments: function(*arguments)
+
+
+def _each(change: Callable[..., float]) -> Function:
+    """A function of each value of a vector and of scalars; the result has no name."""
+    return _plain(
+        lambda vector, *scalars: _unique([(without_name(labels), change(value, *scalars)) for labels, value in vector])
+    )
 
 
 def _whole(change: Callable[[float], float]) -> Callable[[float], float]:
@@ -202,21 +249,19 @@ def _whole(change: Callable[[float], float]) -> Callable[[float], float]:
     return lambda value: float(change(value)) if math.isfinite(value) else value
 
 
-def _clamp(_store: Store, _t: float, arguments: list[Any]) -> Vector:
-    vector, least, most = arguments
-    if least > most:
+def _clamp(vector: Vector, at_least: float, at_most: float) -> Vector:
+    if at_least > at_most:
         return []
-    return _unique([(without_name(labels), _bounded(value, least, most)) for labels, value in vector])
+    return _unique([(without_name(labels), _bounded(value, at_least, at_most)) for labels, value in vector])
 
 
-def _bounded(value: float, least: float, most: float) -> float:
-    if math.isnan(value) or math.isnan(least) or math.isnan(most):
+def _bounded(value: float, at_least: float, at_most: float) -> float:
+    if math.isnan(value) or math.isnan(at_least) or math.isnan(at_most):
         return math.nan
-    return max(least, min(most, value))
+    return max(at_least, min(at_most, value))
 
 
-def _histogram_quantile(_store: Store, _t: float, arguments: list[Any]) -> Vector:
-    q, vector = arguments
+def _histogram_quantile(q: float, vector: Vector) -> Vector:
     grouped: dict[Labels, list[tuple[float, float]]] = {}
     for labels, value in vector:
         bound = dict(labels).get("le")
@@ -231,51 +276,50 @@ def _histogram_quantile(_store: Store, _t: float, arguments: list[Any]) -> Vecto
     return [(key, bucket_quantile(q, buckets)) for key, buckets in grouped.items()]
 
 
-def _label_replace(_store: Store, _t: float, arguments: list[Any]) -> Vector:
-    vector, target, replacement, source, pattern = arguments
-    compiled = re.compile(pattern, re.DOTALL)
-    template = re.sub(
-        r"\$(?:\{(\w+)\}|(\w+))", lambda m: f"\\g<{m.group(1) or m.group(2)}>", replacement.replace("\\", "\\\\")
-    )
+def _label_replace(vector: Vector, target: str, replacement: str, source: str, pattern: str) -> Vector:
+    compiled = compile_pattern(pattern)
     out = []
     for labels, value in vector:
         found = dict(labels)
         match = compiled.fullmatch(found.get(source, ""))
         if match is not None:
-            try:
-                found[target] = match.expand(template)
-            except (re.error, IndexError):
-                found[target] = ""
+            found[target] = expanded(replacement, match)
         out.append((tuple(sorted((k, v) for k, v in found.items() if v)), value))
     return _unique(out)
 
 
-FUNCTIONS: dict[str, Callable[[Store, float, list[Any]], Any]] = {
+def _ranked(vector: Vector, sign: float) -> Vector:
+    """By value, NaN last; by falling value with a negative sign."""
+    return sorted(vector, key=lambda pair: (math.isnan(pair[1]), sign * pair[1]))
+
+
+FUNCTIONS: dict[str, Function] = {
     "abs": _each(abs),
     "ceil": _each(_whole(math.ceil)),
+    "clamp": _plain(_clamp),
+    "clamp_max": _each(lambda value, at_most: _bounded(value, -math.inf, at_most)),
+    "clamp_min": _each(lambda value, at_least: _bounded(value, at_least, math.inf)),
+    "exp": _each(_exp),
     "floor": _each(_whole(math.floor)),
-    "exp": _each(lambda v: math.exp(v) if v < 709 else math.inf),
-    "sqrt": _each(lambda v: math.sqrt(v) if v >= 0 else math.nan),
+    "histogram_quantile": _plain(_histogram_quantile),
+    "label_replace": _plain(_label_replace),
     "ln": _each(lambda v: math.log(v) if v > 0 else (-math.inf if v == 0 else math.nan)),
+    "pi": _plain(lambda: math.pi),
+    "round": _each(_round),
+    "scalar": _plain(_scalar_of),
     "sgn": _each(lambda v: v if math.isnan(v) or v == 0 else math.copysign(1.0, v)),
-    "round": lambda s, t, a: _each(lambda v: _round(v, a[1] if len(a) > 1 else 1.0))(s, t, a),
-    "clamp": _clamp,
-    "clamp_min": lambda s, t, a: _clamp(s, t, [a[0], a[1], math.inf]),
-    "clamp_max": lambda s, t, a: _clamp(s, t, [a[0], -math.inf, a[1]]),
-    "histogram_quantile": _histogram_quantile,
-    "label_replace": _label_replace,
-    "scalar": lambda s, t, a: _scalar_of(a[0]),
-    "vector": lambda s, t, a: [((), float(a[0]))],
-    "time": lambda s, t, a: t,
-    "pi": lambda s, t, a: math.pi,
-    "sort": lambda s, t, a: sorted(a[0], key=lambda pair: (math.isnan(pair[1]), pair[1])),
-    "sort_desc": lambda s, t, a: sorted(a[0], key=lambda pair: (math.isnan(pair[1]), -pair[1])),
+    "sort": _plain(lambda vector: _ranked(vector, 1.0)),
+    "sort_desc": _plain(lambda vector: _ranked(vector, -1.0)),
+    "sqrt": _each(lambda v: math.sqrt(v) if v >= 0 else math.nan),
+    "time": lambda _store, t, _arguments: t,
+    "vector": _plain(lambda value: [((), float(value))]),
 }
+"""The functions of instant vectors and scalars; those of ranges are in `ranges`. A new one is one entry."""
 _AGGREGATE: dict[str, Callable[[list[float]], float]] = {
     "sum": total,
     "avg": mean,
-    "min": lambda values: min((v for v in values if not math.isnan(v)), default=math.nan),
-    "max": lambda values: max((v for v in values if not math.isnan(v)), default=math.nan),
+    "min": least,
+    "max": most,
     "count": lambda values: float(len(values)),
     "group": lambda _: 1.0,
     "stddev": lambda values: math.sqrt(variance(values)),
@@ -338,8 +382,7 @@ class _Compiler:
 
     def _selector(self, node: Any) -> _Selector:
         selector = _Selector(node)
-        if selector.name is not None:
-            self.names.add(selector.name)
+        self.names.update(selector.names)
         return selector
 
     def _negative(self, node: Any) -> Evaluate:
@@ -367,10 +410,9 @@ class _Compiler:
             for argument in arguments[1:]:
                 if not isinstance(argument, syntax.StringLiteral):
                     raise PromqlError("label_replace() takes strings")
-            try:
-                re.compile(arguments[4].val)
-            except re.error as error:
-                raise UnsupportedError(f"regular expression {arguments[4].val!r}: {error}") from error
+            compile_pattern(arguments[4].val)
+            if not arguments[1].val:
+                raise PromqlError("label_replace() needs the name of a label to set")
         compiled = [self.expression(argument) for argument in arguments]
         return lambda store, t: function(store, t, [argument(store, t) for argument in compiled])
 
@@ -401,7 +443,8 @@ class _Compiler:
             for series, bare in selector.series(store):
                 times, values = series.window(start, end)
                 if len(values):
-                    value = function(times, values, start, end, given)
+                    spacing = store.coarse_step if series.thinned_after(start) else 0.0
+                    value = function(Window(times, values, start, end, spacing), given)
                     if value is not None:
                         out.append((series.labels if keeps else bare, value))
             return out if keeps else _unique(out)
@@ -458,15 +501,19 @@ class _Compiler:
 
             def ranked(store: Store, t: float) -> Vector:
                 k = _scalar_of(parameter(store, t))
-                count = int(k) if math.isfinite(k) and k >= 1 else 0
+                if not -(2.0**63) <= k < 2.0**63:
+                    raise EvaluationError(f"the parameter {_text(k)} of {name} is not a whole number of 64 bits")
+                count = max(0, int(k))
                 out: Vector = []
                 for _, members in _groups(inner(store, t), key):
-                    out += sorted(members, key=lambda m: (math.isnan(m[1]), sign * m[1]))[:count]
+                    out += _ranked(members, sign)[:count]
                 return out
 
             return ranked
         if name == "count_values":
-            label = str(parameter(Store(), 0.0))
+            if not isinstance(node.param, syntax.StringLiteral) or not node.param.val:
+                raise PromqlError("count_values takes the name of a label as a string")
+            label = node.param.val
 
             def counted(store: Store, t: float) -> Vector:
                 out: dict[Labels, float] = {}
@@ -531,9 +578,8 @@ def _text(value: float) -> str:
         return "NaN"
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    if value == int(value):
-        return str(int(value))
-    return repr(value) if "e" not in repr(value) else f"{value:.20f}".rstrip("0")
+    text = format(Decimal(repr(value)), "f")
+    return text.removesuffix(".0")
 
 
 def _grouping(modifier: Any) -> Callable[[Labels], Labels]:

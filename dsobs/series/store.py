@@ -1,15 +1,18 @@
 """The store: bounded ring buffers of the series that somebody asked for.
 
-Each series has every sample of the last ten minutes and one in 15 s beyond, up to six hours. Of 15 s the last sample is
-kept, so that counters lose no increase over a window longer than that; a reset between two kept samples that fell and
-rose
-again within the 15 s is seen as the smaller rise. Memory: at most 2,100 samples of 16 bytes a series.
+Each series has every sample of the last ten minutes and beyond that one in 15 s, the last one, up to six hours or as
+far back as anybody reads it. Where a value falls once within 15 s, as a counter does at a reset, the samples before and
+after the fall are kept too: a thinned counter has lost no increase (unless it was reset twice in 15 s). Windows that
+reach beyond ten minutes read like those of a Prometheus that scrapes each 15 s.
+
+Memory: 16 bytes a sample; at one sample a second at most 750 + 1,440 samples a series, 750 where nobody reads further
+back than ten minutes.
 """
 
 import math
 import struct
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from dsobs.model.samples import Labels, Sample, metric_name
@@ -30,14 +33,22 @@ def is_stale(value: float) -> bool:
 class Series:
     """The samples of one series; `times` are milliseconds as in Prometheus, ascending."""
 
-    __slots__ = ("labels", "old_times", "old_values", "times", "values")
+    __slots__ = ("has_nan", "keep", "labels", "old_times", "old_values", "times", "values")
 
-    def __init__(self, labels: Labels) -> None:
+    def __init__(self, labels: Labels, keep: int) -> None:
         self.labels = labels
+        self.keep = keep
+        """Milliseconds for which samples are kept."""
+        self.has_nan = False
+        """Whether a NaN or a staleness marker was ever among the values."""
         self.times = array("q")
         self.values = array("d")
         self.old_times = array("q")
         self.old_values = array("d")
+
+    def thinned_after(self, start: int) -> bool:
+        """Whether a window that begins at `start` begins among thinned samples."""
+        return bool(self.old_times) and self.old_times[-1] > start
 
     @property
     def last_time(self) -> int:
@@ -59,7 +70,7 @@ class Series:
         if self.old_times and self.old_times[-1] > start:
             a, b = bisect_right(self.old_times, start), bisect_right(self.old_times, end)
             times, values = self.old_times[a:b] + times, self.old_values[a:b] + values
-        if any(map(math.isnan, values)):
+        if self.has_nan and any(map(math.isnan, values)):
             kept = [(t, v) for t, v in zip(times, values, strict=True) if not is_stale(v)]
             return [t for t, _ in kept], [v for _, v in kept]
         return times, values
@@ -74,43 +85,49 @@ class Store:
         fine_seconds: float = 600.0,
         coarse_step: float = 15.0,
         coarse_seconds: float = 6 * 3600.0,
-        max_series: int = 10_000,
+        max_series: int = 5_000,
     ) -> None:
         self._fine = int(fine_seconds * 1000)
         self._step = int(coarse_step * 1000)
         self._coarse = int(coarse_seconds * 1000)
         self._max_series = max_series
-        self._wanted: set[str] = set()
+        self._wanted: dict[str, int] = {}
         self._names: dict[str, dict[Labels, Series]] = {}
         self._count = 0
         self._sources: dict[str, dict[Labels, Series]] = {}
-        self._unwanted: set[Labels] = set()
         self._swept = 0
         self.generation = 0
         """Grows whenever a series is added or forgotten, so that what was selected can be remembered."""
 
-    def want(self, name: str) -> None:
-        """Keeps the metric of this name from now on."""
-        self._wanted.add(name)
-        self._unwanted.clear()
+    @property
+    def coarse_step(self) -> float:
+        """Seconds between samples older than ten minutes."""
+        return self._step / 1000
+
+    def want(self, name: str, seconds: float | None = None) -> None:
+        """Keeps the metric of this name from now on, `seconds` back (None: as far as the store goes).
+
+        Of several calls the one that reaches furthest holds.
+        """
+        keep = self._coarse if seconds is None else min(self._coarse, math.ceil(seconds * 1000))
+        keep = self._wanted[name] = max(keep, self._wanted.get(name, 0))
+        for series in self._names.get(name, {}).values():
+            series.keep = keep
 
     def _series(self, labels: Labels) -> Series | None:
-        if labels in self._unwanted:
-            return None
         name = metric_name(labels)
         family = self._names.get(name)
         if family is not None:
             series = family.get(labels)
             if series is not None:
                 return series
-        if name not in self._wanted:
-            if len(self._unwanted) < 4 * self._max_series:
-                self._unwanted.add(labels)
+        keep = self._wanted.get(name)
+        if keep is None:
             return None
         if self._count >= self._max_series:
             STORE_DROPPED.labels("too_many_series").inc()
             return None
-        series = self._names.setdefault(name, {})[labels] = Series(labels)
+        series = self._names.setdefault(name, {})[labels] = Series(labels, keep)
         self._count += 1
         self.generation += 1
         STORE_SERIES.set(self._count)
@@ -127,31 +144,38 @@ class Store:
         if times and t <= times[-1]:
             STORE_DROPPED.labels("out_of_order").inc()
             return
+        if math.isnan(value):
+            series.has_nan = True
         times.append(t)
         series.values.append(value)
         if t - times[0] > self._fine + self._fine // 4:
             self._thin(series, t)
 
+    def _end(self, series: Series, t: int) -> None:
+        """Puts the staleness marker: after the last sample even if that came at the same time."""
+        if not is_stale(series.values[-1]):
+            self._put(series, max(t, series.last_time + 1), STALE)
+
     def _thin(self, series: Series, now: int) -> None:
-        """Moves what is older than ten minutes to the coarse part: the last sample of every 15 s, and each end."""
-        cut = bisect_right(series.times, now - self._fine)
-        times, values = series.old_times, series.old_values
-        for t, value in zip(series.times[:cut], series.values[:cut], strict=True):
-            same = times and t // self._step == times[-1] // self._step
-            if same and not math.isnan(values[-1]) and not math.isnan(value):
-                times[-1], values[-1] = t, value
-            else:
-                times.append(t)
-                values.append(value)
+        """Moves what is older than ten minutes, in whole steps of 15 s, to the coarse part."""
+        edge = (now - self._fine) // self._step * self._step
+        cut = bisect_left(series.times, edge)
+        old_times, old_values = series.old_times, series.old_values
+        if series.keep > self._fine:
+            for i in _kept(series.times[:cut], series.values[:cut], old_values[-1:], self._step):
+                old_times.append(series.times[i])
+                old_values.append(series.values[i])
         del series.times[:cut]
         del series.values[:cut]
-        gone = bisect_right(times, now - self._coarse)
-        if gone > 64:
-            del times[:gone]
-            del values[:gone]
+        gone = bisect_right(old_times, now - series.keep)
+        del old_times[:gone]
+        del old_values[:gone]
 
     def append_samples(self, samples: Iterable[Sample], t: float, source: str) -> None:
-        """All samples that `source` has at `t`. What it had the last time and has no more is stale from now on."""
+        """All samples that `source` has at `t`, which counts whatever time they carry themselves.
+
+        What it had the last time and has no more is stale from now on.
+        """
         at = round(t * 1000)
         before = self._sources.get(source, {})
         now: dict[Labels, Series] = {}
@@ -161,7 +185,7 @@ class Store:
                 now[labels] = series
                 self._put(series, at, value)
         for series in before.values():
-            self._put(series, at, STALE)
+            self._end(series, at)
         self._sources[source] = now
         if at - self._swept > 600_000:
             self._sweep(at)
@@ -172,12 +196,15 @@ class Store:
             self.append_samples((), t, what)
         else:
             series = self._names.get(metric_name(what), {}).get(what)
-            if series is not None and not is_stale(series.values[-1]):
-                self._put(series, round(t * 1000), STALE)
+            if series is not None:
+                self._end(series, round(t * 1000))
 
     def _sweep(self, now: int) -> None:
         """Forgets series with no sample for as long as anything is kept."""
         self._swept = now
+        for source in self._sources.values():
+            for labels in [labels for labels, series in source.items() if now - series.last_time > self._coarse]:
+                del source[labels]
         for name, family in list(self._names.items()):
             for labels in [labels for labels, series in family.items() if now - series.last_time > self._coarse]:
                 del family[labels]
@@ -199,3 +226,27 @@ class Store:
         """Time of the oldest sample of a metric; None without one."""
         starts = [(s.old_times or s.times)[0] for s in self.series(name)]
         return min(starts) / 1000 if starts else None
+
+
+def _kept(times: Sequence[int], values: Sequence[float], before: Sequence[float], step: int) -> Iterator[int]:
+    """Indices of the samples that thinning keeps; `before` is the last value kept earlier, if any."""
+    previous = before[0] if before else math.nan
+    first = 0
+    while first < len(times):
+        last = bisect_left(times, (times[first] // step + 1) * step, first) - 1
+        falls = []
+        for i in range(first, last + 1):
+            value = values[i]
+            if value < previous:
+                falls.append(i)
+            if not is_stale(value):
+                previous = value
+        if len(falls) == 1:
+            # A staleness marker can stand between the two; both sides of the fall are real samples.
+            peak = next((i for i in range(falls[0] - 1, first - 1, -1) if not is_stale(values[i])), None)
+            if peak is not None:
+                yield peak
+            if falls[0] != last:
+                yield falls[0]
+        yield last
+        first = last + 1

@@ -299,3 +299,231 @@ def test_a_query_tells_what_it_reads() -> None:
     query = promql.compile("rate(x[10m] offset 5m) / on() y > 3")
     assert query.metric_names == {"x", "y"}
     assert query.lookback_seconds == 900.0
+
+
+def test_a_window_that_begins_among_thinned_samples_reads_like_one_scraped_each_15_s() -> None:
+    data = Store()
+    data.want("x")
+    for t in range(7200):
+        data.append(labels("x"), float(t), 5.0 * t + 1e6)
+    for window, seconds in (("15m", 900), ("1h", 3600)):
+        for at in (7199.0, 7190.0, 7186.0):
+            assert one(f"increase(x[{window}])", data, at) == pytest.approx(5.0 * seconds, rel=1e-9)
+
+
+def test_a_negative_offset_reads_ahead() -> None:
+    assert one("x offset -20s", store(x=[1, 2, 3]), NOW - 20) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("expression", "values", "result"),
+    [
+        ("min_over_time(x[1m])", [math.nan, 2.0, 1.0], 1.0),
+        ("max_over_time(x[1m])", [math.nan, 2.0, 1.0], 2.0),
+        ("max_over_time(x[1m])", [math.nan, math.nan], math.nan),
+        ("changes(x[1m])", [math.nan, math.nan, 1.0, 1.0], 1.0),
+        ("resets(x[1m])", [3.0, 1.0, 2.0, 0.0], 2.0),
+        ("delta(x[30s])", [9.0, 5.0, 1.0], -12.0),
+        ("irate(x[1m])", [5.0, 1.0], 0.1),
+        ("quantile_over_time(0.25, x[1m])", [1.0, 2.0, 3.0, 4.0], 1.75),
+        ("quantile_over_time(-1, x[1m])", [1.0], -math.inf),
+        ("quantile_over_time(2, x[1m])", [1.0], math.inf),
+        ("stdvar_over_time(x[1m])", [1.0, 3.0], 1.0),
+        ("avg_over_time(x[1m])", [1e308, 1e308], 1e308),
+        ("sum_over_time(x[1m])", [1e308, 1e308], math.inf),
+        ("sum_over_time(x[1m])", [math.inf, -math.inf], math.nan),
+        ("stddev_over_time(x[1m])", [1e200, -1e200], math.inf),
+        ("rate(x[1m])", [math.inf, math.inf], math.nan),
+    ],
+)
+def test_edges_of_functions_over_time(expression: str, values: list[float], result: float) -> None:
+    assert one(expression, store(x=values)) == pytest.approx(result, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "value", "result"),
+    [
+        ("abs(x)", -2.5, 2.5),
+        ("ceil(x)", 2.1, 3.0),
+        ("floor(x)", -2.1, -3.0),
+        ("floor(x)", math.inf, math.inf),
+        ("round(x)", 2.5, 3.0),
+        ("round(x)", -2.5, -2.0),
+        ("round(x, 0.1)", 2.34, 2.3),
+        ("round(x, 0)", 2.34, math.nan),
+        ("round(x, 1e-308)", 1e10, math.inf),
+        ("clamp(x, 1, 3)", 5.0, 3.0),
+        ("clamp(x, 1, 3)", math.nan, math.nan),
+        ("clamp_min(x, 1)", 0.5, 1.0),
+        ("clamp_max(x, 1)", 5.0, 1.0),
+        ("exp(x)", 709.5, math.exp(709.5)),
+        ("exp(x)", 710.0, math.inf),
+        ("ln(x)", 0.0, -math.inf),
+        ("ln(x)", -1.0, math.nan),
+        ("sqrt(x)", 9.0, 3.0),
+        ("sqrt(x)", -1.0, math.nan),
+        ("sgn(x)", -7.0, -1.0),
+        ("x % 0", 1.0, math.nan),
+        ("x % -3", 7.0, 1.0),
+        ("x / 0", -1.0, -math.inf),
+        ("x ^ 0.5", -1.0, math.nan),
+        ("x ^ 400", 10.0, math.inf),
+        ("x atan2 1", 1.0, math.pi / 4),
+        ("histogram_quantile(0.5, x)", 1.0, None),
+        ("clamp(x, 2, 1)", 1.0, None),
+    ],
+)
+def test_functions_of_a_value_drop_the_name(expression: str, value: float, result: float | None) -> None:
+    found = run(expression, store(x=[value]))
+    assert found == ({} if result is None else {"": pytest.approx(result, nan_ok=True)})
+
+
+def test_aggregations_over_nan_infinities_and_deviations() -> None:
+    data = store(x__a=[1], x__b=[math.nan], x__c=[3])
+    assert run("min(x)", data) == {"": 1.0}
+    assert run("max(x)", data) == {"": 3.0}
+    assert run("topk(2, x)", data) == {"__name__=x,job=a": 1.0, "__name__=x,job=c": 3.0}
+    assert list(run("bottomk(3, x)", data)) == ["__name__=x,job=a", "__name__=x,job=c", "__name__=x,job=b"]
+    assert run("topk(0, x)", data) == {}
+    assert run("group by (job) (x)", data) == {"job=a": 1.0, "job=b": 1.0, "job=c": 1.0}
+    data = store(x__a=[1], x__b=[5])
+    assert run("stddev(x)", data) == {"": 2.0}
+    assert run("stdvar(x)", data) == {"": 4.0}
+    assert run("avg(x)", data) == {"": 3.0}
+    assert run("quantile(-1, x)", data) == {"": -math.inf}
+    with pytest.raises(EvaluationError, match="parameter NaN of topk"):
+        run("topk(scalar(nothing), x)", data)
+
+
+def test_count_values_prints_numbers_as_prometheus_does() -> None:
+    data = store(x__a=[1e23], x__b=[0.5], x__c=[math.inf], x__d=[1e-7], x__e=[-3])
+    assert set(run('count_values("v", x)', data)) == {
+        "v=100000000000000000000000",
+        "v=0.5",
+        "v=+Inf",
+        "v=0.0000001",
+        "v=-3",
+    }
+
+
+@pytest.mark.parametrize(
+    ("replacement", "value"),
+    [("$1", "host"), ("${1}x", "hostx"), ("$1x", ""), ("$9-$$", "-$"), ("$port", "80"), ("a$", "a$"), ("\\1", "\\1")],
+)
+def test_label_replace_expands_as_go_does(replacement: str, value: str) -> None:
+    data = store(**{"x__host:80": [1.0]})
+    quoted = replacement.replace("\\", "\\\\")
+    (sample,) = promql.compile(f'label_replace(x, "n", "{quoted}", "job", "(.*):(?P<port>.*)")').evaluate(data, NOW)  # type: ignore[misc]
+    assert dict(sample.labels).get("n", "") == value
+
+
+def test_ignoring_keeps_the_other_labels_and_the_name_only_in_a_filter() -> None:
+    data = Store()
+    for name, le, value in (("x", "1", 5.0), ("y", "2", 3.0)):
+        data.want(name)
+        data.append(labels(name, job="a", le=le), NOW, value)
+    assert run("x - ignoring(le) y", data) == {"job=a": 2.0}
+    assert run("x > ignoring(le) y", data) == {"__name__=x,job=a": 5.0}
+    assert run("x > on(job) y", data) == {"job=a": 5.0}
+    assert run("x > on(job) group_left y", data) == {"__name__=x,job=a,le=1": 5.0}
+    assert run("y < on(job) group_right x", data) == {"__name__=x,job=a,le=1": 3.0}
+    assert run("x - y", data) == {}
+
+
+def test_a_filter_drops_before_matches_are_counted() -> None:
+    data = Store()
+    for name, code, value in (("req", "200", 10.0), ("req", "500", 1.0), ("most", "", 5.0)):
+        data.want(name)
+        data.append(labels(name, job="a", code=code), NOW, value)
+    assert run("req > on(job) most", data) == {"job=a": 10.0}
+    with pytest.raises(EvaluationError, match="multiple matches"):
+        run("req > bool on(job) most", data)
+
+
+def histogram(counts: dict[str, list[float]]) -> Store:
+    data = Store()
+    data.want("h_bucket")
+    for bound, values in counts.items():
+        for index, value in enumerate(values):
+            data.append(labels("h_bucket", le=bound), NOW - 10 * (len(values) - 1 - index), value)
+    return data
+
+
+def test_fault_23_a_restart_of_the_server_in_the_window_gives_no_negative_increase() -> None:
+    data = store(x=[1000, 1010, 0, 5, 10])
+    assert one("increase(x[1m])", data) > 0
+    assert run("rate(x[1m]) < 0", data) == {}
+    # The new process reports fewer requests than the old one: the quantile is of the new ones and the few before.
+    data = histogram({"0.5": [900, 900, 0, 10, 20], "+Inf": [1000, 1000, 0, 10, 20]})
+    assert one("histogram_quantile(0.99, rate(h_bucket[1m]))", data) <= 0.5
+
+
+def test_fault_24_missing_samples_leave_the_expression_empty_and_absence_is_its_own_signal() -> None:
+    data = store(up=[1.0], x=[9.0])
+    for expression in ("x > 5", "x > 5 and on() up == 1", "sum(x) > 5", "rate(x[1m]) < 1"):
+        assert run(expression, data, NOW + 300) == {}
+    assert run("absent(x)", data, NOW + 300) == {"": 1.0}
+    data.mark_stale(labels("x"), NOW + 1)
+    assert run("x > 5", data, NOW + 1) == {}
+
+
+def test_fault_25_histograms_without_inf_all_zero_or_not_monotonic_are_nan_or_repaired() -> None:
+    query = "histogram_quantile(0.99, rate(h_bucket[1m]))"
+    steady = [0.0, 10.0, 20.0]
+    for broken in (
+        {"0.5": steady, "1": steady},
+        {"+Inf": steady},
+        {"0.5": [7.0, 7.0, 7.0], "+Inf": [7.0, 7.0, 7.0]},
+    ):
+        assert math.isnan(one(query, histogram(broken)))
+        assert run(f"{query} > 0", histogram(broken)) == {}
+    repaired = histogram({"0.5": steady, "1": [0.0, 5.0, 9.0], "+Inf": steady})
+    assert one(query, repaired) == pytest.approx(0.5 * 0.99)
+    assert math.isnan(one("histogram_quantile(0, rate(h_bucket[1m]))", histogram({"1": [0, 0], "+Inf": [0, 5]})))
+
+
+@pytest.mark.parametrize(
+    ("expression", "named"),
+    [
+        ('{job="a"}', "does not name its metrics"),
+        ('{__name__=~"x.*"}', "does not name its metrics"),
+        ('x{a=~"[[:alpha:]]+"}', "[[:"),
+        ('x{a=~"\\\\pL"}', "\\\\p"),
+        ('x{a=~"b++"}', "++"),
+        ('label_replace(x, "a", "", "b", "(?U)c*")', "(?U"),
+        ("sum_over_time(x[5m:])", "subqueries"),
+        ("limitk(1, x)", "limitk"),
+    ],
+)
+def test_what_would_be_read_in_another_way_is_refused_when_it_is_compiled(expression: str, named: str) -> None:
+    with pytest.raises(UnsupportedError) as error:
+        promql.compile(expression)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("expression", "position"),
+    [
+        ("1 + nope(x)", 4),
+        ("x + predict_linear(y[5m], 60)", 4),
+        ("x[5m", 4),
+        ("x + y @ 100", 6),
+        ("a +", None),
+    ],
+)
+def test_errors_tell_where_they_are_if_that_is_known(expression: str, position: int | None) -> None:
+    with pytest.raises(PromqlError) as error:
+        promql.compile(expression)
+    assert error.value.position == position
+
+
+@pytest.mark.parametrize("expression", ['"text"', 'count_values("", x)', 'label_replace(x, "", "", "a", "")'])
+def test_expressions_without_a_result_are_refused_when_they_are_compiled(expression: str) -> None:
+    with pytest.raises(PromqlError):
+        promql.compile(expression)
+
+
+def test_a_name_out_of_several_is_named_in_full() -> None:
+    assert promql.compile('{__name__=~"x|y"}').metric_names == {"x", "y"}
+    with pytest.raises(EvaluationError, match="same labelset"):
+        run('rate({__name__=~"x|y"}[5m])', store(x=[1, 2], y=[1, 2]))

@@ -1,5 +1,7 @@
 """The store: bounded, thinned, forgetful of what nobody asked for."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +108,93 @@ def test_times_are_ascending_whatever_comes(samples: list[tuple[float, float]]) 
     for series in store.series("x"):
         times = [*series.old_times, *series.times]
         assert times == sorted(set(times))
+
+
+def increase(store: Store, window: str, at: float) -> float:
+    found = promql.compile(f"increase(x[{window}])").evaluate(store, at)
+    assert isinstance(found, list)
+    return found[0].value
+
+
+def test_thinning_loses_nothing_of_a_counter_that_was_reset() -> None:
+    store = wanting()
+    for t in range(7200):
+        # Reset every 1000 s, at second 8 of some step of 15 s and across the edge of another.
+        store.append(X, float(t), float(5 * (t % 1000)))
+    # 5 a second, less the second of each of the two resets in it.
+    assert abs(increase(store, "30m", 7199.0) - 5 * (1800 - 2)) < 1.0
+
+
+def test_thinning_leaves_out_the_staleness_marker_between_a_fall_but_not_at_the_end() -> None:
+    store = wanting()
+    for t in range(1200):
+        if t == 100:
+            store.mark_stale(X, float(t))
+        else:
+            store.append(X, float(t), float(t if t < 100 else t - 100))
+    (series,) = store.series("x")
+    assert not any(map(is_stale, series.old_values))
+    assert list(series.old_values[:9]) == [14.0, 29.0, 44.0, 59.0, 74.0, 89.0, 99.0, 1.0, 4.0]
+
+
+def test_a_metric_is_kept_as_far_back_as_it_is_read() -> None:
+    store = Store()
+    store.want("x", 300.0)
+    for t in range(7200):
+        store.append(X, float(t), float(t))
+    (series,) = store.series("x")
+    assert not series.old_times
+    assert 600 <= len(series.times) <= 765
+    store.want("x", 3600.0)
+    store.want("x", 60.0)
+    for t in range(7200, 18_000):
+        store.append(X, float(t), float(t))
+    assert series.old_times[0] / 1000 <= 18_000 - 3600 + 15
+    assert len(series.old_times) <= 3600 / 15 + 1
+
+
+def test_a_gauge_that_is_never_a_number_is_thinned_too() -> None:
+    store = wanting()
+    for t in range(7200):
+        store.append(X, float(t), float("nan"))
+    (series,) = store.series("x")
+    assert len(series.old_times) < 7200 / 15
+
+
+def test_a_series_that_ends_at_the_time_of_its_last_sample_is_stale() -> None:
+    store = wanting()
+    store.append_samples([Sample(X, 1.0)], 5.0, "engine")
+    store.mark_stale("engine", 5.0)
+    assert promql.compile("x").evaluate(store, 5.1) == []
+    store.mark_stale(X, 6.0)
+    (series,) = store.series("x")
+    assert len(series.times) == 2
+
+
+def test_a_series_that_was_forgotten_and_comes_back_is_found_again() -> None:
+    store = wanting()
+    store.want("y")
+    store.append_samples([Sample(X, 1.0)], 0.0, "engine")
+    for t in range(0, 8 * 3600, 60):
+        store.append_samples([Sample(labels("y"), 1.0)], float(t), "other")
+    store.append_samples([Sample(X, 2.0)], 8 * 3600.0, "engine")
+    assert promql.compile("x").evaluate(store, 8 * 3600.0) == [Sample(X, 2.0)]
+
+
+@given(st.lists(st.integers(0, 40), min_size=300, max_size=300), st.integers(40, 250))
+def test_thinning_leaves_the_last_of_each_step_and_the_increase(steps: list[int], reset: int) -> None:
+    store = wanting(fine_seconds=20.0, coarse_seconds=10_000.0)
+    total, value, values = 0.0, 0.0, []
+    for t, step in enumerate(steps):
+        total += step if t else 0
+        value = float(step) if t == reset else value + step
+        values.append(value)
+        store.append(X, float(t), value)
+    (series,) = store.series("x")
+    kept = dict(zip([*series.old_times, *series.times], [*series.old_values, *series.values], strict=True))
+    for second in range(14, 270, 15):
+        assert kept[second * 1000] == values[second]
+    points = [values[0], *kept.values()]
+    increase = sum(b - a if b >= a else b for a, b in pairwise(points))
+    fallen = values[reset] < values[reset - 1]
+    assert increase == (total if fallen else values[-1] - values[0])
