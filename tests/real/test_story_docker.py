@@ -1,0 +1,100 @@
+"""The main job with the engine in a container of a real Docker daemon; the engine itself is the simulator."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dsobs.demo import engine_cores
+from tests.acceptance.scene import Scene, scene
+from tests.real.docker import Dockerd
+
+pytestmark = pytest.mark.real
+NAME = "engine"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Dockerd]:
+    with Dockerd() as running:
+        yield running
+
+
+def start(daemon: Dockerd, port: int, *options: str) -> None:
+    """The simulator as the container's main process, with this Python and this checkout, read-only."""
+    places = {sys.prefix, sys.base_prefix, str(ROOT)}
+    mounts = [
+        word for place in sorted(places) if not place.startswith("/usr") for word in ("-v", f"{place}:{place}:ro")
+    ]
+    command = (sys.executable, "-B", "-m", "dsobs.simulator", "--port", str(port), "--load-seconds", "2")
+    daemon.run(NAME, *command, options=(*mounts, "-w", str(ROOT), *options))
+
+
+def cores(daemon: Dockerd) -> list[int]:
+    """Engine cores, as the host numbers them."""
+    main = int(daemon.command("inspect", "--format", "{{.State.Pid}}", NAME).stdout)
+    return engine_cores(main)
+
+
+async def beside(here: Scene, daemon: Dockerd, *options: str) -> None:
+    """The container, clients and dsobs."""
+    await asyncio.to_thread(start, daemon, here.port, *options)
+    here.stack.push_async_callback(asyncio.to_thread, daemon.remove, NAME)
+    await here.until_answers("/health", 60)
+    await here.start_load()
+    await here.start_dsobs(
+        runtime__name="docker",
+        runtime__container=NAME,
+        runtime__docker_host=daemon.host,
+        runtime__stop_grace="2s",
+        remediation__confirm_hang="3s",
+    )
+    await here.until_working()
+
+
+async def test_hung_engine_in_a_container_is_restarted_by_docker_once(tmp_path: Path, daemon: Dockerd) -> None:
+    async with scene(tmp_path) as here:
+        await beside(here, daemon)
+        old = cores(daemon)
+        for core in old:
+            os.kill(core, signal.SIGSTOP)
+        await here.until(lambda: here.paged("EngineHung"), 20, "page")
+        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 60, "verified")
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 30, "resolve")
+        assert not set(old) & set(cores(daemon))
+        assert len(here.critical()) == 1
+        status = await here.status()
+        assert status["guards"]["restarts_24h"] == 1
+        assert status["view"]["runtime"]["planned_stop"] is None or "dsobs" in status["view"]["runtime"]["planned_stop"]
+
+
+async def test_crashed_engine_in_a_container_is_paged_within_5_s_and_brought_back(
+    tmp_path: Path, daemon: Dockerd
+) -> None:
+    async with scene(tmp_path) as here:
+        await beside(here, daemon)
+        killed = time.time()
+        os.kill(cores(daemon)[0], signal.SIGKILL)
+        await here.until(lambda: here.paged("EngineDown"), 15, "page")
+        page = here.paged("EngineDown")
+        assert page is not None
+        assert page.at - killed <= 5.0
+        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 60, "verified")
+        assert here.paged("EngineDown", "resolve") is not None
+
+
+@pytest.mark.parametrize("words", [("restart", "--time", "2"), ("kill", "-s", "TERM"), ("stop", "--time", "2")])
+async def test_what_a_person_does_with_docker_is_information_only(
+    tmp_path: Path, daemon: Dockerd, words: tuple[str, ...]
+) -> None:
+    async with scene(tmp_path) as here:
+        await beside(here, daemon)
+        await asyncio.to_thread(daemon.command, *words, NAME)
+        await here.turns(15)
+        assert here.critical() == []
+        assert here.acted() == []
