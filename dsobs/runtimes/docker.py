@@ -108,6 +108,9 @@ class DockerRuntime:
         self._seen = Stops()
         self._event_nanos = -1
         """Time of the last event taken."""
+        self._counted: tuple[str, float | None] | None = None
+        """Container and start of the instance whose CPU time is counted."""
+        self._cpu = supervisor.CpuTime()
         self._own: list[tuple[float, float]] = []
         """When dsobs itself had the container restarted, from and to."""
 
@@ -131,6 +134,7 @@ class DockerRuntime:
         running = bool(state["Running"]) and not state.get("Restarting", False)
         name = str(told["Name"]).lstrip("/")
         await self._read_events(str(told["Id"]), name)
+        cpu_seconds, pids = await self._usage(str(told["Id"]), int(state["Pid"]), started) if running else (None, ())
         return RuntimeView(
             runtime="docker",
             name=name,
@@ -142,8 +146,8 @@ class DockerRuntime:
             restart_count=int(told["RestartCount"]),
             ended_at=ended,
             planned_stop="docker pause" if state.get("Paused") else self._seen.of(ended, time.time()),
-            cpu_seconds=await self._cpu_seconds() if running else None,
-            pids=await asyncio.to_thread(self._pids, int(state["Pid"]), str(told["Id"])) if running else (),
+            cpu_seconds=cpu_seconds,
+            pids=pids,
             started_history=self._history(started),
         )
 
@@ -156,25 +160,34 @@ class DockerRuntime:
     async def _inspect(self) -> Any:
         return json.loads(await self._get(self._path("/json")))
 
-    async def _cpu_seconds(self) -> float | None:
-        """CPU time of the present instance; None where the daemon does not count it."""
+    async def _usage(self, container: str, pid: int, started: float | None) -> tuple[float | None, tuple[int, ...]]:
+        """CPU time and pids, as this host counts them. Where dsobs is in another PID namespace: the daemon's CPU time
+        (Docker 20.10 takes a second for it), and no pids, which would be those of strangers."""
+        family = await asyncio.to_thread(self._family, container, pid)
+        if family:
+            if self._counted != (container, started):
+                self._counted, self._cpu = (container, started), supervisor.CpuTime()
+            return self._cpu.add(family), tuple(each.pid for each in family)
+        if self._counted == (container, started):
+            # Counted by /proc before; the daemon's number is another one.
+            return None, ()
         try:
             stats = json.loads(await self._get(self._path("/stats"), {"stream": "false", "one-shot": "true"}))
             total = stats["cpu_stats"]["cpu_usage"]["total_usage"]
         except (DaemonError, KeyError):
-            return None
-        return total / 1e9 if total else None
+            return None, ()
+        return total / 1e9 if total else None, ()
 
-    def _pids(self, pid: int, container: str) -> tuple[int, ...]:
-        """All processes of the container, as this host counts them; none where `pid` is of another PID namespace."""
+    def _family(self, container: str, pid: int) -> list[supervisor.Process]:
+        """The container's processes; none where /proc does not show them, or `pid` means another process here."""
         try:
             if container not in Path(f"{self._proc}/{pid}/cgroup").read_text():
-                return ()
+                return []
             table = supervisor.process_table(self._proc)
-        except OSError:
+            return [table[pid], *supervisor.descendants(table, pid)]
+        except (OSError, KeyError):
             # Ended meanwhile, or hidden from us: not known.
-            return ()
-        return (pid, *(each.pid for each in supervisor.descendants(table, pid)))
+            return []
 
     async def _read_events(self, container: str, name: str) -> None:
         """Takes the daemon's events since those read last; the first time, of the last 24 hours."""

@@ -158,8 +158,9 @@ class Dockerd:
     def _left(self) -> list[int]:
         found = []
         for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
+            if entry.name.isdigit():
                 with contextlib.suppress(OSError):
-                    if str(self.folder).encode() in (entry / "cmdline").read_bytes():
+                    name, words = (entry / "comm").read_text(), (entry / "cmdline").read_bytes()
+                    if name.startswith(("dockerd", "containerd")) and str(self.folder).encode() in words:
                         found.append(int(entry.name))
         return found

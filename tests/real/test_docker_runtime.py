@@ -215,7 +215,19 @@ class TestDockersOwn:
         begun = loop.time()
         for _ in range(10):
             await scene.view()
-        assert (loop.time() - begun) / 10 < 0.2
+        assert (loop.time() - begun) / 10 < 0.1
+
+    async def test_cpu_time_comes_from_the_daemon_where_proc_does_not_show_the_container(
+        self, scene: DockerScene, tmp_path: Path
+    ) -> None:
+        await asyncio.to_thread(scene.daemon.run, scene.name, "/bin/sh", "-c", "while :; do :; done")
+        elsewhere = DockerRuntime(scene.settings, proc=tmp_path)
+        view = await elsewhere.view()
+        await elsewhere.close()
+        assert isinstance(view, RuntimeView)
+        assert view.cpu_seconds is not None
+        assert view.cpu_seconds > 0
+        assert view.pids == ()
 
     async def test_oldest_and_newest_daemon_version_are_spoken_with(self, scene: DockerScene) -> None:
         versions = json.loads(scene.daemon.command("version", "--format", "{{json .Server}}").stdout)
