@@ -269,10 +269,10 @@ class Outbox:
             await self._ended.wait()
 
     def _count_lost(self) -> None:
-        for name, lane in self._lanes.items():
-            for item in lane.in_memory_only():
-                self._count(name, RowState.DROPPED)
-                log.error("outbox: lost with this process, never recorded: %s: %s", name, item.notification.summary)
+        lost = [(name, item) for name, lane in self._lanes.items() for item in lane.in_memory_only()]
+        for name, item in (*lost, *self._staged):
+            self._count(name, RowState.DROPPED)
+            log.error("outbox: lost with this process, never recorded: %s: %s", name, item.notification.summary)
 
     # Between disk and lanes
 
@@ -298,8 +298,11 @@ class Outbox:
 
     async def _load(self) -> bool:
         """Takes new rows, then what was staged in memory after them; whether the disk could be read."""
+        # What is staged while rows are read may be later than a row that this reading misses: it waits for the next.
+        count = len(self._staged)
         loaded = await self._load_rows() if self._db is not None else True
-        staged, self._staged = self._staged, []
+        staged = self._staged[:count]
+        del self._staged[:count]
         for name, item in staged:
             if not loaded:
                 # An earlier row of the same key may turn up later; it must not undo this one.

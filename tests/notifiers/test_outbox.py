@@ -391,6 +391,18 @@ async def test_event_from_memory_is_not_undone_by_an_older_row_that_is_read_late
     assert pagerduty.open_incidents() == {}
 
 
+async def test_event_from_memory_follows_a_row_that_was_committed_while_older_rows_were_read(
+    db: StateDb, time: VirtualTime
+) -> None:
+    recording = Recording()
+    async with time.running(db, [recording]) as outbox:
+        await outbox.put([resolve("a")])
+        await outbox.put([trigger("a", details={"n": "1"})])
+        outbox.enqueue_in_memory([trigger("a", details={"n": "2"})])
+        await time.quiet(outbox)
+    assert [notification.details["n"] for notification in recording.sent] in (["2"], ["1", "2"])
+
+
 async def test_without_any_state_file_pages_and_resolves_still_go_out(
     notifier: PagerDutyNotifier, pagerduty: PagerDutyStandIn, time: VirtualTime
 ) -> None:
