@@ -17,7 +17,10 @@ SCHEMA = (
         comment TEXT NOT NULL
     )""",
 )
-_MATCHER = re.compile(r"\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:\"(.*)\"|(.*?))\s*")
+_MATCHER = re.compile(
+    r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*(?:"((?:[^"\\]|\\.)*)"|(?!")(.*?))\s*""", re.DOTALL
+)
+_ESCAPE = re.compile(r'\\([\\"n])')
 
 
 class MatcherError(ValueError):
@@ -34,16 +37,19 @@ class Matcher:
 
     @classmethod
     def parse(cls, text: str) -> "Matcher":
-        """From `alertname=EngineHung` or `model_name=~"r1-.*"`; MatcherError else."""
+        r"""From `alertname=EngineHung` or `model_name=~"r1-.*"`; MatcherError else.
+
+        Between quotes, backslash escapes quotes, backslashes and (as `\n`) line ends; before all else it stands for itself.
+        """
         match = _MATCHER.fullmatch(text)
         if match is None:
             raise MatcherError(f'{text!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
         name, op, quoted, bare = match.groups()
-        value = quoted if quoted is not None else bare
+        value = bare if quoted is None else _ESCAPE.sub(lambda e: "\n" if e[1] == "n" else e[1], quoted)
         if op in ("=~", "!~"):
             try:
                 re.compile(value)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise MatcherError(f"{text!r}: bad regular expression: {error}") from error
         return cls(name, op, value)
 
@@ -55,7 +61,8 @@ class Matcher:
         return (re.fullmatch(self.value, value) is not None) == (self.op == "=~")
 
     def __str__(self) -> str:
-        return f'{self.name}{self.op}"{self.value}"'
+        value = self.value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'{self.name}{self.op}"{value}"'
 
 
 @dataclass(frozen=True, slots=True)

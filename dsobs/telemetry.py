@@ -1,8 +1,20 @@
 """dsobs's own metrics, on their own registry. A part that needs another counter declares it here."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+# The time at which a counter began is of no use to dsobs, and would be a series more for each.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry(auto_describe=False)
+ProcessCollector(registry=REGISTRY)
+"""`process_*`: CPU time, memory and open files of dsobs itself."""
 
 LOOP_TICKS = Counter("dsobs_loop_ticks", "Turns of a loop.", ["loop"], registry=REGISTRY)
 LOOP_MISSED = Counter(

@@ -1,21 +1,29 @@
 """The FastAPI application. It reads from a `Source`; what changes something needs the control token."""
 
+import asyncio
 import hmac
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Body, Depends, FastAPI, Header, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 
-from dsobs.api.exposition import render
+from dsobs.api.answers import answer, error_answer, plain
+from dsobs.api.exposition import Renderer
+from dsobs.api.limits import BodyLimit
 from dsobs.config import Secret, SecretError, parse_duration
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.silences import MatcherError, Silence
 from dsobs.state import StateError
 
-MAX_BODY = 64 * 1024
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_KINDS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 503: "unavailable"}
 
 
 class Source(Protocol):
@@ -70,6 +78,19 @@ class Source(Protocol):
         ...
 
 
+class NewSilence(BaseModel):
+    """The body of `POST /api/v1/silences`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    matchers: list[str]
+    """Such as `alertname=EngineHung`."""
+    duration: str | float
+    """Such as `2h`, or seconds."""
+    created_by: str = Field(default="", alias="createdBy", max_length=200)
+    comment: str = Field(default="", max_length=1000)
+
+
 def _silence(silence: Silence) -> dict[str, Any]:
     return {
         "id": silence.id,
@@ -81,131 +102,134 @@ def _silence(silence: Silence) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> str:
-    return "NaN" if math.isnan(value) else repr(value)
+def _alert(alert: Alert) -> dict[str, Any]:
+    return {
+        "labels": dict(alert.labels),
+        "annotations": dict(alert.annotations),
+        "state": alert.state.value,
+        "activeAt": _time(alert.active_at),
+        "value": "NaN" if math.isnan(alert.value) else repr(alert.value),
+    }
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _problems(errors: Sequence[Any], skip: int) -> str:
+    """What pydantic found, as a line for people; `skip` leaves out the first parts of each place."""
+    return "; ".join(f"{'.'.join(map(str, e['loc'][skip:])) or 'body'}: {e['msg']}" for e in errors)
 
 
 def create(source: Source, control_token: Secret | None) -> FastAPI:
     """The application over `source`; without a token the control endpoints answer 403."""
-    app = FastAPI(title="dsobs", docs_url=None, redoc_url=None)
+    app = FastAPI(title="dsobs", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(BodyLimit)
+    renderer = Renderer()
 
-    def control(authorization: Annotated[str, Header()] = "") -> None:
+    def reads(path: str) -> Callable[[Endpoint], Endpoint]:
+        return app.api_route(path, methods=["GET", "HEAD"])
+
+    async def control(authorization: Annotated[str, Header()] = "") -> None:
         if control_token is None:
             raise HTTPException(403, "control is off: set api.control_token")
         try:
-            expected = control_token.reveal()
+            expected = await asyncio.to_thread(control_token.reveal)
         except SecretError as error:
             raise HTTPException(503, str(error)) from error
-        given = authorization.removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode(), expected.encode()):
+        scheme, _, given = authorization.partition(" ")
+        # Headers come decoded as Latin-1: these are the bytes that were sent.
+        same = hmac.compare_digest(given.strip().encode("latin-1"), expected.encode())
+        if scheme.lower() != "bearer" or not same:
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
-    @app.get("/metrics")
+    @reads("/metrics")
     async def metrics(
         accept: Annotated[str, Header()] = "", accept_encoding: Annotated[str, Header()] = ""
     ) -> Response:
-        body, headers = render(source.metric_samples(), source.native_page(), accept, accept_encoding)
+        samples, page = source.metric_samples(), source.native_page()
+        # In a thread: a large page of the engine's own metrics must not hold the event loop.
+        body, headers = await asyncio.to_thread(renderer.render, samples, page, accept, accept_encoding)
         return Response(body, headers=headers)
 
-    @app.get("/livez")
+    @reads("/livez")
     async def livez() -> Response:
-        return _told(source.alive())
+        return plain(source.alive())
 
-    @app.get("/readyz")
+    @reads("/readyz")
     async def readyz() -> Response:
-        return _told(source.prepared())
+        return plain(source.prepared())
 
-    @app.get("/api/v1/alerts")
-    async def alerts() -> dict[str, Any]:
-        found = [
-            {
-                "labels": dict(alert.labels),
-                "annotations": dict(alert.annotations),
-                "state": alert.state.value,
-                "activeAt": _time(alert.active_at),
-                "value": _number(alert.value),
-            }
-            for alert in source.current_alerts()
-        ]
-        return {"status": "success", "data": {"alerts": found}}
+    @reads("/api/v1/alerts")
+    async def alerts() -> Response:
+        return answer({"alerts": [_alert(alert) for alert in source.current_alerts()]})
 
-    @app.get("/api/v1/rules")
-    async def rules() -> dict[str, Any]:
-        return {"status": "success", "data": {"groups": source.rule_groups()}}
+    @reads("/api/v1/rules")
+    async def rules() -> Response:
+        return answer({"groups": source.rule_groups()})
 
-    @app.get("/api/v1/status")
-    async def status() -> dict[str, Any]:
-        return {"status": "success", "data": source.status()}
+    @reads("/api/v1/status")
+    async def status() -> Response:
+        return answer(source.status())
 
-    @app.get("/api/v1/incidents")
-    async def incidents() -> dict[str, Any]:
-        return {"status": "success", "data": await source.incidents(None)}
+    @reads("/api/v1/incidents")
+    async def incidents() -> Response:
+        return answer(await source.incidents(None))
 
-    @app.get("/api/v1/incidents/{incident}")
-    async def incident_by_id(incident: str) -> dict[str, Any]:
+    @reads("/api/v1/incidents/{incident}")
+    async def incident_by_id(incident: str) -> Response:
         found = await source.incidents(incident)
         if not found:
             raise HTTPException(404, f"no incident begins with {incident[:40]!r}")
-        return {"status": "success", "data": found}
+        return answer(found)
 
-    @app.get("/api/v1/silences")
-    async def list_silences() -> dict[str, Any]:
-        return {"status": "success", "data": [_silence(s) for s in source.active_silences()]}
+    @reads("/api/v1/silences")
+    async def list_silences() -> Response:
+        return answer([_silence(silence) for silence in source.active_silences()])
 
-    @app.post("/api/v1/silences", dependencies=[Depends(control)], status_code=201)
-    async def add_silence(
-        matchers: Annotated[list[str], Body()],
-        duration: Annotated[str, Body()],
-        created_by: Annotated[str, Body(alias="createdBy", max_length=200)] = "",
-        comment: Annotated[str, Body(max_length=1000)] = "",
-    ) -> dict[str, Any]:
-        seconds = parse_duration(duration)
+    @app.post("/api/v1/silences", dependencies=[Depends(control)])
+    async def add_silence(request: Request) -> Response:
+        # Read here, not by FastAPI: nobody is told about the body before the token was looked at.
+        try:
+            new = NewSilence.model_validate_json(await request.body())
+            seconds = parse_duration(new.duration)
+        except ValidationError as error:
+            return error_answer(400, "bad_data", _problems(error.errors(), 0))
+        except ValueError as error:
+            return error_answer(400, "bad_data", f"duration: {error}")
         assert isinstance(seconds, float | int)
-        return {"status": "success", "data": _silence(await source.silence(matchers, seconds, created_by, comment))}
+        return answer(_silence(await source.silence(new.matchers, seconds, new.created_by, new.comment)), 201)
 
     @app.delete("/api/v1/silences/{id_}", dependencies=[Depends(control)])
-    async def expire(id_: str) -> dict[str, Any]:
+    async def expire(id_: str) -> Response:
         if not await source.expire_silence(id_):
             raise HTTPException(404, "no active silence of that id")
-        return {"status": "success"}
+        return answer()
 
     @app.put("/api/v1/kill-switch", dependencies=[Depends(control)])
-    async def kill_switch(on: Annotated[bool, Query()]) -> dict[str, Any]:
+    async def kill_switch(on: Annotated[bool, Query()]) -> Response:
         await source.switch(killed=on)
-        return {"status": "success", "data": {"killed": on}}
-
-    @app.exception_handler(ValueError)
-    async def bad_value(_: Request, error: ValueError) -> Response:
-        return _error(400, "bad_data", str(error))
+        return answer({"killed": on})
 
     @app.exception_handler(MatcherError)
     async def bad_matcher(_: Request, error: MatcherError) -> Response:
-        return _error(400, "bad_data", str(error))
+        return error_answer(400, "bad_data", str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_request(_: Request, error: RequestValidationError) -> Response:
+        return error_answer(400, "bad_data", _problems(error.errors(), 1))
 
     @app.exception_handler(StateError)
     async def no_state(_: Request, error: StateError) -> Response:
-        return _error(503, "unavailable", str(error))
+        return error_answer(503, "unavailable", str(error))
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
-        kinds = {404: "not_found", 401: "unauthorized", 403: "forbidden"}
-        return _error(error.status_code, kinds.get(error.status_code, "unavailable"), str(error.detail), error.headers)
+        return error_answer(error.status_code, _KINDS.get(error.status_code, "bad_data"), error.detail, error.headers)
+
+    @app.exception_handler(Exception)
+    async def own_error(_: Request, error: Exception) -> Response:
+        # The server logs the traceback.
+        return error_answer(500, "internal", f"{type(error).__name__}; see dsobs's log")
 
     return app
-
-
-def _error(status: int, kind: str, text: str, headers: Any = None) -> JSONResponse:
-    """An error in the form of Prometheus' HTTP API."""
-    return JSONResponse({"status": "error", "errorType": kind, "error": text}, status, headers)
-
-
-def _told(problem: str | None) -> Response:
-    return Response(
-        "ok\n" if problem is None else problem + "\n", 200 if problem is None else 503, media_type="text/plain"
-    )
-
-
-def _time(at: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

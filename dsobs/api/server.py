@@ -36,6 +36,8 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
     """Serves while the context is open; gives the address that was bound."""
     import uvicorn
 
+    from dsobs.api.connection import Connection
+
     class Server(uvicorn.Server):
         def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
             # The process's signals belong to dsobs.
@@ -45,6 +47,7 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
     host, port = listener.getsockname()[:2]
     config = uvicorn.Config(
         create(source, control_token),
+        http=Connection,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -63,3 +66,7 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
         server.should_exit = True
         await task
         listener.close()
+        # Those that still do not read their answer.
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
+        await asyncio.sleep(0)
