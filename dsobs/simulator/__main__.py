@@ -15,7 +15,7 @@ from dsobs.simulator.options import Options, parse
 if TYPE_CHECKING:
     from dsobs.simulator.engine import Engine
 
-_CORE_EXIT_SECONDS = 2.0
+_CORE_EXIT_SECONDS = 1.0
 _STATS_SECONDS = 10.0
 
 

@@ -15,6 +15,7 @@ from typing import Self
 
 READY_LINE = "Application startup complete."
 _KEPT_LINES = 2000
+_CONNECT_SECONDS = 0.05
 
 
 class StartFailed(Exception):
@@ -73,12 +74,25 @@ class ServerProcess:
 
     def wait_ready(self, seconds: float) -> Self:
         """Returns when the server accepts requests. Raises StartFailed."""
-        if not self.wait_for_line(READY_LINE, seconds):
+        deadline = time.monotonic() + seconds
+        if not self.wait_for_line(READY_LINE, seconds) or not self._wait_connect(deadline):
             state = "is not ready" if self.exit_code is None else f"ended with {self.exit_code}"
             tail = "\n".join(list(self.lines)[-30:])
             self.stop()
             raise StartFailed(f"the server {state} after {seconds:.0f} s; its last lines:\n{tail}")
         return self
+
+    def _wait_connect(self, deadline: float) -> bool:
+        # uvicorn says that it is ready a moment before it listens.
+        while self.exit_code is None and time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+            except OSError:
+                with self._changed:
+                    self._changed.wait(_CONNECT_SECONDS)
+            else:
+                return True
+        return False
 
     def wait_for_line(self, text: str, seconds: float) -> bool:
         """Whether a line with `text` comes (or has come) within `seconds`, and before the output ends."""

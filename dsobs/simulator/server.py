@@ -258,10 +258,11 @@ class Server:
         body = await self._body(request)
         model = self._model(body)
         prompts = self._prompts(body, "input", room=0)
-        parent = Parent(len(prompts))
         id_ = self._request_id(request, "embd")
         rank = self._rank(request)
-        flights = [self.engine.submit(f"{id_}-{i}", tokens, None, (), parent, rank) for i, tokens in enumerate(prompts)]
+        flights = [
+            self.engine.submit(f"{id_}-{i}", tokens, None, (), Parent(1), rank) for i, tokens in enumerate(prompts)
+        ]
         try:
             for flight in flights:
                 if await flight.outputs.get() is None:
