@@ -541,6 +541,7 @@ class Supervisor:
             history = [float(start) for start in status["history"]]
             count, pid, ticks = int(status["restart_count"]), status["pid"], state["start_ticks"]
             ended, requests, boot = status["phase"] == "done", dict(state["requests"]), state["boot_id"]
+            planned_stop, ended_at = status["planned_stop"], status["ended_at"]
         except FileNotFoundError:
             return True
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -550,7 +551,11 @@ class Supervisor:
         self._history = history
         self._restart_count = count
         self._requests.update(requests)
-        if ended or boot != boot_id():
+        if boot != boot_id():
+            return True
+        if ended:
+            # Still true of the engine that ended last, for a dsobs that has not asked meanwhile.
+            self._planned_stop, self._ended_at = planned_stop, ended_at
             return True
         asked = False
         deadline = time.monotonic() + self._stop_grace

@@ -1,6 +1,7 @@
 """A real `dsobs supervise` in a folder of its own, over shell scripts as engines."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -65,6 +66,11 @@ class Supervised:
         state: dict[str, Any] = json.loads(Path(f"{self.socket}.state").read_bytes())["status"]
         return state
 
+    def move_to_another_boot(self) -> None:
+        """Has the state be one that was left before the machine was started anew."""
+        state = Path(f"{self.socket}.state")
+        state.write_text(state.read_text().replace('"boot_id": "', '"boot_id": "other-'))
+
     def ended(self) -> bool:
         """The supervisor has ended."""
         return self.process is not None and self.process.poll() is not None
@@ -116,5 +122,6 @@ class Supervised:
             self.process.kill()
             self.process.wait(20)
         for pid in left | self.living():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.wait(lambda: not self.living())
