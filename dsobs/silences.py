@@ -39,7 +39,7 @@ class Matcher:
     def parse(cls, text: str) -> "Matcher":
         r"""From `alertname=EngineHung` or `model_name=~"r1-.*"`; MatcherError else.
 
-        Between quotes, backslash escapes quotes, backslashes and (as `\n`) line ends; before all else it stands for itself.
+        Between quotes, a backslash escapes quotes, backslashes and (as `\n`) line ends; else it stands for itself.
         """
         match = _MATCHER.fullmatch(text)
         if match is None:

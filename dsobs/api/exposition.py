@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
@@ -51,7 +52,9 @@ class _Single(Collector):
 
 
 def _written(registry: Collector, openmetrics: bool) -> bytes:
-    page: bytes = generate_openmetrics(registry) if openmetrics else generate_latest(registry)  # type: ignore[no-untyped-call]
+    write = generate_openmetrics if openmetrics else generate_latest
+    # By default OpenMetrics gets `vllm_x` for `vllm:x`, with HELP and TYPE of the old name.
+    page: bytes = write(registry, escaping=ALLOWUTF8)
     return page
 
 

@@ -1,0 +1,118 @@
+"""dsobs's own server over loopback, in front of a source in memory."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+
+from dsobs import silences
+from dsobs.api.application import Source
+from dsobs.api.server import serve
+from dsobs.config import Secret
+from dsobs.model.alert import Alert
+from dsobs.model.samples import Page, Sample
+from dsobs.silences import Silence
+from dsobs.state import StateError
+
+TOKEN = "a-control-tökén"
+
+
+class MemorySource:
+    """A `Source` whose answers a test sets."""
+
+    def __init__(self) -> None:
+        self.samples: Sequence[Sample] = []
+        self.page: Page | None = None
+        self.standing: str | None = None
+        self.awaited: str | None = None
+        self.alerts: list[Alert] = []
+        self.groups: list[dict[str, Any]] = []
+        self.state: dict[str, Any] = {}
+        self.found: list[dict[str, Any]] = []
+        self.kept: list[Silence] = []
+        self.killed = False
+        self.full = False
+        self.now = 1000.0
+
+    def metric_samples(self) -> Sequence[Sample]:
+        return self.samples
+
+    def native_page(self) -> Page | None:
+        return self.page
+
+    def alive(self) -> str | None:
+        return self.standing
+
+    def prepared(self) -> str | None:
+        return self.awaited
+
+    def current_alerts(self) -> list[Alert]:
+        return self.alerts
+
+    def rule_groups(self) -> list[dict[str, Any]]:
+        return self.groups
+
+    def status(self) -> dict[str, Any]:
+        return self.state
+
+    async def incidents(self, incident: str | None) -> list[dict[str, Any]]:
+        return [one for one in self.found if one["id"].startswith(incident or "")]
+
+    def active_silences(self) -> list[Silence]:
+        return self.kept
+
+    async def silence(self, matchers: list[str], seconds: float, created_by: str, comment: str) -> Silence:
+        made = silences.new(matchers, self.now, seconds, created_by, comment)
+        if self.full:
+            raise StateError("state.db: database or disk is full")
+        self.kept.append(made)
+        return made
+
+    async def expire_silence(self, id_: str) -> bool:
+        before = len(self.kept)
+        self.kept = [silence for silence in self.kept if silence.id != id_]
+        return len(self.kept) < before
+
+    async def switch(self, *, killed: bool) -> None:
+        self.killed = killed
+
+
+def _is_a_source(source: MemorySource) -> Source:
+    return source
+
+
+Client = aiohttp.ClientSession
+Open = Callable[[Secret | None], contextlib.AbstractAsyncContextManager[Client]]
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource()
+
+
+@pytest.fixture
+def opened(source: MemorySource) -> Open:
+    @contextlib.asynccontextmanager
+    async def open_(token: Secret | None) -> AsyncIterator[Client]:
+        async with (
+            serve(source, "127.0.0.1:0", token) as (host, port),
+            aiohttp.ClientSession(f"http://{host}:{port}", auto_decompress=True) as session,
+        ):
+            yield session
+
+    return open_
+
+
+@pytest.fixture
+async def client(opened: Open) -> AsyncIterator[Client]:
+    """Control is on; this client has no token."""
+    async with opened(Secret(TOKEN)) as session:
+        yield session
+
+
+@pytest.fixture
+def bearer() -> dict[str, str]:
+    # As a client sends UTF-8: aiohttp encodes headers so.
+    return {"Authorization": f"Bearer {TOKEN}"}
