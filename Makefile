@@ -16,7 +16,7 @@ demo: setup
 	@exec $(RUN) dsobs demo $(DEMO_$(ENGINE))
 
 test: setup
-	@$(RUN) pytest -n 4
+	@$(RUN) pytest -n 6 --dist worksteal
 
 test-real: setup
 	@$(RUN) python -m tests.real

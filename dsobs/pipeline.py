@@ -144,7 +144,7 @@ class Pipeline:
         self._unrecognized = False
         self._data_since: float | None = None
         for name in evaluator.metric_names:
-            store.want(name)
+            store.want(name, evaluator.lookback_seconds)
         self.can_restart = False
         """The runtime that the sidecar found can restart the engine."""
         self.page: Page | None = None

@@ -71,6 +71,7 @@ LOOK_FOR_RUNTIME_SECONDS = 5.0
 RESTORE_SECONDS = 600.0
 """How much of the flight recorder is read back at the start."""
 EVIDENCE_SECONDS = 600.0
+DAY = 86400.0
 ALIVE_SECONDS = 30.0
 """A main loop without a turn for this long is dead; no turn waits longer for anything."""
 LOG_TAIL_LINES = 500
@@ -437,6 +438,7 @@ class Sidecar:
         if not turn.transitions and now - self._saved_at < SAVE_SECONDS:
             return
         self._saved_at = now
+        self.ledger.forget_before(now - DAY)
         await self._commit(notifications, now)
 
     def _notification(self, transition: Transition) -> Notification | None:

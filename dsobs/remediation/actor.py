@@ -52,7 +52,8 @@ class LedgerStore:
         except StateError as error:
             self._writable(str(error))
             raise
-        self._writable("")
+        # On the reserve one more line was possible; for acting there must be room.
+        self._writable("the disk is full" if self._db.reserve_used else "")
         entry = Entry(entry.at, entry.incident, entry.kind, entry.state, entry.detail, id_)
         self.current = self.current.with_entry(entry)
         return entry
@@ -67,7 +68,7 @@ class LedgerStore:
         except StateError as error:
             self._writable(str(error))
         else:
-            self._writable("")
+            self._writable("the disk is full" if self._db.reserve_used else "")
 
     def forget_before(self, at: float) -> None:
         """Drops from memory what neither the budget nor an open incident needs."""

@@ -105,7 +105,7 @@ async def test_with_no_configuration_nothing_is_sent_changed_or_paged(tmp_path: 
         await here.start_dsobs(enforce=False, notifiers__webhook__url="", remediation__mode="")
         await here.until_working()
         here.stop_core()
-        await here.turns(14)
+        await here.turns(12)
         told = "\n".join(message for _, _, message in here.events)
         assert "nobody is paged (notifiers)" in told
         assert "synthetic requests: none are sent (hang.probe)" in told

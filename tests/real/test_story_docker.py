@@ -95,6 +95,6 @@ async def test_what_a_person_does_with_docker_is_information_only(
     async with scene(tmp_path) as here:
         await beside(here, daemon)
         await asyncio.to_thread(daemon.command, *words, NAME)
-        await here.turns(15)
+        await here.turns(8)
         assert here.critical() == []
         assert here.acted() == []

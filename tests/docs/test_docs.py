@@ -1,0 +1,294 @@
+"""What README and docs show: commands parse or run, settings load, links resolve, names are there."""
+
+import contextlib
+import functools
+import io
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from dsobs.api.application import create
+from dsobs.cli import build_parser
+from dsobs.cli.exit_codes import CommandError
+from dsobs.cli.options import read_config
+from dsobs.config import load
+from dsobs.config.models import Config
+from dsobs.config.settings import sections, settings
+from dsobs.demo import STORY
+from dsobs.model.samples import Page, Sample, labels
+from dsobs.model.signals import SIGNALS
+from dsobs.rules import files as rule_files
+from dsobs.supervisor import _options as supervise_options
+from dsobs.telemetry import REGISTRY
+from tests.api.conftest import MemorySource
+from tests.contracts.adapter_contract import AdapterContract
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GENERATED = ROOT / "docs" / "reference"
+HARMLESS = ("--version", "config show", "config schema", "replay tests/data/")
+"""Beginnings of `dsobs` commands that are run as they stand."""
+OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3"}
+"""Commands of others, which are only split into words."""
+KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+@functools.cache
+def blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        fence: tuple[int, str, str] | None = None
+        lines: list[str] = []
+        for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+            match = re.fullmatch(r"( *)```(\w*)", line)
+            if match and fence is None:
+                fence, lines = (number, match[1], match[2]), []
+            elif match and fence is not None:
+                found.append(Block(page, fence[0], fence[2], "\n".join(lines) + "\n"))
+                fence = None
+            elif fence is not None:
+                lines.append(line.removeprefix(fence[1]))
+        assert fence is None, f"{page}: a block is not closed"
+    return found
+
+
+def of(language: str) -> list[Block]:
+    return [block for block in blocks() if block.language == language]
+
+
+@functools.cache
+def commands() -> list[tuple[str, list[str]]]:
+    """Where it stands, and the words of each command in `sh` and `console` blocks."""
+    found = []
+    for block in (*of("sh"), *of("console")):
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words:
+                found.append((str(block), words))
+    return found
+
+
+def routes() -> set[tuple[str, str]]:
+    """(method, path) of dsobs's API."""
+    app = create(MemorySource(), None)
+    return {(method, route.path) for route in app.routes for method in getattr(route, "methods", None) or ()}  # type: ignore[attr-defined]
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert {block.language for block in blocks()} <= {"sh", "console", "yaml", "text", "python", "toml"}
+    assert len(commands()) > 40
+
+
+@pytest.mark.parametrize(
+    ("where", "words"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
+)
+def test_every_command_is_one_that_there_is(where: str, words: list[str]) -> None:
+    program, *arguments = words
+    if program == "dsobs":
+        parse_dsobs(where, arguments)
+    elif program == "make":
+        targets = {name for line in (ROOT / "Makefile").read_text().splitlines() if (name := line.partition(":")[0])}
+        assert arguments[0] in targets, where
+    elif program == "curl":
+        asked_of_dsobs(where, arguments)
+    else:
+        assert program in OTHERS, where
+
+
+def parse_dsobs(where: str, arguments: list[str]) -> None:
+    if arguments[:1] == ["supervise"]:
+        cut = arguments.index("--")
+        supervise_options().parse_args(arguments[1:cut])
+        assert arguments[cut + 1 :], where
+        return
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told), contextlib.redirect_stdout(told):
+            args = build_parser().parse_args(arguments)
+    except SystemExit as end:
+        assert end.code == 0, f"{where}: {told.getvalue()}"
+        return
+    if hasattr(args, "settings"):
+        # Flags over the defaults: the file that a command names is a block of its own.
+        args.config = None
+        try:
+            read_config(args, {})
+        except CommandError as error:
+            pytest.fail(f"{where}: {error}")
+
+
+def asked_of_dsobs(where: str, arguments: list[str]) -> None:
+    url = urlsplit(arguments[-1])
+    if url.port != 9940:
+        return
+    method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "GET"
+    assert (method, url.path) in routes(), where
+
+
+def harmless() -> list[tuple[str, ...]]:
+    """Each harmless `dsobs` command once; those on files that only the reader has are not."""
+    given = {tuple(words[1:]) for _, words in commands() if words[0] == "dsobs"}
+    return sorted(words for words in given if " ".join(words).startswith(HARMLESS))
+
+
+@pytest.mark.parametrize("words", harmless(), ids=" ".join)
+def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
+    own = next(block for block in of("yaml") if block.page.name == "own-rules.md" and "groups" in block.text)
+    (tmp_path / "mine.rules.yaml").write_text(own.text)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    done = subprocess.run(
+        [sys.executable, "-m", "dsobs.cli", *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("block", of("yaml"), ids=str)
+def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: Path) -> None:
+    tree: dict[str, Any] = yaml.safe_load(block.text)
+    file = tmp_path / "block.yaml"
+    file.write_text(block.text, encoding="utf-8")
+    if "groups" in tree:
+        assert rule_files.load([file])
+    elif "services" in tree:
+        for service in tree["services"].values():
+            variables = {k: v for k, v in service.get("environment", {}).items() if k.startswith("DSOBS_")}
+            load(None, variables)
+            if (service.get("build") or {}).get("context") == "./dsobs":
+                build_parser().parse_args(service["command"])
+    else:
+        assert set(tree) <= set(Config.model_fields)
+        load(file, {})
+
+
+def test_the_example_engine_keeps_the_contract_of_engines() -> None:
+    (block,) = of("python")
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    page = Page(
+        [
+            Sample(labels("acme_requests_active", model="m"), 2.0),
+            Sample(labels("acme_tokens_out_total", model="m"), 9.0),
+        ],
+        {"acme_requests_active": "gauge", "acme_tokens_out_total": "counter"},
+        {},
+    )
+
+    class Contract(AdapterContract):
+        pages = {"made": page}
+        foreign_pages = {"other": Page([Sample(labels("other"), 1.0)], {"other": "gauge"}, {})}
+
+        def adapter(self) -> Any:
+            return names["Acme"]()
+
+    Contract().test_says_what_it_is()
+    adapter = names["Acme"]()
+    assert adapter.recognizes(page)
+    assert not adapter.recognizes(Contract.foreign_pages["other"])
+    assert {dict(s.labels)["__name__"] for s in adapter.canonical(page)} <= set(SIGNALS)
+    assert adapter.probe_requests(["m"], "id", None)
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_inside_the_repository_resolves(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def written() -> Iterator[Path]:
+    return (page for page in PAGES if GENERATED not in page.parents)
+
+
+@pytest.mark.parametrize("page", written(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    tops = "|".join(Config.model_fields)
+    for name in re.findall(rf"`((?:{tops})\.[a-z0-9_.]+)(?:: \w+)?`", text):
+        known = name in KEYS or name.endswith((".log", ".yaml", ".key"))
+        assert known, name
+    own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        package = name in ("dsobs_nvml",)
+        assert name in SIGNALS or base in SIGNALS or name in own or package, name
+
+
+def shipped() -> list[tuple[str, dict[str, Any]]]:
+    rules = []
+    for file in sorted((ROOT / "alerts").glob("*.rules.yaml")):
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            rules += [(rule["alert"], rule) for rule in group["rules"] if "alert" in rule]
+    return rules
+
+
+@pytest.mark.parametrize(("name", "rule"), shipped(), ids=[name for name, _ in shipped()])
+def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_readme(name: str, rule: dict[str, Any]) -> None:
+    path = rule["annotations"]["runbook"]
+    text = (ROOT / path).read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n\n{rule['labels']['severity'].capitalize()}.")
+    assert ("action: restart" in text) == (rule["labels"].get("action") == "restart")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Meaning",
+        "First look",
+        "Causes",
+        "What dsobs does",
+        "By hand",
+    ]
+    assert f"| [{name}]({path}) |" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_runbook_is_that_of_a_shipped_rule() -> None:
+    assert {page.stem for page in (ROOT / "docs" / "runbooks").glob("*.md")} == {name for name, _ in shipped()}
+
+
+def test_the_readme_shows_the_whole_story_of_the_demo() -> None:
+    block = next(block for block in of("text") if block.page.name == "README.md")
+    for what in STORY:
+        assert re.search(rf"^ +\+[0-9.]+ s  {what} ", block.text, re.MULTILINE), what
+
+
+def test_the_picture_is_well_formed_and_stands_alone() -> None:
+    from xml.etree import ElementTree
+
+    text = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert "prefers-color-scheme: dark" in text
+    assert "href" not in text
