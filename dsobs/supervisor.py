@@ -694,6 +694,9 @@ class Supervisor:
         self._clear_pause = 0.01
         self._save()
         how = f"by {signal.Signals(self._exit_signal).name}" if self._exit_signal else f"with exit code {code}"
+        # What it wrote last comes before the word of its end.
+        for stream in self._streams:
+            stream.drain()
         self._say(f"the engine (pid {self._pid}) has ended {how}")
 
     def _look(self) -> None:
