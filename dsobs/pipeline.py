@@ -29,7 +29,7 @@ from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
 from dsobs.signals.memory import effective_memory
-from dsobs.signals.progress import ProgressTracker
+from dsobs.signals.progress import ProgressTracker, is_stalled
 from dsobs.signals.restarts import Known, Restart, RestartWindow
 from dsobs.signals.witness import StandstillWitness
 
@@ -189,9 +189,9 @@ class Pipeline:
             log.info("the engine is ready", extra={"event.action": "engine-ready"})
         elif before.up and not view.up and view.at - before.at < HOLD_STALL_SECONDS:
             log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
-        stalled = {e.key for e in before.engines if e.stall_seconds > e.threshold_seconds}
+        stalled = {e.key for e in before.engines if is_stalled(e)}
         for engine in view.engines:
-            if engine.stall_seconds > engine.threshold_seconds and engine.key not in stalled:
+            if is_stalled(engine) and engine.key not in stalled:
                 log.warning(
                     "no progress for %.0f s with %.0f requests outstanding",
                     engine.stall_seconds,

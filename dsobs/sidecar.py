@@ -381,7 +381,7 @@ class Sidecar:
             self._prober = Prober(self._session, self.config.target, self._prober_for, self.clock, timeout)
         self.pipeline.probes_in_flight[rank] = 1
         self.pipeline.probe_sent(self.clock.now(), rank)
-        log.info("probe sent", extra={"event.action": "probe-sent"})
+        log.info("a synthetic request of one token", extra={"event.action": "probe-sent"})
         try:
             probe = await self._prober.probe(rank)
             took = probe.ended_at - probe.started_at

@@ -93,6 +93,11 @@ class _Engine:
     """Failed probes whose verdict waits for a scrape from after their deadline."""
 
 
+def is_stalled(engine: EngineProgress) -> bool:
+    """The stall has come to where a probe is sent."""
+    return engine.outstanding > 0 and engine.stall_seconds > engine.threshold_seconds - JITTER_SECONDS
+
+
 class ProgressTracker:
     """Follows every engine series of one server."""
 

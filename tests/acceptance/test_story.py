@@ -110,7 +110,7 @@ async def test_with_no_configuration_nothing_is_sent_changed_or_paged(tmp_path: 
         assert "nobody is paged (notifiers)" in told
         assert "synthetic requests: none are sent (hang.probe)" in told
         assert "repair: observe" in told
-        assert "probe sent" not in told
+        assert "synthetic request of one token" not in told
         assert here.pages == []
 
 
