@@ -176,7 +176,7 @@ class Pipeline:
         self._see(obs)
         if obs.scrape is not None:
             self.evaluator.inputs_ready(now, self._data_since)
-        transitions = self.evaluator.evaluate(now)
+        transitions = self.evaluator.evaluate(now, news=bool(obs.probes))
         self._tell_changes(self.view, self._view(obs))
         alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
         steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)

@@ -73,6 +73,9 @@ class _RuleState:
     seconds: float = 0.0
 
 
+NEWS_INTERVAL_SECONDS = 1.0
+
+
 class _GroupState:
     def __init__(self, group: Group, default_interval: float) -> None:
         self.group = group
@@ -217,8 +220,11 @@ class Evaluator:
 
     # Evaluation.
 
-    def evaluate(self, now: float) -> list[Transition]:
+    def evaluate(self, now: float, *, news: bool = False) -> list[Transition]:
         """Runs the groups that are due and returns the alerts that became pending, firing or resolved, in order.
+
+        `news`: something has come between two slots that is not to wait for the next one (a probe's end): groups of
+        `NEWS_INTERVAL_SECONDS` or less run once more, their slots stay as they are.
 
         A pending alert whose condition ends is dropped without a word. `now` is Unix seconds of a clock that does not
         go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
@@ -227,6 +233,8 @@ class Evaluator:
         ran = False
         for group in self._groups:
             at = group.slot(now)
+            if at is None and news and group.interval <= NEWS_INTERVAL_SECONDS:
+                at = now
             if at is None:
                 continue
             ran = True

@@ -359,3 +359,20 @@ def test_states_follow_the_condition(holds: list[bool], hold_for: int, keep: int
         firing = (firing or run - 1 >= hold_for) if holding else (firing and run - 1 < keep)
         state = next((alert.state for alert in evaluator.alerts() if alert.state is not _RESOLVED), None)
         assert state is (_FIRING if firing else _PENDING if holding else None)
+
+
+def test_news_between_two_slots_fires_at_once_in_fast_groups_and_moves_no_slot(bench: MakeBench) -> None:
+    fast = _RULE.replace("15s", "1s").replace("for: 1m", "for: 0s")
+    b = bench(fast)
+    b.at(0, _hot(10))
+    b.store.append(labels("temperature", gpu="0", host="series"), 0.3, 95.0)
+    assert b.evaluator.evaluate(0.3) == []
+    (fired,) = b.evaluator.evaluate(0.3, news=True)
+    assert fired.alert.state is _FIRING
+    assert b.evaluator.evaluate(0.6) == []
+    (resolved,) = b.at(1.0, _hot(10))
+    assert resolved.alert.state is _RESOLVED
+    slow = bench(_RULE.replace("for: 1m", "for: 0s"))
+    slow.at(0, _hot(10))
+    slow.store.append(labels("temperature", gpu="0", host="series"), 0.3, 95.0)
+    assert slow.evaluator.evaluate(0.3, news=True) == []
