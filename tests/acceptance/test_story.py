@@ -170,3 +170,34 @@ async def test_dsobs_killed_in_the_middle_of_an_incident_restarts_the_engine_onc
         await here.until(lambda: here.paged("EngineHung", "resolve"), 60, "resolve")
         log = (tmp_path / "engine.log").read_text(errors="replace")
         assert log.count("restart requested") == 1
+
+
+async def test_401_on_the_probe_pages_a_hang_without_its_word_and_never_restarts(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine(*SIMULATOR, "--api-key", "k3y")
+        await here.start_load(4, "--api-key", "k3y")
+        await here.start_dsobs(hang__idle_after="2s", hang__idle_probe_interval="4s", **FAST)
+        await here.until_working()
+        await here.turns(4)
+        assert here.critical() == []
+        here.stop_core()
+        await here.until(lambda: here.paged("EngineHung"), 30, "page")
+        page = here.paged("EngineHung")
+        assert page is not None
+        assert "probe unavailable" in page.body["annotations"]["description"]
+        await here.turns(8)
+        assert here.acted() == []
+
+
+async def test_sleep_is_no_hang(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine(*SIMULATOR, "--dev-mode")
+        await here.start_load()
+        await here.start_dsobs(hang__idle_after="2s", hang__idle_probe_interval="4s", **FAST)
+        await here.until_working()
+        async with here.session.post(f"{here.url}/sleep?level=1") as answer:
+            assert answer.status == 200
+        await here.turns(14)
+        assert (await here.status())["view"]["asleep"]
+        assert here.critical() == []
+        assert here.acted() == []
