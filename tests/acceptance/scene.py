@@ -220,7 +220,9 @@ class Scene:
 async def scene(folder: Path) -> AsyncIterator[Scene]:
     """Everything that was started is ended with it."""
     async with contextlib.AsyncExitStack() as stack:
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        # Servers close idle connections: a POST on one that is just being closed would fail by no fault of theirs.
+        connector = aiohttp.TCPConnector(force_close=True)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
         pages: list[Page] = []
 
         async def take(request: web.Request) -> web.Response:

@@ -68,9 +68,9 @@ async def test_real_vllm_that_is_only_busy_is_left_alone(tmp_path: Path) -> None
         await here.start_dsobs()
         # First requests after the start.
         assert await ask(here, 5, 4, 60) == 200
-        # One prefill far longer than the threshold, alone on the server.
+        # One prefill of 9,000 tokens, far longer than the threshold, alone on the server.
         begun = time.monotonic()
-        assert await ask(here, 5_000, 1, 280) == 200
+        assert await ask(here, 1_500, 1, 280) == 200
         print(f"prefill took {time.monotonic() - begun:.0f} s")
         # A client that never reads, beside a burst of 500.
         port = int(here.url.rpartition(":")[2])
@@ -81,10 +81,10 @@ async def test_real_vllm_that_is_only_busy_is_left_alone(tmp_path: Path) -> None
         )
         writer.write(head % len(body) + body)
         burst = await here.start_load(500, "--max-tokens", "4", "8")
-        await here.turns(30, 180.0)
+        await here.turns(20, 180.0)
         burst.send_signal(signal.SIGTERM)
         await burst.wait()
         writer.close()
-        await here.turns(10, 120.0)
+        await here.turns(5, 120.0)
         assert here.critical() == []
         assert here.acted() == []
