@@ -68,7 +68,7 @@ async def test_real_vllm_that_is_only_busy_is_left_alone(tmp_path: Path) -> None
         await here.start_dsobs()
         # First requests after the start.
         assert await ask(here, 5, 4, 60) == 200
-        # One prefill of 9,000 tokens, far longer than the threshold, alone on the server.
+        # One prefill of 9,000 tokens in chunks of 512, alone on the server.
         begun = time.monotonic()
         assert await ask(here, 1_500, 1, 280) == 200
         print(f"prefill took {time.monotonic() - begun:.0f} s")
