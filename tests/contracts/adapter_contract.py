@@ -27,6 +27,10 @@ def native_family(page: Page, name: str) -> str:
     return next((name.removesuffix(part) for part in _PARTS if name.endswith(part)), name)
 
 
+# The suite is inherited by the class of each adapter on purpose; hypothesis takes that for a mistake.
+_inherited = settings(suppress_health_check=[HealthCheck.differing_executors])
+
+
 class AdapterContract:
     """Set `pages` and `foreign_pages`, and give `adapter`."""
 
@@ -107,8 +111,7 @@ class AdapterContract:
             assert adapter.canonical(page) == adapter.canonical(page) == self.adapter().canonical(page)
             assert adapter.facts(page) == self.adapter().facts(page)
 
-    # The suite is inherited by the class of each adapter on purpose; hypothesis takes that for a mistake.
-    @settings(suppress_health_check=[HealthCheck.differing_executors])
+    @_inherited
     @given(data=st.data())
     def test_a_family_that_is_missing_takes_its_own_signals_along_and_no_other(self, data: st.DataObject) -> None:
         page = self.pages[data.draw(st.sampled_from(sorted(self.pages)))]
@@ -132,6 +135,7 @@ class AdapterContract:
         read = {sample.value for sample in samples}
         assert all(value in read or metric_name(series) == size for series, value in rest.items())
 
+    @_inherited
     @given(data=st.data())
     def test_a_reading_that_is_not_a_number_is_no_reading(self, data: st.DataObject) -> None:
         page = self.pages[data.draw(st.sampled_from(sorted(self.pages)))]
