@@ -10,7 +10,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ from typing import Any, TextIO
 import aiohttp
 import orjson
 from aiohttp import web
+
+from dsobs.simulator.process import free_port
 
 SIMULATOR = f"{shlex.quote(sys.executable)} -m dsobs.simulator --port {{port}} --load-seconds 3 --exit-with-parent"
 WORK_SECONDS = 8.0
@@ -99,12 +100,6 @@ class Timeline:
             self.changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), left)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

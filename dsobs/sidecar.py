@@ -26,7 +26,7 @@ from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.notification import Event, Notification
-from dsobs.model.observation import Gpu, Health, Observation, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import Gpu, Observation, Probe, RuntimeView, Scrape, Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.samples import Page, Sample
 from dsobs.model.view import View
@@ -134,7 +134,6 @@ class Sidecar:
         self._runtime_looked_at = float("-inf")
         self._saved_at = 0.0
         self._health_at = float("-inf")
-        self._health: Health | None = None
         self._log_read_for: float | None = None
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
@@ -324,7 +323,7 @@ class Sidecar:
         await self.ledger.retry(obs.at)
         self._read_start_up_log(turn.view)
         if obs.scrape is not None:
-            self.recorder.write(record_of(obs, record_of_gpus(obs.gpus), self._fresh_health(obs)))
+            self.recorder.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
 
     async def _observe(self, interval: float) -> Observation:
         now = self.clock.now()
@@ -341,7 +340,7 @@ class Sidecar:
             self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
         health = self._healths.take()
         if health is not None:
-            self._health, self._health_at = health, self.clock.now()
+            self._health_at = self.clock.now()
         probes, self._probes = tuple(self._probes), []
         disabled = Unknown("switched off (gpu.enabled)")
         return Observation(
@@ -353,9 +352,6 @@ class Sidecar:
             or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
             probes=probes,
         )
-
-    def _fresh_health(self, obs: Observation) -> Health | None:
-        return self._health if obs.health is not None else None
 
     async def _view_runtime(self) -> RuntimeView | Unknown:
         now = self.clock.now()

@@ -15,7 +15,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from dsobs.demo import child, engine_cores, free_port
+from dsobs.demo import child, engine_cores
+from dsobs.simulator.process import free_port
 
 SIMULATOR = (
     sys.executable,
