@@ -476,20 +476,24 @@ class Sidecar:
             if snapshot is not None:
                 self.evaluator.saved(snapshot)
 
-    async def _page(self, incident: str, text: str) -> None:
-        """An escalation: the ladder is used up."""
+    def _page(self, connection: sqlite3.Connection | None, incident: str, text: str | None) -> None:
+        """An escalation, where the ladder is used up, or (None) its end; from memory where there is no transaction."""
+        if self.config.rules.evaluation != "sidecar":
+            return
         notification = Notification(
             at=self.clock.now(),
-            event=Event.TRIGGER,
+            event=Event.RESOLVE if text is None else Event.TRIGGER,
             dedup_key=dedup_key(self.name, f"incident-{incident}"),
-            summary=f"[critical] {self.name}: {text}",
+            summary=f"[critical] {self.name}: {text}" if text else f"[resolved] {self.name}: incident {incident}",
             severity="critical",
             source=self.name,
             component="dsobs",
             details={"incident": incident, "do": f"dsobs incidents {incident}"},
         )
-        if self.config.rules.evaluation == "sidecar":
-            await self._commit([notification], self.clock.now())
+        if connection is None:
+            self.outbox.enqueue_in_memory([notification])
+        else:
+            self.outbox.enqueue(connection, [notification])
 
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)

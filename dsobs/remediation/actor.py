@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,19 @@ class LedgerStore:
         self.current = Ledger(entries, writable=not why_not, why_not=why_not)
         LEDGER_WRITABLE.set(self.current.writable)
 
-    async def append(self, entry: Entry) -> Entry:
-        """Commits one line; StateError if it could not, and nothing may be done then."""
+    async def append(self, entry: Entry, also: Callable[[sqlite3.Connection], None] | None = None) -> Entry:
+        """Commits one line, and what `also` writes, or neither; StateError if it could not, and nothing may be done
+        then."""
         if self._db is None:
             raise StateError(self.current.why_not)
+
+        def write(connection: sqlite3.Connection) -> int:
+            if also is not None:
+                also(connection)
+            return lines.append(connection, entry)
+
         try:
-            id_ = await self._db.transact_async(lambda c: lines.append(c, entry))
+            id_ = await self._db.transact_async(write)
         except StateError as error:
             self._writable(str(error))
             raise
@@ -92,8 +100,9 @@ class Hands:
 
     evidence: Callable[[str, View], Awaitable[dict[str, Any]]]
     """Gathers evidence into the incident's folder; what was gathered."""
-    page: Callable[[str, str], Awaitable[None]]
-    """Sends an escalation page: (incident, text)."""
+    page: Callable[[sqlite3.Connection | None, str, str | None], None]
+    """Queues an incident's escalation page, or its end: (transaction or None for memory only, incident, text or None
+    for the end)."""
     restarting: Callable[[str, float], None]
     """Told before a restart: (incident, until when its new instance counts as dsobs's own)."""
     latest: Callable[[], View]
@@ -123,6 +132,7 @@ class Actor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: dict[str, str] = {}
         self._gathering: set[str] = set()
+        self._paged_from_memory: set[str] = set()
 
     async def recover(self) -> None:
         """After dsobs was restarted: an attempt with no result counts as done, and is verified like one."""
@@ -170,10 +180,9 @@ class Actor:
             extra = {"event.action": step.action}
             log.info("incident %s: %s: %s", step.incident, step.action, step.reason, extra=extra)
         elif step.action == "page":
-            await self._write(step.incident, "page", "done", reason=step.reason)
-            await self._hands.page(step.incident, step.reason)
+            await self._escalate(step.incident, step.reason)
         elif step.action == "close":
-            await self._write(step.incident, "incident", "closed", reason=step.reason)
+            await self._close(step.incident, step.reason)
             self._refused.pop(step.incident, None)
             self._gathering.discard(step.incident)
             extra = {"event.action": "incident-closed"}
@@ -181,6 +190,25 @@ class Actor:
 
     async def _write(self, incident: str, kind: str, state: str, **detail: Any) -> Entry:
         return await self._ledger.append(Entry(self._clock.now(), incident, kind, state, detail))
+
+    async def _escalate(self, incident: str, text: str) -> None:
+        """A page and its line, both or neither; from memory, once, where the ledger can't be written."""
+        entry = Entry(self._clock.now(), incident, "page", "done", {"reason": text})
+        try:
+            await self._ledger.append(entry, lambda connection: self._hands.page(connection, incident, text))
+        except StateError:
+            if incident not in self._paged_from_memory:
+                self._paged_from_memory.add(incident)
+                self._hands.page(None, incident, text)
+            raise
+
+    async def _close(self, incident: str, reason: str) -> None:
+        entry = Entry(self._clock.now(), incident, "incident", "closed", {"reason": reason})
+        paged = any(e.incident == incident and e.kind == "page" for e in self._ledger.current.entries)
+        paged = paged or incident in self._paged_from_memory
+        end = (lambda connection: self._hands.page(connection, incident, None)) if paged else None
+        await self._ledger.append(entry, end)
+        self._paged_from_memory.discard(incident)
 
     async def _restart_step(self, step: Step, view: View) -> None:
         assert step.incident is not None
@@ -243,13 +271,13 @@ class Actor:
             extra={"event.action": f"restart-{state}"},
         )
         try:
+            # What a failure has to tell is planned from this line.
             await self._ledger.append(Entry(self._clock.now(), entry.incident, "restart", state, detail))
-            if state == "failed":
-                await self._write(entry.incident, "page", "done", reason=f"restart failed: {detail['why']}")
         except StateError as error:
             log.error("incident %s: the restart's result can't be recorded: %s", entry.incident, error)
-        if state == "failed":
-            await self._hands.page(entry.incident, f"restart failed: {detail['why']}")
+            if state == "failed":
+                self._paged_from_memory.add(entry.incident)
+                self._hands.page(None, entry.incident, f"restart failed: {detail['why']}")
 
     def _second_look(self, before: View) -> str | None:
         """What changed between planning and acting makes the plan void."""

@@ -18,6 +18,8 @@ ACTION_LABEL = "action"
 """A rule's label that asks for remediation; `restart` is the one there is."""
 QUIET_SECONDS = 60.0
 """An incident whose alerts are gone is closed after this long without one."""
+RETRY_SECONDS = 60.0
+"""From a restart that the runtime refused, and so surely did nothing, to the next try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,8 @@ def plan(
     alerts: Sequence[Alert], view: View, ledger: Ledger, now: float, settings: Settings, switches: Switches
 ) -> list[Step]:
     """The steps that are due at `now`; empty on a healthy server."""
-    asking = [
-        a for a in alerts if a.confirmed and a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"
-    ]
+    firing = [a for a in alerts if a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"]
+    asking = [alert for alert in firing if alert.confirmed]
     incident = ledger.open_incident()
     if incident is None:
         if not asking:
@@ -52,12 +53,16 @@ def plan(
         steps.append(Step("evidence", incident.id, "the incident was opened", alerts=incident.alerts))
     if ledger.attempt_in_flight() is not None:
         return steps
+    owed = _owed(incident)
+    if owed is not None:
+        steps.append(Step("page", incident.id, owed, alerts=incident.alerts))
     attempt = _unverified(incident)
     if attempt is not None:
         return steps + _verify(incident, attempt, view, now, settings)
     if asking:
         steps += _restart(asking, incident, view, ledger, now, settings, switches)
-    elif _settled(incident, view, now):
+    # One restored from before dsobs was restarted asks for nothing until it is seen anew, but it is not gone.
+    elif not firing and _settled(incident, view, now):
         steps.append(Step("close", incident.id, "its alerts are gone"))
     return steps
 
@@ -69,6 +74,21 @@ def _unverified(incident: Incident) -> Entry | None:
         return None
     verdict = incident.last("verify")
     return attempt if verdict is None or verdict.id < attempt.id else None
+
+
+def _owed(incident: Incident) -> str | None:
+    """What a failed repair has to tell a person and has not told, also where dsobs was killed in between."""
+    failure = max(
+        (e for e in (incident.last("restart", "failed"), incident.last("verify", "failed")) if e is not None),
+        key=lambda entry: entry.id,
+        default=None,
+    )
+    told = incident.last("page")
+    if failure is None or (told is not None and told.id > failure.id):
+        return None
+    if failure.kind == "restart":
+        return f"restart failed: {failure.detail.get('why', 'no reason known')}"
+    return f"restart did not help: {failure.detail.get('reason', 'not verified')}"
 
 
 def awaits_verification(ledger: Ledger) -> bool:
@@ -96,10 +116,7 @@ def _verify(incident: Incident, attempt: Entry, view: View, now: float, settings
         return [Step("verified", incident.id, f"new instance, ready, {how}")]
     if now - since > settings.verify_timeout:
         missing = "no new instance" if not fresh else "not ready" if not view.ready else "no request was answered"
-        return [
-            Step("failed", incident.id, f"not verified within {settings.verify_timeout:.0f} s: {missing}"),
-            Step("page", incident.id, f"restart did not help: {missing}"),
-        ]
+        return [Step("failed", incident.id, f"not verified within {settings.verify_timeout:.0f} s: {missing}")]
     return []
 
 
@@ -149,7 +166,8 @@ def _restart(
     switches: Switches,
 ) -> list[Step]:
     reasons = [reason for alert in asking if (reason := due(alert, view, now, settings)) is not None]
-    if not reasons:
+    failed = incident.last("restart", "failed")
+    if not reasons or (failed is not None and now - failed.at < RETRY_SECONDS):
         return []
     names = tuple(sorted({alert.name for alert in asking}))
     refused = refusal(Case(view, ledger, switches, settings, now))

@@ -117,8 +117,11 @@ class Scene:
             return (self.folder / "dsobs.log").read_text(encoding="utf-8")[-6000:]
         return ""
 
-    async def start_dsobs(self, *, enforce: bool = True, **settings: str) -> None:
-        """`dsobs run` beside the engine; settings by their names with `__` for dots."""
+    async def start_dsobs(
+        self, *, enforce: bool = True, program: tuple[str, ...] = ("dsobs.cli",), **settings: str
+    ) -> None:
+        """`dsobs run` beside the engine; settings by their names with `__` for dots. `program`: the module that is
+        `dsobs`, and words before its own."""
         self.api = free_port()
         wanted = {
             "target.url": self.url,
@@ -135,7 +138,7 @@ class Scene:
         flags = [word for name, value in wanted.items() if value for word in ("--set", f"{name}={value}")]
         self.dsobs = await self.stack.enter_async_context(
             child(
-                *(sys.executable, "-m", "dsobs.cli", "run", *flags),
+                *(sys.executable, "-m", *program, "run", *flags),
                 output=asyncio.subprocess.DEVNULL,
                 errors=asyncio.subprocess.PIPE,
             )

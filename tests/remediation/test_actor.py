@@ -1,6 +1,7 @@
 """The one place that acts."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,12 @@ class Scene:
         self.store = LedgerStore(db, 140.0)
         self.engine = Engine(act)
         self.pages: list[str] = []
+        """What was queued; `from memory: ` where outside a transaction."""
         self.own: list[str] = []
         self.latest = VIEW
 
-        async def page(incident: str, text: str) -> None:
-            self.pages.append(text)
+        def page(connection: sqlite3.Connection | None, incident: str, text: str | None) -> None:
+            self.pages.append(("" if connection else "from memory: ") + (text or "resolved"))
 
         async def evidence(incident: str, view: View) -> dict[str, Any]:
             return {"folder": "x"}
@@ -109,13 +111,38 @@ async def test_observe_writes_what_enforce_would_do_and_does_nothing(db: StateDb
     assert scene.engine.restarts == []
 
 
-async def test_a_runtime_that_refuses_fails_the_step_with_its_reason_and_pages(db: StateDb) -> None:
+async def test_a_runtime_that_refuses_fails_the_step_with_its_reason(db: StateDb) -> None:
     def act() -> RestartResult:
         raise RuntimeRefused("no such container")
 
     scene = Scene(db, ENFORCE, act)
-    assert await scene.do(RESTART) == ["restart reserved", "restart failed", "page done"]
-    assert scene.pages == ["restart failed: no such container"]
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    assert scene.store.current.entries[-1].detail["why"] == "no such container"
+
+
+async def test_an_escalation_and_its_line_are_committed_together_or_not_at_all(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+
+    def broken(connection: sqlite3.Connection | None, incident: str, text: str | None) -> None:
+        if connection is not None:
+            raise sqlite3.OperationalError("disk I/O error")
+        scene.pages.append(f"from memory: {text}")
+
+    hands = scene.actor._hands
+    scene.actor._hands = Hands(hands.evidence, broken, hands.restarting, hands.latest)
+    step = Step("page", "i1", "restart did not help")
+    assert await scene.do(step, step) == []
+    assert scene.pages == ["from memory: restart did not help"]
+    scene.actor._hands = hands
+    assert await scene.do(step) == ["page done"]
+    assert scene.pages[1:] == ["restart did not help"]
+
+
+async def test_an_escalation_is_resolved_when_its_incident_is_closed(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    await scene.do(Step("page", "i1", "restart did not help"), Step("close", "i1", "its alerts are gone"))
+    await scene.do(Step("close", "i2", "its alerts are gone"))
+    assert scene.pages == ["restart did not help", "resolved"]
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), ConnectionResetError("gone")])

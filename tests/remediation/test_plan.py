@@ -186,7 +186,34 @@ def test_requests_that_finish_verify_as_well_as_a_probe() -> None:
 
 def test_an_unverified_restart_pages_when_its_time_is_over() -> None:
     steps = do([alert()], replace(BACK, ready=False), after_restart(4000.0))
-    assert [s.action for s in steps] == ["failed", "page"]
+    assert [s.action for s in steps] == ["failed"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("verify", "restart did not help: not ready"), ("restart", "restart failed: no such container")],
+)
+def test_a_failure_is_paged_once_also_by_a_dsobs_that_was_killed_before_it_paged(kind: str, told: str) -> None:
+    detail = {"attempt": 3, "reason": "not ready", "why": "no such container"}
+    book = after_restart(90.0).with_entry(Entry(NOW - 5, "i1", kind, "failed", detail, 5))
+    (step,) = [s for s in do([], BACK, book) if s.action == "page"]
+    assert step.reason == told
+    paged = book.with_entry(Entry(NOW - 4, "i1", "page", "done", {}, 6))
+    assert [s.action for s in do([], BACK, paged) if s.action == "page"] == []
+
+
+def test_a_runtime_that_refuses_is_asked_again_once_a_minute() -> None:
+    book = ledger(EVIDENCE, (60, "restart", "reserved"), (5, "page", "done"))
+    failed = Entry(NOW - 59, "i1", "restart", "failed", {"attempt": 3}, 3)
+    assert restarts(do([alert()], book=book.with_entry(failed))) == []
+    assert restarts(do([alert()], book=book.with_entry(replace(failed, at=NOW - 61)))) == [None]
+
+
+def test_an_incident_stays_open_while_its_restored_alert_is_not_seen_anew() -> None:
+    book = after_restart().with_entry(Entry(NOW - 1, "i1", "verify", "done", {}, 5))
+    restored = replace(alert(), confirmed=False)
+    assert do([restored], BACK, book) == []
+    assert do([restored], BACK, Ledger()) == []
 
 
 def test_a_verified_incident_closes_when_its_alerts_are_gone() -> None:
