@@ -23,6 +23,7 @@ import orjson
 from aiohttp import web
 
 from dsobs.simulator.process import free_port
+from dsobs.supervisor.processes import descendants, process_table
 
 SIMULATOR = f"{shlex.quote(sys.executable)} -m dsobs.simulator --port {{port}} --load-seconds 3 --exit-with-parent"
 WORK_SECONDS = 8.0
@@ -156,22 +157,6 @@ async def _receiver(timeline: Timeline) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def descendants(pid: int) -> list[int]:
-    """Process ids below `pid`, parents first, read from /proc."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError, ValueError):
-                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-                children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found, todo = [], [pid]
-    while todo:
-        below = children.get(todo.pop(0), [])
-        found += below
-        todo += below
-    return found
-
-
 def _tail(log: Path) -> list[str]:
     return log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
 
@@ -183,11 +168,11 @@ def _exists(pid: int) -> bool:
 def engine_cores(pid: int) -> list[int]:
     """The engine-core processes below `pid`: by title, as vLLM sets it."""
     found = []
-    for child in descendants(pid):
+    for below in descendants(process_table(), pid):
         with contextlib.suppress(OSError):
-            title = Path(f"/proc/{child}/cmdline").read_bytes() + Path(f"/proc/{child}/comm").read_bytes()
-            if b"EngineCore" in title or b"EngineCor" in title:
-                found.append(child)
+            title = Path(f"/proc/{below.pid}/cmdline").read_bytes() + Path(f"/proc/{below.pid}/comm").read_bytes()
+            if b"EngineCor" in title:
+                found.append(below.pid)
     return found
 
 

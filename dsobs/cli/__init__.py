@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["supervise"]:
         # The words belong to the engine's command; the supervisor reads them itself.
-        from dsobs.supervisor import supervise
+        from dsobs.supervisor.command import supervise
 
         return supervise(words[1:])
     try:

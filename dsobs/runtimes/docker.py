@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 import aiohttp
 
-from dsobs import supervisor
 from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.supervisor import processes
 
 WANTED_VERSION = (1, 41)
 """Docker 20.10: the first with `one-shot` statistics. A daemon that no longer speaks it is asked in its oldest."""
@@ -110,7 +110,7 @@ class DockerRuntime:
         """Time of the last event taken."""
         self._counted: tuple[str, float | None] | None = None
         """Container and start of the instance whose CPU time is counted."""
-        self._cpu = supervisor.CpuTime()
+        self._cpu = processes.CpuTime()
         self._own: list[tuple[float, float]] = []
         """When dsobs itself had the container restarted, from and to."""
 
@@ -166,7 +166,7 @@ class DockerRuntime:
         family = await asyncio.to_thread(self._family, container, pid)
         if family:
             if self._counted != (container, started):
-                self._counted, self._cpu = (container, started), supervisor.CpuTime()
+                self._counted, self._cpu = (container, started), processes.CpuTime()
             return self._cpu.add(family), tuple(each.pid for each in family)
         if self._counted == (container, started):
             # Counted by /proc before; the daemon's number is another one.
@@ -178,13 +178,13 @@ class DockerRuntime:
             return None, ()
         return total / 1e9 if total else None, ()
 
-    def _family(self, container: str, pid: int) -> list[supervisor.Process]:
+    def _family(self, container: str, pid: int) -> list[processes.Process]:
         """The container's processes; none where /proc does not show them, or `pid` means another process here."""
         try:
             if container not in Path(f"{self._proc}/{pid}/cgroup").read_text():
                 return []
-            table = supervisor.process_table(self._proc)
-            return [table[pid], *supervisor.descendants(table, pid)]
+            table = processes.process_table(self._proc)
+            return [table[pid], *processes.descendants(table, pid)]
         except (OSError, KeyError):
             # Ended meanwhile, or hidden from us: not known.
             return []

@@ -20,6 +20,7 @@ from dsobs import supervisor
 from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.supervisor import processes
 
 LINE_LIMIT = 4 * 1024 * 1024
 CLEARING_SECONDS = 15.0
@@ -141,7 +142,7 @@ class ProcessRuntime:
         """The state that a supervisor left in this boot, and pid and start ticks of an engine it may have left."""
         try:
             state = json.loads(Path(f"{self._socket}.state").read_bytes())
-            if state["version"] != supervisor.VERSION or state["boot_id"] != supervisor.boot_id(self._proc):
+            if state["version"] != supervisor.VERSION or state["boot_id"] != processes.boot_id(self._proc):
                 return None, None
             view = _view_of(state["status"])
             identity = (int(state["status"]["pid"]), int(state["start_ticks"])) if view.running else None
@@ -162,7 +163,7 @@ class ListeningProcess:
         """pid and start ticks: a pid alone may be given to another process."""
         self._started_at = 0.0
         self._name = ""
-        self._cpu = supervisor.CpuTime()
+        self._cpu = processes.CpuTime()
         self._ended_at: float | None = None
 
     def follow(self, pid: int, ticks: int, *, started_at: float, name: str) -> None:
@@ -171,7 +172,7 @@ class ListeningProcess:
             self._identity = (pid, ticks)
             self._started_at = started_at
             self._name = name
-            self._cpu = supervisor.CpuTime()
+            self._cpu = processes.CpuTime()
             self._ended_at = None
 
     def look(self) -> RuntimeView | Unknown:
@@ -184,8 +185,8 @@ class ListeningProcess:
                 self.follow(*found, started_at=self._start(found[1]), name=self._command(found[0]))
             assert self._identity is not None
             pid = self._identity[0]
-            table = supervisor.process_table(self._proc)
-            family = [table[pid], *supervisor.descendants(table, pid)]
+            table = processes.process_table(self._proc)
+            family = [table[pid], *processes.descendants(table, pid)]
         except KeyError:
             return Unknown("the process ended while it was looked at")
         except OSError as error:
@@ -202,7 +203,7 @@ class ListeningProcess:
     def _lives(self) -> bool:
         if self._identity is None:
             return False
-        there = supervisor.process(self._identity[0], self._proc)
+        there = processes.process(self._identity[0], self._proc)
         return there is not None and there.start_ticks == self._identity[1] and there.state not in "ZX"
 
     def _gone(self, why: Unknown) -> RuntimeView | Unknown:
@@ -226,7 +227,7 @@ class ListeningProcess:
 
     def _command(self, pid: int) -> str:
         words = Path(f"{self._proc}/{pid}/cmdline").read_bytes().split(b"\0")
-        return supervisor.command_name([os.fsdecode(word) for word in words if word]) or str(pid)
+        return processes.command_name([os.fsdecode(word) for word in words if word]) or str(pid)
 
     def _find(self) -> tuple[int, int] | Unknown:
         """Pid and start ticks of who holds a listening socket of the port: the eldest, since workers inherit it."""
@@ -235,7 +236,7 @@ class ListeningProcess:
             return Unknown(f"nobody listens on port {self._port}")
         holders: list[tuple[int, int]] = []
         unreadable = False
-        for each in supervisor.process_table(self._proc).values():
+        for each in processes.process_table(self._proc).values():
             try:
                 if any(link in inodes for link in _links(Path(f"{self._proc}/{each.pid}/fd"))):
                     holders.append((each.start_ticks, each.pid))

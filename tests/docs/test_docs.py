@@ -27,7 +27,7 @@ from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
 from dsobs.rules import files as rule_files
-from dsobs.supervisor import _options as supervise_options
+from dsobs.supervisor.command import options_parser as supervise_options
 from dsobs.telemetry import REGISTRY
 from tests.api.conftest import MemorySource
 from tests.contracts.adapter_contract import AdapterContract

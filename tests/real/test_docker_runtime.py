@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dsobs import supervisor
 from dsobs.config.models import RuntimeSettings
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import Runtime, RuntimeRefused
 from dsobs.runtimes import docker
 from dsobs.runtimes.docker import DockerRuntime
+from dsobs.supervisor import processes
 from tests.contracts.runtime_contract import ENGINE, STUBBORN, RuntimeContract, until
 from tests.real.docker import Dockerd
 
@@ -54,9 +54,9 @@ class DockerScene:
         await asyncio.to_thread(self.daemon.command, *words)
 
     def living(self) -> set[int]:
-        table = supervisor.process_table()
+        table = processes.process_table()
         if main := self.main_pid():
-            self._known |= {e.pid: e.start_ticks for e in (table[main], *supervisor.descendants(table, main))}
+            self._known |= {e.pid: e.start_ticks for e in (table[main], *processes.descendants(table, main))}
         return {pid for pid, ticks in self._known.items() if pid in table and table[pid].start_ticks == ticks}
 
     async def silence(self) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dsobs import supervisor
+from dsobs.supervisor import processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,9 +77,9 @@ class Supervised:
 
     def living(self) -> set[int]:
         """Pids of the engine's processes that live, those too that were seen before."""
-        table = supervisor.process_table()
+        table = processes.process_table()
         if self.process is not None:
-            below = supervisor.descendants(table, self.process.pid)
+            below = processes.descendants(table, self.process.pid)
             self._known |= {each.pid: each.start_ticks for each in below}
         return {
             pid

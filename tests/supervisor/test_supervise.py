@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dsobs import supervisor
+from dsobs.supervisor import command, output, processes
 from tests.contracts.runtime_contract import ENGINE, STUBBORN
 from tests.runtimes.supervised import ROOT, Supervised
 
@@ -39,7 +39,7 @@ def test_command_that_cannot_be_started_ends_at_once(supervised: Supervised, com
 def test_missing_command_and_unknown_option_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--socket", "x"], ["--stop-grace", "-1", "--", "true"], ["--unknown", "--", "true"]):
         with pytest.raises(SystemExit) as end:
-            supervisor.supervise(words)
+            command.supervise(words)
         assert end.value.code == 2
     assert "the command is missing" in capsys.readouterr().err
 
@@ -278,7 +278,7 @@ def test_engine_runs_on_while_nobody_reads_and_what_is_dropped_is_counted(superv
         supervised.start("/bin/sh", "-c", script, stdout=write_end, stderr=write_end)
         supervised.wait_for_line("done")
         # A pipe's worth is written, the queue is full, the rest is counted.
-        assert supervised.status()["dropped_bytes"]["stdout"] > 4_000_000 - 2 * supervisor.QUEUE_BYTES - (1 << 20)
+        assert supervised.status()["dropped_bytes"]["stdout"] > 4_000_000 - 2 * output.QUEUE_BYTES - (1 << 20)
     finally:
         os.close(write_end)
         os.close(read_end)
@@ -306,8 +306,8 @@ def test_log_tail_is_bounded_in_lines_and_bytes(supervised: Supervised) -> None:
     )
     supervised.wait_for_line("done")
     lines = supervised.ask(op="log_tail", lines=100000)["lines"]
-    assert len(lines) <= supervisor.RING_LINES
-    assert max(len(line) for line in lines) <= supervisor.RING_LINE_BYTES
+    assert len(lines) <= output.RING_LINES
+    assert max(len(line) for line in lines) <= output.RING_LINE_BYTES
     assert "2999" in lines
     assert "0" not in lines
 
@@ -389,4 +389,4 @@ def test_it_imports_only_the_standard_library_and_little_memory(supervised: Supe
     ],
 )
 def test_command_name_shows_no_options(command: list[str], name: str) -> None:
-    assert supervisor.command_name(command) == name
+    assert processes.command_name(command) == name
