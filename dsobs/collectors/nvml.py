@@ -65,8 +65,6 @@ class NvmlCollector:
         source: NvmlSource | None = None,
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
-        self.latest: tuple[Gpu, ...] | Unknown = Unknown("not read yet")
-        """What the last `read` gave."""
         self._enabled = settings.enabled
         self._clock = clock
         self._source = source if source is not None else Nvml(settings.devices)
@@ -83,10 +81,6 @@ class NvmlCollector:
     async def read(self) -> tuple[Gpu, ...] | Unknown:
         """One reading of each card, or why there is none. Never raises; waits for the deadline at most, and while the
         driver still owes an earlier answer past its deadline not at all. One call at a time."""
-        self.latest = await self._read()
-        return self.latest
-
-    async def _read(self) -> tuple[Gpu, ...] | Unknown:
         if not self._enabled:
             return Unknown("gpu.enabled is false")
         if self._closed:

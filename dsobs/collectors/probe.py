@@ -14,16 +14,12 @@ from dsobs.config.secret import SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter, ProbeRequest
 from dsobs.model.observation import Failure, Probe, ProbeOutcome
-from dsobs.model.samples import Labels, Sample, labels
 
 REQUEST_ID_PREFIX = "dsobs-probe-"
 """How the X-Request-Id of each probe begins, so that logs and gateways can tell it."""
 _MAX_BYTES = 4 * 1024 * 1024
 # "This model can't do that", by version: 404 and 405 no such endpoint, 422 not this form, 501 in 0.32.
 _NEXT_FORM = frozenset({400, 404, 405, 422, 501})
-_PROBES: dict[ProbeOutcome, Labels] = {
-    outcome: labels("dsobs_engine_probes_total", outcome=outcome.value) for outcome in ProbeOutcome
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +56,6 @@ class Prober:
         self._model: str | None = None
         self._form = 0
         self._one_at_a_time = asyncio.Lock()
-        self.outcomes: dict[ProbeOutcome, int] = dict.fromkeys(ProbeOutcome, 0)
-        """Probes since the start, by outcome."""
-
-    @property
-    def in_flight(self) -> bool:
-        """A probe is under way; another would wait for it."""
-        return self._one_at_a_time.locked()
 
     async def probe(self, engine: str | None) -> Probe:
         """One probe; of rank `engine` where `EngineFacts.addressable` says that this works, else of None.
@@ -77,7 +66,6 @@ class Prober:
         async with self._one_at_a_time:
             started_at = self._clock.now()
             result = await self._probe(engine, asyncio.get_running_loop().time() + self._timeout)
-            self.outcomes[result.outcome] += 1
             return Probe(
                 started_at=started_at,
                 ended_at=self._clock.now(),
@@ -91,10 +79,6 @@ class Prober:
                 generated_tokens=result.generated_tokens,
                 finish_reason=result.finish_reason,
             )
-
-    def samples(self) -> list[Sample]:
-        """`dsobs_engine_probes_total` by outcome, those at 0 too."""
-        return [Sample(_PROBES[outcome], float(count)) for outcome, count in self.outcomes.items()]
 
     async def _probe(self, engine: str | None, deadline: float) -> _Result:
         try:

@@ -264,19 +264,6 @@ class ProbeOffset:
         return sample if value == sample.value else sample._replace(value=value)
 
 
-def outstanding_without_probe(running: float, waiting: float, in_flight: bool) -> tuple[float, float]:
-    """Running and waiting requests of one engine without the probe that it is serving, never below 0.
-
-    A probe that the gauges do not show (an engine hung while idle) takes nothing off. Where both are above 0 it may be
-    either; their sum is right.
-    """
-    if not in_flight:
-        return running, waiting
-    if running > 0:
-        return max(0.0, running - 1), waiting
-    return running, max(0.0, waiting - 1)
-
-
 def _ended(debt: _Debt, probe: Probe, now: float) -> None:
     debt.ended = now
     debt.latency = probe.latency_seconds if probe.latency_seconds is not None else float("inf")

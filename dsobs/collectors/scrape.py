@@ -12,14 +12,11 @@ from dsobs.collectors.exchange import Answer, exchange
 from dsobs.config.models import Target
 from dsobs.model.clock import Clock
 from dsobs.model.observation import Failure, Scrape
-from dsobs.model.samples import Labels, Page, Sample, labels
+from dsobs.model.samples import Page
 from dsobs.series.exposition import ExpositionError, Parser
 
 # Without this, OpenMetrics comes with names that its own TYPE lines do not know (`vllm_…` under `vllm:…`).
 _HEADERS = {"Accept": "text/plain;version=0.0.4;q=1,text/plain;q=0.5,*/*;q=0.1"}
-_FAILURES: dict[Failure, Labels] = {
-    reason: labels("dsobs_engine_scrape_failures_total", reason=reason.value) for reason in Failure
-}
 
 
 class PageParser(Protocol):
@@ -48,18 +45,11 @@ class Scraper:
         self._clock = clock
         self._parser: PageParser = parser if parser is not None else Parser()
         self._one_at_a_time = asyncio.Lock()
-        self.failures: dict[Failure, int] = dict.fromkeys(Failure, 0)
-        """Failed scrapes since the start, by reason."""
-
-    @property
-    def in_flight(self) -> bool:
-        """A scrape is under way; another would wait for it."""
-        return self._one_at_a_time.locked()
 
     async def scrape(self) -> Scrape:
         """One scrape; over after `scrape_timeout` at the latest, its time counted from when it is sent.
 
-        Raises CancelledError only: what went wrong is in `failure` and counted. `text` is kept where the body could
+        Raises CancelledError only: what went wrong is in `failure`. `text` is kept where the body could
         not be parsed too, for the flight recorder; not where it was no text.
         """
         async with self._one_at_a_time:
@@ -74,8 +64,6 @@ class Scraper:
             )
             at = self._clock.now()
             page, text, failure, detail = self._read(answer)
-            if failure is not None:
-                self.failures[failure] += 1
             return Scrape(
                 at=at,
                 duration_seconds=answer.duration_seconds,
@@ -87,10 +75,6 @@ class Scraper:
                 connected=answer.connected,
                 answered=answer.answered,
             )
-
-    def samples(self) -> list[Sample]:
-        """`dsobs_engine_scrape_failures_total` by reason, those at 0 too, so that the first failure is an increase."""
-        return [Sample(_FAILURES[reason], float(count)) for reason, count in self.failures.items()]
 
     def _read(self, answer: Answer) -> tuple[Page | None, str | None, Failure | None, str]:
         if answer.failure is not None:

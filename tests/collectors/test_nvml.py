@@ -76,11 +76,10 @@ async def make(clock: ManualClock) -> AsyncIterator[Make]:
         await one.close()
 
 
-async def test_readings_become_gpus_and_are_kept_as_latest(make: Make) -> None:
+async def test_readings_become_gpus(make: Make) -> None:
     collector = make(Source([Reading(0, "GPU-a", power_watts=71.5, processes=(Process(7, None),), xids=(31,))]))
     gpus = await collector.read()
     assert gpus == (Gpu(0, "GPU-a", power_watts=71.5, processes=(GpuProcess(7, None),), xids=(31,)),)
-    assert collector.latest == gpus
 
 
 async def test_every_reading_is_made_in_one_thread(make: Make) -> None:
@@ -153,7 +152,6 @@ async def test_a_driver_that_hangs_is_unknown_and_not_asked_again(
     assert await collector.read() == Unknown("NVML has not answered for 0 s")
     clock.advance(30.0)
     assert await collector.read() == Unknown("NVML has not answered for 30 s")
-    assert collector.latest == Unknown("NVML has not answered for 30 s")
     assert source.reads <= 2
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     source.free.set()

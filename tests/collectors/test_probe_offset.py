@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsobs.collectors.engines.vllm import Vllm
-from dsobs.collectors.probe_offset import ProbeOffset, outstanding_without_probe
+from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.model.observation import Probe, ProbeOutcome
 from dsobs.model.samples import Labels, Sample, labels, metric_name
 from tests.collectors import pages
@@ -185,16 +185,6 @@ def test_without_probes_the_samples_are_as_they_came() -> None:
     for turn, text in enumerate(pages.recorded()[::20]):
         samples = adapter.canonical(pages.parsed(text))
         assert offset.corrected(samples, float(turn)) == samples
-
-
-@pytest.mark.parametrize(
-    ("running", "waiting", "in_flight", "expected"),
-    [(1, 0, True, (0, 0)), (0, 1, True, (0, 0)), (0, 0, True, (0, 0)), (5, 2, True, (4, 2)), (5, 2, False, (5, 2))],
-)
-def test_the_probe_in_flight_is_no_work_of_others(
-    running: float, waiting: float, in_flight: bool, expected: tuple[float, float]
-) -> None:
-    assert outstanding_without_probe(running, waiting, in_flight) == expected
 
 
 REQUEST = st.tuples(st.floats(0.01, 9.0), st.integers(1, 50), st.integers(1, 20))

