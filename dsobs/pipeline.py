@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 
 VERDICT_SECONDS = 5.0
 """Between two synthetic requests to an instance whose restart is to be verified."""
-HOLD_STALL_SECONDS = 60.0
-"""While scrapes time out, a stall whose probe failed is held this long as it was last seen."""
 
 
 def rule_groups(config: Config) -> list[Group]:
@@ -134,6 +132,8 @@ class Pipeline:
         self._facts = EngineFacts()
         self._scrape_failures = dict.fromkeys(Failure, 0)
         self._scrape_duration: float | None = None
+        self._last_failure: Failure | None = None
+        """Of the scrape that ended last; None: it succeeded."""
         self._canonical: list[Sample] = []
         self._derived: list[Sample] = []
         self._gpu: list[Sample] = []
@@ -174,7 +174,8 @@ class Pipeline:
         """Takes one observation. `silenced`: fingerprints of alerts that repair nothing now."""
         now = obs.at
         self._see(obs)
-        if obs.scrape is not None:
+        # A page that can't be read tells nothing, so what was firing before a restart of dsobs is not over by it.
+        if obs.scrape is not None and (obs.scrape.ok or obs.scrape.failure is Failure.REFUSED):
             self.evaluator.inputs_ready(now, self._data_since)
         transitions = self.evaluator.evaluate(now, news=bool(obs.probes))
         self._tell_changes(self.view, self._view(obs))
@@ -187,7 +188,7 @@ class Pipeline:
         self.view = view
         if view.ready and not before.ready:
             log.info("the engine is ready", extra={"event.action": "engine-ready"})
-        elif before.up and not view.up and view.at - before.at < HOLD_STALL_SECONDS:
+        elif before.up and not view.up:
             log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
         stalled = {e.key for e in before.engines if is_stalled(e)}
         for engine in view.engines:
@@ -240,6 +241,7 @@ class Pipeline:
             self.store.mark_stale("engine", now)
         if scrape is not None:
             self._scrape_duration = scrape.duration_seconds
+            self._last_failure = scrape.failure
         self._derive(obs)
 
     def _read_page(self, page: Page, now: float) -> None:
@@ -307,7 +309,9 @@ class Pipeline:
         self.tracker.probe_sent(now, rank)
 
     def _probes_wanted(self, now: float, ledger: Ledger) -> list[EngineKey]:
-        if self._probes != "on" or not self.view.up:
+        # One whose hang is held is asked on, since its answer would end that.
+        held = self._last_failure is not None and self._holds_hang(self.view.runtime)
+        if self._probes != "on" or not (self.view.up or held):
             return []
         wanted = self.tracker.probe_wanted(now)
         if not wanted and self._verdict_wanted(now, ledger):
@@ -323,8 +327,7 @@ class Pipeline:
     def _derive(self, obs: Observation) -> None:
         now = obs.at
         derived = self.lifecycle.samples(now, self.config.startup.budget)
-        failure = obs.scrape.failure if obs.scrape is not None else None
-        if failure is None or self._holds_stall(now, failure):
+        if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
         self.store.append_samples(derived, now, source="derived")
         gpu = self._gpu_signals.samples(obs.gpus)
@@ -342,11 +345,11 @@ class Pipeline:
             derived.append(Sample(_PROBES[outcome], count))
         self._derived, self._gpu, self._container = derived, gpu, container
 
-    def _holds_stall(self, now: float, failure: Failure) -> bool:
-        """A confirmed stall stays as it was last seen while the server only times out."""
-        engines = self.tracker.progress()
-        confirmed = any(e.failed_at is not None and now - e.last_seen_at < HOLD_STALL_SECONDS for e in engines)
-        return failure is Failure.TIMEOUT and confirmed
+    def _holds_hang(self, runtime: RuntimeView | Unknown) -> bool:
+        """A hang stays as it was last seen until something disproves it: progress, an answered probe, another instance,
+        or nobody there that could hang. A page that can't be read proves nothing."""
+        ended = isinstance(runtime, RuntimeView) and not runtime.running
+        return self.tracker.hung and not ended and self._last_failure is not Failure.REFUSED
 
     def _container_samples(self, obs: Observation) -> list[Sample]:
         now, runtime = obs.at, obs.runtime

@@ -18,6 +18,8 @@ ACTION_LABEL = "action"
 """A rule's label that asks for remediation; `restart` is the one there is."""
 QUIET_SECONDS = 60.0
 """An incident whose alerts are gone is closed after this long without one."""
+FRESH_SECONDS = 15.0
+"""A standstill that was seen longer ago proves nothing about now."""
 RETRY_SECONDS = 60.0
 """From a restart that the runtime refused, and so surely did nothing, to the next try."""
 
@@ -127,7 +129,11 @@ def due(alert: Alert, view: View, now: float, settings: Settings) -> str | None:
             if engine.failed_at is None or engine.last_moved_at >= engine.failed_at:
                 continue
             still = engine.last_seen_at - engine.failed_at
-            if still >= settings.confirm_hang:
+            if now - engine.last_seen_at > FRESH_SECONDS:
+                # Its page can't be read any more: it takes what an unresponsive server takes, and the same witness.
+                if view.witness is Witness.STILL and now - engine.failed_at >= settings.confirm_unresponsive:
+                    return f"a probe failed, no page for {now - engine.last_seen_at:.0f} s, CPU or GPU stand still"
+            elif still >= settings.confirm_hang:
                 return f"no progress for {engine.last_seen_at - engine.last_moved_at:.0f} s, probe failed"
         return None
     if alert.name == "EngineUnresponsive":

@@ -186,7 +186,7 @@ class Evaluator:
         self._revision += 1
 
     def inputs_ready(self, now: float, data_since: float | None = None) -> None:
-        """The first scrape after the start is complete, whatever its result; called again it changes nothing.
+        """The first scrape after the start that tells something is complete; called again it changes nothing.
 
         `data_since` is the time of the oldest sample in the store where windows were restored, else they begin `now`.
         """

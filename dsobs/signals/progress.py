@@ -38,6 +38,8 @@ JITTER_SECONDS = 0.05
 """A probe does not wait another second because a turn came this much early."""
 REPROBE_SECONDS = 15.0
 """Between two probes of one gap."""
+VERDICTS_AWAITED = 4
+"""Failed probes that wait for a scrape to be judged by; the newest, while no scrape succeeds."""
 MISSED_SCRAPES_SECONDS = 3.0
 """A gap that holds a longer time without a scrape teaches nothing."""
 _QUEUE = frozenset({"running", "waiting"})
@@ -222,6 +224,7 @@ class ProgressTracker:
                 engine.pending.clear()
             elif probe.outcome is ProbeOutcome.TIMEOUT:
                 engine.pending.append(probe)
+                del engine.pending[:-VERDICTS_AWAITED]
             else:
                 engine.probe_useless = True
                 engine.probe_success = None
@@ -286,6 +289,17 @@ class ProgressTracker:
                 )
             )
         return tuple(result)
+
+    @property
+    def hung(self) -> bool:
+        """An engine counts as hung, by a failed probe or, where none can be had, by the length of its stall."""
+        return any(self._is_hung(key, engine) for key, engine in self._engines.items())
+
+    def _is_hung(self, key: EngineKey, engine: _Engine) -> bool:
+        if engine.failed_at is not None:
+            return True
+        stalled = engine.outstanding > 0 and self._unproved(engine)
+        return stalled and engine.seen_at - engine.moved_at > self._unconfirmed(*self._threshold(key, engine))
 
     @property
     def asleep(self) -> bool:
