@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from dsobs.api.answers import answer, error_answer, plain
 from dsobs.api.exposition import Renderer
-from dsobs.api.limits import BodyLimit
+from dsobs.api.limits import BodyLimit, RequestLimit
 from dsobs.config import Secret, SecretError, parse_duration
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
@@ -125,6 +125,7 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
     """The application over `source`; without a token the control endpoints answer 403."""
     app = FastAPI(title="dsobs", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
+    app.add_middleware(RequestLimit)
     renderer = Renderer()
 
     def reads(path: str) -> Callable[[Endpoint], Endpoint]:

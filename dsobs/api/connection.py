@@ -1,10 +1,12 @@
-"""One HTTP connection of dsobs's server: uvicorn's, cut off when nothing comes of it."""
+"""One HTTP connection of dsobs's server: uvicorn's, cut off when nothing comes of it, or others need its place."""
 
 import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 LOOK_SECONDS = 30.0
+MAX_CONNECTIONS = 256
+"""Well below the 1,024 descriptors that a process commonly has."""
 
 
 class Connection(H11Protocol):
@@ -12,15 +14,35 @@ class Connection(H11Protocol):
 
     uvicorn's own limit holds between requests only. Bytes of an unfinished request are no progress: a request begun, an
     answer ended or read is.
+
+    A new connection is always taken: where there are too many, the one that has been idle longest gives way, so that
+    many dashboards that stay connected lock nobody out.
     """
 
     look_seconds = LOOK_SECONDS
+    max_connections = MAX_CONNECTIONS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to look."""
         super().connection_made(transport)
+        self._since = self.loop.time()
+        others = [each for each in self.connections if isinstance(each, Connection) and each is not self]
+        if len(others) >= self.max_connections:
+            min(others, key=lambda each: each.urgency).transport.abort()
         self._seen: tuple[RequestResponseCycle | None, bool, int] = (None, False, 0)
         self._look_again = self.loop.call_later(self.look_seconds, self._look)
+
+    @property
+    def urgency(self) -> tuple[bool, float]:
+        """Least for the one that gives way first: idle, and longest so."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        return is_answering or self.transport.get_write_buffer_size() > 0, self._since
+
+    def on_response_complete(self) -> None:
+        """Begins to be idle."""
+        self._since = self.loop.time()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends looking."""

@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 from dsobs.api.answers import error_answer
 
+MAX_REQUESTS = 64
+ALWAYS_ANSWERED = frozenset({"/livez", "/readyz"})
 MAX_BODY = 64 * 1024
 BODY_SECONDS = 10.0
 
@@ -19,6 +21,31 @@ _CLOSE = {"Connection": "close"}
 
 class _GoneError(Exception):
     """The client went away."""
+
+
+class RequestLimit:
+    """ASGI: at most `most` requests are under way; another is answered with 503, but for a health check, which never
+    waits for anything."""
+
+    def __init__(self, app: Application, most: int = MAX_REQUESTS) -> None:
+        self._app = app
+        self._most = most
+        self._under_way = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["path"] in ALWAYS_ANSWERED:
+            await self._app(scope, receive, send)
+            return
+        if self._under_way >= self._most:
+            text = f"{self._most} requests are under way; try again in a second"
+            await error_answer(503, "unavailable", text, {**_CLOSE, "Retry-After": "1"})(scope, receive, send)
+            return
+        self._under_way += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._under_way -= 1
 
 
 class BodyLimit:

@@ -54,7 +54,6 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
         ws="none",
         timeout_keep_alive=30,
         timeout_graceful_shutdown=2,
-        limit_concurrency=64,
         server_header=False,
     )
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -424,6 +424,57 @@ async def test_the_server_ends_while_a_client_does_not_read(source: MemorySource
             assert (await loop.sock_recv(deaf, 12)) == b"HTTP/1.1 200"
 
 
+KEEP = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+async def test_idle_connections_lock_nobody_out_and_the_longest_idle_gives_way(
+    source: MemorySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection.Connection, "max_connections", 100)
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    async with serve(source, "127.0.0.1:0", None) as address, asyncio.timeout(DEADLINE):
+        for _ in range(120):
+            reader, writer = await asyncio.open_connection(*address)
+            idle.append((reader, writer))
+            writer.write(KEEP)
+            assert await reader.readuntil(b"ok\n")
+        for path in (b"/livez", b"/readyz", b"/metrics"):
+            assert (await exchange(address, LAST % path)).startswith(b"HTTP/1.1 200 ")
+        gone = [number for number, (reader, _) in enumerate(idle) if reader.at_eof() or reader.exception()]
+        assert gone == list(range(len(gone)))
+        assert 20 <= len(gone) <= 23
+        for _, writer in idle:
+            writer.close()
+
+
+async def test_requests_under_way_are_bounded_and_health_checks_are_answered_all_the_same(
+    source: MemorySource, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, full = asyncio.Event(), asyncio.Barrier(4)
+
+    async def incidents(incident: str | None) -> list[dict[str, Any]]:
+        await full.wait()
+        await held.wait()
+        return []
+
+    monkeypatch.setattr(source, "incidents", incidents)
+    monkeypatch.setattr(limits.RequestLimit.__init__, "__defaults__", (3,))
+    async with opened(None) as session, asyncio.timeout(DEADLINE):
+        tasks = [asyncio.ensure_future(session.get("/api/v1/incidents")) for _ in range(3)]
+        await full.wait()
+        async with session.get("/api/v1/status") as refused:
+            assert refused.headers["Retry-After"] == "1"
+            assert await problem(refused) == (503, "unavailable", "3 requests are under way; try again in a second")
+        for path in ("/livez", "/readyz"):
+            async with session.get(path) as response:
+                assert response.status == 200
+        held.set()
+        assert [(await task).status for task in tasks] == [200] * 3
+        async with session.get("/api/v1/status") as response:
+            assert response.status == 200
+
+
 # Listening.
 
 
