@@ -5,7 +5,7 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS silences (
@@ -111,7 +111,14 @@ def load(connection: sqlite3.Connection, now: float) -> list[Silence]:
     rows = connection.execute(
         "SELECT id, matchers, starts_at, ends_at, created_by, comment FROM silences WHERE ends_at > ?", (now,)
     ).fetchall()
-    return [Silence(r[0], tuple(Matcher.parse(m) for m in json.loads(r[1])), r[2], r[3], r[4], r[5]) for r in rows]
+    found = [Silence(r[0], tuple(Matcher.parse(m) for m in json.loads(r[1])), r[2], r[3], r[4], r[5]) for r in rows]
+    return [_not_ahead(silence, now) for silence in found]
+
+
+def _not_ahead(silence: Silence, now: float) -> Silence:
+    """One that begins later than now was made before the wall clock was set back: it holds, for as long as asked."""
+    ahead = silence.starts_at - now
+    return silence if ahead <= 0 else replace(silence, starts_at=now, ends_at=silence.ends_at - ahead)
 
 
 def prune(connection: sqlite3.Connection, now: float) -> int:

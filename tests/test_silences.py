@@ -162,6 +162,18 @@ def test_only_what_ended_a_week_ago_is_dropped() -> None:
         for silence in (old, young):
             db.transact(lambda connection, silence=silence: silences.save(connection, silence))  # type: ignore[misc]
         assert db.transact(lambda connection: silences.prune(connection, 61.0 + 7 * 86400)) == 1
-        assert db.transact(lambda connection: silences.load(connection, 0.0)) == [young]
+        assert db.transact(lambda connection: silences.load(connection, 1000.0)) == [young]
+    finally:
+        db.close()
+
+
+def test_a_wall_clock_set_back_while_dsobs_was_away_neither_suspends_nor_lengthens_a_silence() -> None:
+    db = StateDb(":memory:", silences.SCHEMA)
+    try:
+        made = silences.new(["a=b"], 10_000.0, 600.0, "", "")
+        db.transact(lambda connection: silences.save(connection, made))
+        (loaded,) = db.transact(lambda connection: silences.load(connection, 6500.0))
+        assert loaded.silences({"a": "b"}, 6500.0)
+        assert not loaded.silences({"a": "b"}, 7100.0)
     finally:
         db.close()

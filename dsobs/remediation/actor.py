@@ -5,7 +5,7 @@ import logging
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dsobs.config.models import Coordination, Mode
@@ -37,7 +37,8 @@ class LedgerStore:
         entries: tuple[Entry, ...] = ()
         if db is not None:
             try:
-                entries = tuple(db.transact(lambda c: lines.since(c, now - DAY)))
+                # From the future, where the wall clock was set back meanwhile: a cooldown would hold too long.
+                entries = tuple(replace(e, at=min(e.at, now)) for e in db.transact(lambda c: lines.since(c, now - DAY)))
                 why_not = ""
             except StateError as error:
                 why_not = str(error)

@@ -34,6 +34,10 @@ class Lifecycle:
         self._own_until = float("-inf")
         self._own_began = False
         """The instance that dsobs's own restart leads to has begun."""
+        self._began: float | None = None
+        """Start of the present instance on dsobs's own clock."""
+        self._looked_at = float("-inf")
+        """When the runtime was asked last."""
         self._refused = 0
         self._first_refused: float | None = None
         self._was_up = seen
@@ -52,6 +56,8 @@ class Lifecycle:
         self._own_began = self._own_began or (new_instance and self._own_stop is not None)
         if not self._own_began and now > self._own_until:
             self._own_stop = None
+        if isinstance(runtime, RuntimeView):
+            self._note_start(now, runtime, new_instance)
         if scrape is not None:
             self.up = scrape.ok
             refused = scrape.failure is Failure.REFUSED
@@ -70,6 +76,12 @@ class Lifecycle:
             self._running_not_up(now, runtime, new_instance)
         else:
             self._ended(now, runtime)
+
+    def _note_start(self, now: float, runtime: RuntimeView, new_instance: bool) -> None:
+        """An instance that is new began since the last look, whatever the wall clock was set to."""
+        if runtime.running and runtime.started_at is not None and (new_instance or self._began is None):
+            self._began = min(max(runtime.started_at, self._looked_at), now)
+        self._looked_at = now
 
     def _health(self, health: Health | None, now: float) -> None:
         if health is None:
@@ -116,7 +128,7 @@ class Lifecycle:
             self._stopped(now, runtime.planned_stop, "the engine ended and its runtime started it again")
             self._was_up = False
         if self._refused >= 1 and self.starting_since is None:
-            self.starting_since = runtime.started_at if not self._was_up and runtime.started_at else now
+            self.starting_since = self._began if not self._was_up and self._began is not None else now
 
     def _ended(self, now: float, runtime: RuntimeView) -> None:
         self.starting_since = None if self._was_up else self.starting_since or now

@@ -4,7 +4,7 @@ The literal `increase(…[24h]) > 3` fires at three, since Prometheus extrapolat
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsobs.model.observation import RuntimeView, Unknown
 
@@ -32,12 +32,25 @@ class Known:
 
 
 class RestartWindow:
-    """Counts instances by start times (the runtime's, the page's) and by the runtime's counter, each restart once."""
+    """Counts instances by start times (the runtime's, the page's), by the starts that the runtime remembers and by its
+    counter, each restart once.
+
+    The runtime's memory and counter tell of what happened while dsobs was away. Either may fall short (Docker's daemon
+    remembers the last 256 events of all containers, and its counter leaves manual restarts out): the greater number
+    counts, one at least.
+    """
 
     def __init__(self, restarts: Iterable[Restart] = (), known: Known | None = None) -> None:
         self._restarts = list(restarts)
         self.known = known or Known()
         self._own_until = float("-inf")
+        self._looked_at = float("-inf")
+        """When the runtime was asked last: what is new since then began since then, whatever the wall clock says."""
+        self._page_owed = False
+        """The runtime's new instance has yet to show its page."""
+        counted_last = self._restarts[-1].at if self._restarts else None
+        self._page_ahead = counted_last if counted_last == self.known.page_start else None
+        """Start, by the page, of an instance that the runtime has yet to tell of."""
 
     @property
     def restarts(self) -> tuple[Restart, ...]:
@@ -57,35 +70,63 @@ class RestartWindow:
             if runtime.running and runtime.started_at is not None:
                 runtime_start = runtime.started_at
             count = runtime.restart_count if runtime.restart_count is not None else count
-            fresh += self._by_runtime(known, runtime_start, count)
+            fresh += self._by_runtime(now, known, runtime_start, count, runtime.started_history)
+            self._looked_at = now
         if page_start is not None:
-            fresh += self._by_page(known.page_start, page_start)
+            fresh += self._by_page(now, known.page_start, page_start)
         else:
             page_start = known.page_start
         self.known = Known(runtime_start, page_start, count)
-        self._restarts = [restart for restart in self._restarts if restart.at > now - DAY]
+        # After a step of the wall clock while dsobs was away they may lie in the future, and would count too long.
+        self._restarts = [replace(r, at=min(r.at, now)) for r in self._restarts if r.at > now - DAY]
         return fresh
 
-    def _by_runtime(self, known: Known, start: float | None, count: int | None) -> list[Restart]:
-        if start is None or known.runtime_start is None or start - known.runtime_start <= SAME_INSTANCE_SECONDS:
+    def _by_runtime(
+        self, now: float, known: Known, start: float | None, count: int | None, history: tuple[float, ...]
+    ) -> list[Restart]:
+        if start is None:
             return []
-        times = 1
+        if known.runtime_start is None:
+            if not self._restarts:
+                self._recall(now, history, count)
+            return []
+        # A start before the known one is new too: the wall clock was set back.
+        if abs(start - known.runtime_start) <= SAME_INSTANCE_SECONDS:
+            return []
+        starts = [at for at in history if known.runtime_start + SAME_INSTANCE_SECONDS < at < start]
+        starts = [at for at in starts if at < start - SAME_INSTANCE_SECONDS] + [start]
         if count is not None and known.count is not None:
-            times = max(times, count - known.count)
+            # Docker's counter begins anew when a person starts the container.
+            told = count - known.count if count >= known.count else count + 1
+            starts += [start] * (told - len(starts))
         # The page may have shown the new instance before the runtime could be asked.
-        told = sum(1 for r in self._restarts if r.at >= start - SAME_INSTANCE_SECONDS)
-        return self._count(start, times - min(told, times))
+        seen = self._page_ahead is not None and self._page_ahead >= start - SAME_INSTANCE_SECONDS
+        self._page_owed = not seen
+        self._page_ahead = None
+        moments = [min(max(at, self._looked_at), now) for at in starts]
+        return self._count(moments[:-1] if seen else moments)
 
-    def _by_page(self, before: float | None, start: float) -> list[Restart]:
-        if before is None or start - before <= SAME_INSTANCE_SECONDS:
+    def _recall(self, now: float, history: tuple[float, ...], count: int | None) -> None:
+        """dsobs knows nothing yet: what the runtime remembers. Its oldest start is no restart, unless there were more
+        restarts than it remembers starts."""
+        first = 0 if count is not None and count >= len(history) else 1
+        self._restarts += [Restart(min(at, now)) for at in sorted(history)[first:] if at > now - DAY]
+
+    def _by_page(self, now: float, before: float | None, start: float) -> list[Restart]:
+        # Several processes may serve the page in turn, so an older start is no news.
+        if before is None or start == before:
+            return []
+        owed, self._page_owed = self._page_owed, False
+        if start - before <= SAME_INSTANCE_SECONDS or owed:
             return []
         # A container that started again shows a new page some time after the runtime said so.
         if any(before < restart.at <= start + SAME_INSTANCE_SECONDS for restart in self._restarts):
             return []
-        return self._count(start, 1)
+        self._page_ahead = start
+        return self._count([min(start, now)])
 
-    def _count(self, at: float, times: int) -> list[Restart]:
-        fresh = [Restart(at, by_dsobs=at <= self._own_until and times == 1)] * times
+    def _count(self, moments: list[float]) -> list[Restart]:
+        fresh = [Restart(at, by_dsobs=at <= self._own_until and len(moments) == 1) for at in moments]
         if fresh:
             self._own_until = float("-inf")
         self._restarts.extend(fresh)

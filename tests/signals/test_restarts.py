@@ -6,8 +6,8 @@ from dsobs.signals.restarts import Known, RestartWindow
 NO = Unknown("no runtime")
 
 
-def view(started: float, count: int | None = None) -> RuntimeView:
-    return RuntimeView("docker", "c", running=True, started_at=started, restart_count=count)
+def view(started: float, count: int | None = None, history: tuple[float, ...] = ()) -> RuntimeView:
+    return RuntimeView("docker", "c", running=True, started_at=started, restart_count=count, started_history=history)
 
 
 def test_the_first_instance_is_no_restart() -> None:
@@ -91,3 +91,55 @@ def test_dsobs_own_restart_counts_too_and_is_marked() -> None:
     (restart,) = window.observe(255, view(250), None)
     assert not restart.by_dsobs
     assert window.in_24h(255) == 2
+
+
+def test_restarts_while_dsobs_was_away_are_counted_at_their_own_times() -> None:
+    window = RestartWindow()
+    window.observe(100, view(50, 0, (50,)), 52)
+    again = RestartWindow(window.restarts, window.known)
+    # By hand, so that Docker's counter knows nothing of them.
+    back = view(4000, 0, (50, 1000, 2000, 3000, 4000))
+    assert [r.at for r in again.observe(5000, back, 4003)] == [1000, 2000, 3000, 4000]
+    assert again.observe(5001, back, 4003) == []
+    assert again.in_24h(5001) == 4
+    assert again.in_24h(86400 + 2500) == 2
+
+
+def test_what_the_runtime_does_not_remember_any_more_is_counted_by_its_counter() -> None:
+    window = RestartWindow(known=Known(50.0, None, 2))
+    assert [r.at for r in window.observe(5000, view(4000, 7, (3000, 4000)), None)] == [3000, 4000, 4000, 4000, 4000]
+
+
+def test_a_counter_that_began_anew_counts_the_start_by_hand_and_what_followed() -> None:
+    window = RestartWindow(known=Known(50.0, None, 5))
+    assert len(window.observe(5000, view(4000, 2), None)) == 3
+
+
+def test_with_its_memory_lost_dsobs_counts_what_the_runtime_remembers() -> None:
+    window = RestartWindow()
+    assert window.observe(5000, view(4000, 1, (1000, 3000, 4000)), 4002) == []
+    assert window.in_24h(5000) == 2
+    # It restarted more often than it remembers starts: the first of these was a restart too.
+    older = RestartWindow()
+    older.observe(5000, view(4000, 9, (1000, 3000, 4000)), 4002)
+    assert older.in_24h(5000) == 3
+
+
+def test_a_restart_after_the_wall_clock_was_set_back_counts_once_and_now() -> None:
+    hour = 3600.0
+    for page_first in (False, True):
+        window = RestartWindow()
+        window.observe(10_000, view(9_000), 9_002)
+        if page_first:
+            window.observe(10_010, NO, 10_005 - hour)
+        window.observe(10_011, view(10_003 - hour), 9_002 if not page_first else 10_005 - hour)
+        window.observe(10_040, view(10_003 - hour), 10_005 - hour)
+        assert [10_000 <= r.at <= 10_011 for r in window.restarts] == [True]
+
+
+def test_a_restart_after_the_wall_clock_was_set_forward_counts_once_and_now() -> None:
+    window = RestartWindow()
+    window.observe(10_000, view(9_000), 9_002)
+    window.observe(10_011, view(13_603), 9_002)
+    window.observe(10_040, view(13_603), 13_605)
+    assert [r.at for r in window.restarts] == [10_011]
