@@ -88,7 +88,9 @@ def _verify(incident: Incident, attempt: Entry, view: View, now: float, settings
     """Verified when a new instance is ready, a probe was answered since (or requests moved), and nothing stalls."""
     before = attempt.detail.get("instance_started_at")
     since = float(attempt.detail.get("reserved_at", attempt.at))
-    fresh = view.instance_started_at is not None and (before is None or view.instance_started_at > float(before) + 0.5)
+    fresh = view.instance_started_at is not None and (
+        before is None or abs(view.instance_started_at - float(before)) > 0.5
+    )
     answered = view.probe_answered_at is not None and view.probe_answered_at > since
     moved = any(e.moved_tokens and e.last_moved_at > since for e in view.engines)
     if fresh and view.ready and (answered or moved) and all(e.failed_at is None for e in view.engines):

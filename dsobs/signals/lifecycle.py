@@ -14,6 +14,9 @@ REFUSALS = 3
 SICK_HEALTH_SECONDS = 10.0
 """`/health` answering 5xx for this long on an engine that was ready: its core died and the API server did not exit."""
 
+CLOCK_SLACK_SECONDS = 60.0
+"""A runtime's word on a start may come this late; further off, a wall clock was set."""
+
 
 class Lifecycle:
     """Follows one server."""
@@ -38,6 +41,9 @@ class Lifecycle:
         self._first_refused: float | None = None
         self._was_up = seen
         """The present or last instance was up."""
+        self._began: float | None = None
+        """When the present instance began, where dsobs saw the one before."""
+        self._looked_at = float("-inf")
 
     def expect_own_stop(self, who: str, until: float) -> None:
         """dsobs itself restarts the engine: its going away is planned until a new instance is up, which begins before
@@ -49,6 +55,9 @@ class Lifecycle:
     def observe(self, obs: Observation, *, new_instance: bool) -> None:
         """Takes one observation; `new_instance`: a restart was just seen."""
         now, runtime, scrape = obs.at, obs.runtime, obs.scrape
+        if new_instance:
+            self._began = self._beginning(now, runtime)
+        self._looked_at = now
         self._own_began = self._own_began or (new_instance and self._own_stop is not None)
         if not self._own_began and now > self._own_until:
             self._own_stop = None
@@ -70,6 +79,13 @@ class Lifecycle:
             self._running_not_up(now, runtime, new_instance)
         else:
             self._ended(now, runtime)
+
+    def _beginning(self, now: float, runtime: RuntimeView | Unknown) -> float:
+        """By the runtime, unless its wall clock was set: a new instance began after the last look at the old one."""
+        started = None if isinstance(runtime, Unknown) else runtime.started_at
+        if started is not None and self._looked_at - CLOCK_SLACK_SECONDS <= started <= now:
+            return started
+        return now
 
     def _health(self, health: Health | None, now: float) -> None:
         if health is None:
@@ -116,7 +132,8 @@ class Lifecycle:
             self._stopped(now, runtime.planned_stop, "the engine ended and its runtime started it again")
             self._was_up = False
         if self._refused >= 1 and self.starting_since is None:
-            self.starting_since = runtime.started_at if not self._was_up and runtime.started_at else now
+            began = self._began if self._began is not None else runtime.started_at
+            self.starting_since = began if not self._was_up and began else now
 
     def _ended(self, now: float, runtime: RuntimeView) -> None:
         self.starting_since = None if self._was_up else self.starting_since or now

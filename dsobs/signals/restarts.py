@@ -13,6 +13,11 @@ SAME_INSTANCE_SECONDS = 2.0
 """Two start times closer than this are one start: clocks of container, process and page differ by rounding."""
 
 
+def same_instance(start: float, other: float) -> bool:
+    """Two start times are of one instance. A wall clock that was set puts the later instance before the earlier."""
+    return abs(start - other) <= SAME_INSTANCE_SECONDS
+
+
 @dataclass(frozen=True, slots=True)
 class Restart:
     """One restart."""
@@ -38,6 +43,8 @@ class RestartWindow:
         self._restarts = list(restarts)
         self.known = known or Known()
         self._own_until = float("-inf")
+        self._shift = 0.0
+        """What is added to the runtime's start times: its wall clock was set since dsobs began."""
 
     @property
     def restarts(self) -> tuple[Restart, ...]:
@@ -57,7 +64,7 @@ class RestartWindow:
             if runtime.running and runtime.started_at is not None:
                 runtime_start = runtime.started_at
             count = runtime.restart_count if runtime.restart_count is not None else count
-            fresh += self._by_runtime(known, runtime_start, count)
+            fresh += self._by_runtime(now, known, runtime_start, count)
         if page_start is not None:
             fresh += self._by_page(known.page_start, page_start)
         else:
@@ -66,9 +73,13 @@ class RestartWindow:
         self._restarts = [restart for restart in self._restarts if restart.at > now - DAY]
         return fresh
 
-    def _by_runtime(self, known: Known, start: float | None, count: int | None) -> list[Restart]:
-        if start is None or known.runtime_start is None or start - known.runtime_start <= SAME_INSTANCE_SECONDS:
+    def _by_runtime(self, now: float, known: Known, start: float | None, count: int | None) -> list[Restart]:
+        if start is None or known.runtime_start is None or same_instance(start, known.runtime_start):
             return []
+        if start < known.runtime_start or start + self._shift > now + SAME_INSTANCE_SECONDS:
+            # The wall clock was set back, or forward: the new instance began after the last look.
+            self._shift = now - start
+        start += self._shift
         times = 1
         if count is not None and known.count is not None:
             times = max(times, count - known.count)

@@ -139,7 +139,7 @@ def test_an_engine_that_is_being_put_to_sleep_or_woken_is_not_awake(operation: s
     name = "vllm:sleep_mode_operations_in_flight"
     awake = labels("dsobs_engine_awake", model_name="deepseek-r1-7b", engine="0")
     for value in (0.0, 1.0):
-        text = pages.busy() + f"# TYPE {name} gauge\n{name}{{operation=\"{operation}\"}} {value}\n"
+        text = pages.busy() + f'# TYPE {name} gauge\n{name}{{operation="{operation}"}} {value}\n'
         assert canonical(text)[awake] == 1.0 - value
 
 

@@ -123,7 +123,9 @@ class Vllm:
             if key is not None:
                 keys.append(key)
         if changing:
-            found = [sample._replace(value=0.0) if ("__name__", _AWAKE) in sample.labels else sample for sample in found]
+            found = [
+                sample._replace(value=0.0) if ("__name__", _AWAKE) in sample.labels else sample for sample in found
+            ]
         if old:
             there = {sample.labels for sample in found}
             found += [sample for sample in old if sample.labels not in there]
