@@ -133,7 +133,9 @@ class ProgressTracker:
             # A frozen page does not show the probe: only what came on top of the queue at its start can be it.
             own = int(min(own, max(_queue(readings) - engine.queue_before_probe, 0.0)))
             self._compare(key, engine, now, readings, own)
-            engine.awake = readings.get("awake", 1.0) != 0.0
+            awake = readings.get("awake", 1.0) != 0.0
+            if awake != engine.awake:
+                self._fall_asleep_or_wake(engine, now, awake=awake)
             work = _queue(readings) - readings.get("deferred", 0.0) - own
             engine.outstanding = max(work, 0.0) if engine.awake else 0.0
             engine.readings = readings
@@ -165,6 +167,20 @@ class ProgressTracker:
         engine.probe_useless = False
         if engine.probe_success == 0.0:
             engine.probe_success = None
+
+    def _fall_asleep_or_wake(self, engine: _Engine, now: float, *, awake: bool) -> None:
+        """What was kept waiting by a sleep has not stalled, and the first steps after it may be as slow as a
+        prefill."""
+        engine.awake = awake
+        engine.moved_at = now
+        engine.moved_tokens = False
+        engine.all_new = False
+        engine.worked_since = None
+        engine.failed_at = None
+        engine.idle_failures = 0
+        engine.probe_useless = False
+        engine.probe_success = None
+        engine.pending.clear()
 
     def _learn(self, key: EngineKey, engine: _Engine, now: float) -> None:
         """A gap that ends is healthy if tokens were moving, scrapes covered it and it raised no alert."""

@@ -57,6 +57,10 @@ class Scene:
     engine: asyncio.subprocess.Process | None = None
     dsobs: asyncio.subprocess.Process | None = None
     api: int = 0
+    control: Path = field(init=False)
+    """The supervisor's socket."""
+    engine_pid: int = 0
+    """Of the engine, or of what supervises it."""
     stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
 
     @property
@@ -64,12 +68,16 @@ class Scene:
         """Of the engine."""
         return f"http://127.0.0.1:{self.port}"
 
-    @property
-    def control(self) -> Path:
-        """The supervisor's socket."""
-        return self.folder / "supervise.sock"
+    def __post_init__(self) -> None:
+        self.control = self.folder / "supervise.sock"
 
-    async def start_engine(self, *command: str, supervised: bool = True, ready: float = 30.0) -> None:
+    def beside(self, port: int, control: Path, pid: int) -> None:
+        """Uses an engine that runs already, under a supervisor of that process id."""
+        self.port, self.control, self.engine_pid = port, control, pid
+
+    async def start_engine(
+        self, *command: str, supervised: bool = True, ready: float = 30.0, environ: dict[str, str] | None = None
+    ) -> None:
         """Starts it and waits until it answers."""
         words = [word.format(port=self.port) for word in (command or SIMULATOR)]
         if supervised:
@@ -84,7 +92,10 @@ class Scene:
                 "--",
                 *words,
             ]
-        self.engine = await self.stack.enter_async_context(child(*words, output=self.folder / "engine.log"))
+        self.engine = await self.stack.enter_async_context(
+            child(*words, output=self.folder / "engine.log", environ=environ)
+        )
+        self.engine_pid = self.engine.pid
         await self.until_answers("/health", ready)
 
     async def until_answers(self, path: str, seconds: float) -> None:
@@ -118,7 +129,12 @@ class Scene:
         return ""
 
     async def start_dsobs(
-        self, *, enforce: bool = True, program: tuple[str, ...] = ("dsobs.cli",), **settings: str
+        self,
+        *,
+        enforce: bool = True,
+        program: tuple[str, ...] = ("dsobs.cli",),
+        environ: dict[str, str] | None = None,
+        **settings: str,
     ) -> None:
         """`dsobs run` beside the engine; settings by their names with `__` for dots. `program`: the module that is
         `dsobs`, and words before its own."""
@@ -141,6 +157,7 @@ class Scene:
                 *(sys.executable, "-m", *program, "run", *flags),
                 output=asyncio.subprocess.DEVNULL,
                 errors=asyncio.subprocess.PIPE,
+                environ=environ,
             )
         )
         assert self.dsobs.stderr is not None
@@ -184,6 +201,10 @@ class Scene:
 
         await self.until(works, seconds, "tokens move")
 
+    def left_alone(self) -> None:
+        """Nothing critical was paged and nothing restarted; AssertionError tells what was."""
+        assert (self.critical(), self.acted()) == ([], []), self.story()
+
     async def turns(self, count: int, seconds: float | None = None) -> None:
         """Lets dsobs's loop turn so many times."""
         seen: set[float] = set()
@@ -196,10 +217,18 @@ class Scene:
 
     def cores(self) -> list[int]:
         """The engine-core processes."""
-        assert self.engine is not None
-        found = engine_cores(self.engine.pid)
+        found = engine_cores(self.engine_pid)
         assert found, "no engine core"
         return found
+
+    def api_server(self) -> int:
+        """The process that answers requests: the engine core's parent."""
+        stat = Path(f"/proc/{self.cores()[0]}/stat").read_text(encoding="utf-8")
+        return int(stat.rpartition(")")[2].split()[1])
+
+    def happened(self, action: str) -> int:
+        """How often dsobs logged this `event.action`."""
+        return sum(told == action for _, told, _ in self.events)
 
     def stop_core(self) -> float:
         """SIGSTOP; when."""

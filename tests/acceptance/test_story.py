@@ -130,6 +130,27 @@ async def test_sigterm_to_supervise_is_information_only(tmp_path: Path) -> None:
         assert here.acted() == []
 
 
+async def test_engine_replaced_by_another_model_under_supervise_is_information_only(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        load = await here.start_load()
+        await here.start_dsobs(**FAST)
+        await here.until_working()
+        assert here.engine is not None
+        here.engine.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(here.engine.wait(), 15)
+        load.send_signal(signal.SIGTERM)
+        await here.start_engine(*SIMULATOR, "--model-name", "another", "--block-size", "32", "--load-seconds", "4")
+        await here.start_load()
+        await here.until_working()
+        await here.turns(8)
+        view = (await here.status())["view"]
+        assert [engine["key"][0] for engine in view["engines"]] == ["another"]
+        assert (view["planned_stop"], view["down_since"]) == (None, None)
+        assert here.critical() == []
+        assert here.acted() == []
+
+
 async def test_a_silence_keeps_the_page_back_and_the_kill_switch_file_the_restart(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         token = tmp_path / "token"

@@ -134,6 +134,15 @@ def test_a_cache_size_that_is_no_number_of_bytes_is_unknown(size: str) -> None:
     assert Vllm().facts(pages.parsed(pages.constructed_ranks(1) + info)).kv_cache_bytes == {}
 
 
+@pytest.mark.parametrize("operation", ["sleep", "wake"])
+def test_an_engine_that_is_being_put_to_sleep_or_woken_is_not_awake(operation: str) -> None:
+    name = "vllm:sleep_mode_operations_in_flight"
+    awake = labels("dsobs_engine_awake", model_name="deepseek-r1-7b", engine="0")
+    for value in (0.0, 1.0):
+        text = pages.busy() + f'# TYPE {name} gauge\n{name}{{operation="{operation}"}} {value}\n'
+        assert canonical(text)[awake] == 1.0 - value
+
+
 def test_a_sleeping_engine_says_so() -> None:
     text = pages.busy().replace('sleep_state="awake"} 1.0', 'sleep_state="awake"} 0.0')
     assert canonical(text)[labels("dsobs_engine_awake", model_name="deepseek-r1-7b", engine="0")] == 0

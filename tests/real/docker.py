@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-INSTALL_SECONDS = 600.0
+from tests.real import apt
+
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 IMAGE = "host:latest"
@@ -28,17 +29,10 @@ def install() -> None:
     """apt's docker.io, once a machine."""
     if shutil.which("dockerd", path=_path()):
         return
-    for words in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", "docker.io")):
-        result = subprocess.run(
-            ["apt-get", *words],
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        )
-        if result.returncode:
-            raise DockerUnavailable(f"apt-get {words[0]}: {result.stdout[-1000:]}{result.stderr[-2000:]}")
+    try:
+        apt.install("docker.io")
+    except apt.InstallFailed as problem:
+        raise DockerUnavailable(str(problem)) from problem
 
 
 def _path() -> str:

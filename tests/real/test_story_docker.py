@@ -25,13 +25,13 @@ def daemon() -> Iterator[Dockerd]:
         yield running
 
 
-def start(daemon: Dockerd, port: int, *options: str) -> None:
-    """The simulator as the container's main process, with this Python and this checkout, read-only."""
+def start(daemon: Dockerd, port: int, *options: str, engine: tuple[str, ...] = ()) -> None:
+    """The simulator with the flags `engine` as the container's main process, with this Python and checkout, read-only."""
     places = {sys.prefix, sys.base_prefix, str(ROOT)}
     mounts = [
         word for place in sorted(places) if not place.startswith("/usr") for word in ("-v", f"{place}:{place}:ro")
     ]
-    command = (sys.executable, "-B", "-m", "dsobs.simulator", "--port", str(port), "--load-seconds", "2")
+    command = (sys.executable, "-B", "-m", "dsobs.simulator", "--port", str(port), "--load-seconds", "2", *engine)
     daemon.run(NAME, *command, options=(*mounts, "-w", str(ROOT), *options))
 
 
@@ -96,5 +96,26 @@ async def test_what_a_person_does_with_docker_is_information_only(
         await beside(here, daemon)
         await asyncio.to_thread(daemon.command, *words, NAME)
         await here.turns(8)
+        assert here.critical() == []
+        assert here.acted() == []
+
+
+async def test_container_replaced_by_one_with_another_model_is_information_only(
+    tmp_path: Path, daemon: Dockerd
+) -> None:
+    async with scene(tmp_path) as here:
+        await beside(here, daemon)
+        await asyncio.to_thread(daemon.command, "stop", "--time", "2", NAME)
+        await asyncio.to_thread(daemon.command, "rm", NAME)
+        await asyncio.to_thread(start, daemon, here.port, engine=("--model-name", "another", "--block-size", "32"))
+
+        async def another() -> bool:
+            engines = (await here.status())["view"]["engines"]
+            return bool(engines) and engines[0]["key"][0] == "another" and bool(engines[0]["moved_tokens"])
+
+        await here.start_load()
+        await here.until(another, 60, "tokens of the other model")
+        await here.turns(8)
+        assert (await here.status())["view"]["planned_stop"] is None
         assert here.critical() == []
         assert here.acted() == []

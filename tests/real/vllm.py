@@ -12,6 +12,7 @@ from dsobs.simulator.process import ServerProcess, StartFailed, free_port
 SCRIPT = Path(__file__).with_name("vllm-cpu.sh")
 INSTALL_SECONDS = 900.0
 START_SECONDS = 420.0
+SUPERVISOR_STOP_SECONDS = 30.0
 _TELL_SECONDS = 10.0
 
 
@@ -32,10 +33,22 @@ class VllmProcess(ServerProcess):
 
     model = "deepseek-r1-7b"
 
-    def __init__(self, *flags: str, port: int | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        control: Path | None = None,
+    ) -> None:
+        """`control`: under `dsobs supervise`, with its socket there."""
         install()
         port = free_port() if port is None else port
-        super().__init__(("bash", str(SCRIPT), "serve", str(port), *flags), port, environment)
+        command = ("bash", str(SCRIPT), "serve", str(port), *flags)
+        if control is not None:
+            words = ("--socket", str(control), "--stop-grace", "5", "--")
+            command = (sys.executable, "-m", "dsobs.supervisor", *words, *command)
+        self.control = control
+        super().__init__(command, port, environment)
         done = threading.Event()
         teller = threading.Thread(target=self._tell, args=(done,), daemon=True)
         teller.start()
@@ -44,6 +57,10 @@ class VllmProcess(ServerProcess):
         finally:
             done.set()
             teller.join()
+
+    def stop(self, grace_seconds: float = 5.0) -> None:
+        """Legal twice. A supervisor first ends the engine, which it keeps in another session."""
+        super().stop(grace_seconds if self.control is None else max(grace_seconds, SUPERVISOR_STOP_SECONDS))
 
     @property
     def worker_pids(self) -> list[int]:

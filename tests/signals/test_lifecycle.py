@@ -44,6 +44,16 @@ def test_an_engine_never_yet_up_is_starting_and_nothing_else() -> None:
     assert gauge(life, "seen", 200) == 0.0
 
 
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_new_instance_starts_when_it_is_seen_though_the_wall_clock_was_set(step: float) -> None:
+    life = after(seen(200, RUNNING), seen(300, RUNNING))
+    restarted = replace(RUNNING, started_at=300.0 + step)
+    life.observe(refused(301, restarted), new_instance=True)
+    life.observe(refused(302, restarted), new_instance=False)
+    # It began between the last look and the one that saw it.
+    assert gauge(life, "starting_seconds", 311) == (11.0 if step < 0 else 10.0)
+
+
 def test_an_engine_that_ends_before_it_was_ever_up_is_not_down() -> None:
     life = after(refused(110, RUNNING), *(refused(t, ENDED) for t in range(111, 200)))
     assert life.down_since is None

@@ -250,6 +250,25 @@ def test_idle_probes_can_be_switched_off_and_a_sleeping_engine_gets_none() -> No
     assert tracker.asleep
 
 
+def test_a_sleep_is_no_stall_of_the_requests_that_it_kept_waiting() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    at = decoding(tracker)
+    tracker.probe_sent(at, None)
+    frozen(tracker, at + 1, at + 60, awake=0.0)
+    tracker.probe_ended(timed_out(at))
+    frozen(tracker, at + 61, at + 61 + 59, awake=1.0)
+    assert tracker.progress()[0].failed_at is None
+    assert gauge(tracker, "stall_seconds") == 59.0
+    assert gauge(tracker, "stall_threshold_seconds") == 60.0
+    assert tracker.probe_wanted(at + 61 + 59) == []
+    slowest = tracker.gaps[KEY].quantile(0.999)
+    assert slowest is not None
+    assert slowest < 2.0
+    # Awake for as long as a prefill may take: a hang like any other.
+    frozen(tracker, at + 121, at + 122, awake=1.0)
+    assert tracker.probe_wanted(at + 122) == [KEY]
+
+
 def test_requests_that_wait_for_a_kv_transfer_are_no_stalled_work() -> None:
     tracker = ProgressTracker(Hang(), "on")
     for at in range(100):

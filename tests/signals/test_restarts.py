@@ -1,7 +1,9 @@
 """Restarts of the last 24 hours."""
 
+import pytest
+
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.signals.restarts import Known, RestartWindow
+from dsobs.signals.restarts import Known, Restart, RestartWindow
 
 NO = Unknown("no runtime")
 
@@ -22,6 +24,22 @@ def test_a_restart_seen_by_runtime_and_page_counts_once() -> None:
     window.observe(200, view(190), 52)
     window.observe(260, view(190), 250)
     assert window.in_24h(260) == 1
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_restart_after_the_wall_clock_was_set_counts_once_and_is_dsobs_own_where_it_is(step: float) -> None:
+    window = RestartWindow()
+    window.observe(10_000, view(9_000), None)
+    window.expect_own(10_060)
+    window.observe(10_029, view(9_000), None)
+    # It began between the last look and this one: nearer can't be told by a clock that was set.
+    fresh = window.observe(10_030, view(10_029 + step), None)
+    assert fresh == [Restart(10_029 if step < 0 else 10_030, by_dsobs=True)]
+    assert window.observe(10_089, view(10_029 + step), None) == []
+    # And the next one, a minute later by either clock.
+    fresh = window.observe(10_090, view(10_089 + step), None)
+    assert fresh == [Restart(10_089 if step < 0 else 10_090)]
+    assert window.in_24h(10_090) == 2
 
 
 def test_a_restart_seen_by_the_page_first_counts_once() -> None:

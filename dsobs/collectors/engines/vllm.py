@@ -44,10 +44,14 @@ _PROCESS = {
     "process_start_time_seconds": "dsobs_engine_process_start_time_seconds",
     "process_cpu_seconds_total": "dsobs_engine_process_cpu_seconds_total",
 }
+_ASLEEP_SOON = "sleep_mode_operations_in_flight"
+"""While a sleep, a wake-up or a release of the KV cache goes on, `engine_sleep_state` has not changed yet, or not any
+more, and no request gets on. Of the server, without an engine."""
+_AWAKE = "dsobs_engine_awake"
 # A histogram in spite of its name; counts the steps that gave output.
 _STEPS = ("iteration_tokens_total_count", "iteration_tokens_count")
 
-_PLAIN, _OLD, _CONFIG = range(3)
+_PLAIN, _OLD, _CONFIG, _CHANGING = range(4)
 _MAX_REMEMBERED = 20_000
 
 
@@ -100,6 +104,7 @@ class Vllm:
         old: list[Sample] = []
         configs: list[Labels] = []
         keys: list[EngineKey] = []
+        changing = False
         for series, value, timestamp in page.samples:
             entry = known(series, _NEW)
             if entry is _NEW:
@@ -111,10 +116,16 @@ class Vllm:
                 found.append(Sample(labels, value, timestamp))
             elif kind == _OLD:
                 old.append(Sample(labels, value, timestamp))
-            else:
+            elif kind == _CONFIG:
                 configs.append(series)
+            else:
+                changing = changing or value > 0
             if key is not None:
                 keys.append(key)
+        if changing:
+            found = [
+                sample._replace(value=0.0) if ("__name__", _AWAKE) in sample.labels else sample for sample in found
+            ]
         if old:
             there = {sample.labels for sample in found}
             found += [sample for sample in old if sample.labels not in there]
@@ -209,6 +220,8 @@ def _entry(values: Mapping[str, str]) -> _Entry | None:
         return None
     if name == "cache_config_info":
         return (), _CONFIG, None
+    if name == _ASLEEP_SOON:
+        return (), _CHANGING, None
     kind = _PLAIN
     key: EngineKey | None = None
     if name in _ONE_VALUE:
