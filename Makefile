@@ -38,7 +38,7 @@ setup: .venv/.synced
 
 .venv/.synced: uv.lock pyproject.toml exporters/nvml/pyproject.toml | $(UV)
 	@echo 'setting up: locked dependencies into .venv'
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --quiet --compile-bytecode
 	@touch $@
 
 .uv/bin/uv:

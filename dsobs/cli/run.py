@@ -4,10 +4,14 @@ import argparse
 import asyncio
 import signal
 
+from dsobs.cli import footprint
 from dsobs.cli.exit_codes import ExitCode
 from dsobs.cli.logs import configure_logging
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_error
+
+START_SECONDS = 10.0
+"""After this what only the start needed is free."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -24,12 +28,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """Until SIGTERM or SIGINT."""
+    footprint.one_heap()
     from dsobs.api.server import ListenError
     from dsobs.rules.files import RuleFileError
     from dsobs.sidecar import Sidecar
 
     config = load_config(args)
     configure_logging(config.log)
+    footprint.settle()
 
     async def main() -> int:
         try:
@@ -37,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, sidecar.stop)
+            loop.call_later(START_SECONDS, footprint.give_back)
             await sidecar.run()
         except (ListenError, RuleFileError, LookupError) as error:
             print_error(f"{error}")
