@@ -76,6 +76,8 @@ class Lane:
             Coalesced(True, dedup_key(outbox.source, "coalesced-critical"), KeyState.COALESCED_CRITICAL),
             Coalesced(False, dedup_key(outbox.source, "coalesced"), KeyState.COALESCED),
         )
+        self._aloft: list[Item] = []
+        """What is in flight."""
         self._flying: set[str] = set()
         """Keys of events in flight, and of the coalesced page."""
         self._sent: deque[float] = deque()
@@ -117,6 +119,16 @@ class Lane:
         """Takes a waiting event out for good."""
         del self.waiting[item.notification.dedup_key]
         self._finish(item, RowState.DROPPED, reason)
+
+    def drop_all(self, reason: str) -> None:
+        """Takes everything out: the notifier is gone."""
+        for item in list(self.waiting.values()):
+            self.drop(item, reason)
+            log.warning("outbox: %s: %s: %s", self.notifier.name, reason, item.notification.summary)
+
+    def oldest(self, now: float) -> float:
+        """When the oldest that is waiting or in flight was queued; `now` where there is none."""
+        return min((item.queued_at for item in (*self.waiting.values(), *self._aloft)), default=now)
 
     def bound_keys(self, most: int) -> None:
         """Forgets the oldest keys of incidents that were never resolved."""
@@ -194,6 +206,7 @@ class Lane:
             self.waiting.pop(key, None)
             self._flying.add(key)
         self._sent.append(now)
+        self._aloft += items
         task = asyncio.create_task(self._deliver(items, notification, member))
         self._deliveries.add(task)
         task.add_done_callback(self._delivered)
@@ -284,6 +297,7 @@ class Lane:
     def _land(self, items: list[Item], key: str, again: bool) -> None:
         """Ends a flight; `again` puts its events back, unless a later one of the key is there."""
         self._flying.discard(key)
+        self._aloft = [item for item in self._aloft if not any(item is one for one in items)]
         for item in items:
             own = item.notification.dedup_key
             self._flying.discard(own)

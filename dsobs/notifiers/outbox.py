@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from dsobs import telemetry
 from dsobs.model.clock import Clock
@@ -26,6 +26,7 @@ from dsobs.model.notifier import Answer, Notifier
 from dsobs.notifiers.lane import Lane
 from dsobs.notifiers.retry import Accepted, GiveUp, RetryAt, decide
 from dsobs.notifiers.rows import SCHEMA, Item, KeyState, RowState, notification_of_row, row_text
+from dsobs.notifiers.wait import Wait, wait_on
 from dsobs.state import StateDb, StateError
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,6 @@ WRITE_DEADLINE_SECONDS = 2.0
 RETRY_STATE_SECONDS = 5.0
 PRUNE_EVERY_SECONDS = 3600.0
 PRUNE_EVERY_ROWS = 1000
-
-Wait: TypeAlias = Callable[[asyncio.Event, float | None], Awaitable[None]]
-"""Waits until the event is set or the clock has come to the time (None: for ever). Tests pass virtual time."""
 
 
 class Outbox:
@@ -67,7 +65,7 @@ class Outbox:
         self._db = db
         self._clock = clock
         self._rng = rng or Random()
-        self._wait: Wait = wait or self._wait_live
+        self._wait: Wait = wait or wait_on(clock)
         self._max_rows = max_rows
         self._source = source
         self._lanes = {notifier.name: Lane(notifier, self) for notifier in notifiers}
@@ -82,7 +80,8 @@ class Outbox:
         self._prune_at = 0.0
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._keeping: asyncio.Task[None] | None = None
+        self._running: dict[Lane, asyncio.Task[None]] = {}
         self._closing = False
         self._ended = asyncio.Event()
         self.keys_known = False
@@ -94,10 +93,11 @@ class Outbox:
         """Writes one row for each notifier that accepts, in the caller's transaction on `StateDb`; delivery begins as
         soon as that is committed."""
         now = self._clock.now()
+        lanes = self._lanes  # On the writer's thread; `use` puts another dictionary in its place.
         rows = [
             (name, now, row_text(notification))
             for notification in notifications
-            for name, lane in self._lanes.items()
+            for name, lane in lanes.items()
             if lane.notifier.accepts(notification)
         ]
         if not rows:
@@ -149,20 +149,20 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._ended.clear()
         self._wake.set()
-        self._tasks = [
-            asyncio.create_task(self._keep(), name="outbox"),
-            *(asyncio.create_task(lane.run(), name=f"outbox-{name}") for name, lane in self._lanes.items()),
-        ]
+        self._keeping = asyncio.create_task(self._keep(), name="outbox")
+        for lane in self._lanes.values():
+            self._start(lane)
         try:
-            done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                if not task.cancelled():
+            await asyncio.wait([self._keeping])
+            if not self._keeping.cancelled() and self._running:
+                await asyncio.wait(self._running.values())
+            for task in (self._keeping, *self._running.values()):
+                if task.done() and not task.cancelled():
                     task.result()
         finally:
             self._loop = None
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._cancel()
+            self._running.clear()
             await self.save()
             self._count_lost()
             self._ended.set()
@@ -178,9 +178,53 @@ class Outbox:
             async with asyncio.timeout(drain_seconds):
                 await self._ended.wait()
         except TimeoutError:
-            for task in self._tasks:
-                task.cancel()
+            await self._cancel()
             await self._ended.wait()
+
+    def _start(self, lane: Lane) -> None:
+        self._running[lane] = asyncio.create_task(self._run(lane), name=f"outbox-{lane.notifier.name}")
+
+    async def _run(self, lane: Lane) -> None:
+        try:
+            await lane.run()
+        except Exception:
+            # Without one of its lanes the outbox is not whole: who runs it must hear of it.
+            if self._keeping is not None:
+                self._keeping.cancel()
+            raise
+
+    async def _cancel(self) -> None:
+        tasks = [*self._running.values(), *([self._keeping] if self._keeping is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def use(self, notifiers: Sequence[Notifier]) -> None:
+        """Delivers through these from now on, on the event loop's thread. What waits for one of the same name waits on;
+        what waits for one that is gone is dropped."""
+        lanes: dict[str, Lane] = {}
+        for notifier in notifiers:
+            lane = self._lanes.get(notifier.name)
+            if lane is None:
+                lane = Lane(notifier, self)
+                # What is open at a receiver that was configured earlier is on disk.
+                self.keys_known = False
+                if self._loop is not None:
+                    self._start(lane)
+            lane.notifier = notifier
+            lanes[notifier.name] = lane
+        gone = [lane for name, lane in self._lanes.items() if name not in lanes]
+        self._lanes = lanes
+        for lane in gone:
+            if (task := self._running.pop(lane, None)) is not None:
+                task.cancel()
+            lane.drop_all("no such notifier is configured")
+        self._wake.set()
+
+    def note_age(self, now: float) -> None:
+        """Sets the gauge of how long the oldest notification waits, for each notifier."""
+        for name, lane in self._lanes.items():
+            telemetry.OUTBOX_OLDEST.labels(name).set(max(0.0, now - lane.oldest(now)))
 
     def _count_lost(self) -> None:
         lost = [(name, item) for name, lane in self._lanes.items() for item in lane.in_memory_only()]
@@ -364,14 +408,6 @@ class Outbox:
 
     def _count(self, notifier: str, state: RowState) -> None:
         telemetry.NOTIFICATIONS.labels(notifier, state.value).inc()
-
-    async def _wait_live(self, event: asyncio.Event, until: float | None) -> None:
-        if until is None:
-            await event.wait()
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, until - self._clock.now())):
-                await event.wait()
 
     # For the lanes
 

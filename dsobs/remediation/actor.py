@@ -124,6 +124,10 @@ class Actor:
         self._refused: dict[str, str] = {}
         self._gathering: set[str] = set()
 
+    def configure(self, settings: Settings) -> None:
+        """Other settings from the next step on."""
+        self._settings = settings
+
     async def recover(self) -> None:
         """After dsobs was restarted: an attempt with no result counts as done, and is verified like one."""
         entry = self._ledger.current.attempt_in_flight()
