@@ -168,6 +168,15 @@ class Pipeline:
             gaps[self._fingerprints.get(key, "/".join(key))] = (learned.counts(), learned.worked_seconds)
         return Memory(self.lifecycle.seen, self.restarts.known, self.restarts.restarts, gaps, self.kv_pool_bytes)
 
+    def reconfigure(self, config: Config, groups: Sequence[Group], probes: str) -> None:
+        """Other settings and rules from now on; windows, alerts and all that was learned stay."""
+        self.config = config
+        self._probes = probes
+        self.tracker.configure(config.hang, probes)
+        self.evaluator.replace_groups(groups)
+        for name in self.evaluator.metric_names:
+            self.store.want(name, self.evaluator.lookback_seconds)
+
     # One turn.
 
     def turn(self, obs: Observation, ledger: Ledger, switches: Switches, silenced: Sequence[str] = ()) -> Turn:

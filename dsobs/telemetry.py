@@ -1,5 +1,7 @@
 """dsobs's own metrics, on their own registry. A part that needs another counter declares it here."""
 
+from collections.abc import Iterable
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -8,6 +10,8 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+
+from dsobs.model.samples import Sample, labels_of
 
 # The time at which a counter began is of no use to dsobs, and would be a series more for each.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -31,6 +35,20 @@ NOTIFICATIONS = Counter(
     "dsobs_notifications", "Notifications, by what became of them.", ["notifier", "outcome"], registry=REGISTRY
 )
 OUTBOX_PENDING = Gauge("dsobs_outbox_pending", "Notifications not yet accepted.", ["notifier"], registry=REGISTRY)
+OUTBOX_OLDEST = Gauge(
+    "dsobs_outbox_oldest_seconds", "Age of the oldest notification not yet accepted.", ["notifier"], registry=REGISTRY
+)
+ALERTS_HELD = Gauge(
+    "dsobs_alerts_held", "Firing alerts of which nobody is told, by reason.", ["reason"], registry=REGISTRY
+)
+RELOAD_OK = Gauge(
+    "dsobs_config_last_reload_successful", "1 if the last reading of the settings was used.", registry=REGISTRY
+)
+RELOAD_TIME = Gauge(
+    "dsobs_config_last_reload_success_timestamp_seconds",
+    "Time of the last reading of the settings that was used.",
+    registry=REGISTRY,
+)
 NOTIFICATION_SECONDS = Histogram(
     "dsobs_notification_delivery_seconds",
     "From the alert's transition to the notifier's acceptance.",
@@ -47,3 +65,18 @@ RECORDER_DROPPED = Counter(
     "dsobs_recorder_dropped_records", "Records not written, by reason.", ["reason"], registry=REGISTRY
 )
 BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], registry=REGISTRY)
+
+
+class Own:
+    """dsobs's own metrics of these names, for rules that name them."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._page = REGISTRY.restricted_registry(names)
+
+    def samples(self) -> list[Sample]:
+        """As they stand now."""
+        return [
+            Sample(labels_of({**sample.labels, "__name__": sample.name}), sample.value)
+            for metric in self._page.collect()
+            for sample in metric.samples
+        ]

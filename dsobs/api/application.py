@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from dsobs.api.answers import answer, error_answer, plain
 from dsobs.api.exposition import Renderer
 from dsobs.api.limits import BodyLimit, RequestLimit
-from dsobs.config import Secret, SecretError, parse_duration
+from dsobs.config import ReloadError, Secret, SecretError, parse_duration
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.silences import MatcherError, Silence
@@ -78,6 +78,10 @@ class Source(Protocol):
 
     async def switch(self, *, killed: bool) -> None:
         """Sets or clears the API's kill switch."""
+        ...
+
+    async def reload(self) -> dict[str, list[str]]:
+        """Reads the settings again: names of those that `changed` and that `need_restart`; ReloadError if it can't."""
         ...
 
 
@@ -224,6 +228,14 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
             return error_answer(400, "bad_data", _problems(error))
         await source.switch(killed=on)
         return answer({"killed": on})
+
+    @app.post("/-/reload", dependencies=[Depends(control)])
+    async def reload() -> Response:
+        return answer(await source.reload())
+
+    @app.exception_handler(ReloadError)
+    async def bad_settings(_: Request, error: ReloadError) -> Response:
+        return error_answer(400, "bad_data", str(error))
 
     @app.exception_handler(MatcherError)
     async def bad_matcher(_: Request, error: MatcherError) -> Response:

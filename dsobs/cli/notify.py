@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
     results = asyncio.run(check())
     if not results:
-        print_error("no such notifier is configured; set notifiers.pagerduty or notifiers.webhook")
+        print_error("no such notifier is configured; set notifiers.pagerduty, alertmanager, slack or webhook")
         return ExitCode.USAGE
     if args.json:
         for result in results:

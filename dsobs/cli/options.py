@@ -57,13 +57,21 @@ def load_with_origins(args: argparse.Namespace, environ: Mapping[str, str] | Non
 
 def read_config(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> "Loaded":
     """The same; ConfigError as the loader raises it."""
-    from dsobs.config import CONFIG_VARIABLE, load_with_origins
+    from dsobs.config import load_with_origins
 
     environ = os.environ if environ is None else environ
-    path = args.config
+    return load_with_origins(config_file(args, environ), environ, _overrides(args))
+
+
+def config_file(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> Path | None:
+    """The settings file that is read, if there is one."""
+    from dsobs.config import CONFIG_VARIABLE
+
+    environ = os.environ if environ is None else environ
+    path: Path | None = args.config
     if path is None and environ.get(CONFIG_VARIABLE):
         path = Path(environ[CONFIG_VARIABLE])
-    return load_with_origins(path, environ, _overrides(args))
+    return path
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, str]:

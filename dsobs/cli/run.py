@@ -7,7 +7,7 @@ import signal
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import ExitCode
 from dsobs.cli.logs import configure_logging
-from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.options import add_config_options, config_file, load_config, read_config
 from dsobs.cli.output import print_error
 
 START_SECONDS = 10.0
@@ -27,9 +27,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT; SIGHUP reads the settings again."""
     footprint.one_heap()
     from dsobs.api.server import ListenError
+    from dsobs.config import ConfigError
     from dsobs.rules.files import RuleFileError
     from dsobs.sidecar import Sidecar
 
@@ -39,13 +40,14 @@ def run(args: argparse.Namespace) -> int:
 
     async def main() -> int:
         try:
-            sidecar = Sidecar(config)
+            sidecar = Sidecar(config, reread=lambda: read_config(args).config, file=config_file(args))
             loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, sidecar.request_reload)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, sidecar.stop)
             loop.call_later(START_SECONDS, footprint.give_back)
             await sidecar.run()
-        except (ListenError, RuleFileError, LookupError) as error:
+        except (ListenError, ConfigError, RuleFileError, LookupError) as error:
             print_error(f"{error}")
             return ExitCode.USAGE
         return 0

@@ -4,7 +4,7 @@ from dsobs.config.checks import Finding, unready
 from dsobs.config.duration import format_duration, parse_duration
 from dsobs.config.load import CONFIG_VARIABLE, SHORTHANDS, Loaded, load, load_with_origins
 from dsobs.config.models import Config, Coordination, Mode, ProbeMode
-from dsobs.config.problem import ConfigError, Problem
+from dsobs.config.problem import ConfigError, Problem, ReloadError
 from dsobs.config.secret import Secret, SecretError
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Mode",
     "ProbeMode",
     "Problem",
+    "ReloadError",
     "Secret",
     "SecretError",
     "format_duration",

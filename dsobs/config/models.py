@@ -50,6 +50,18 @@ def _docker_host(value: str) -> str:
     return value
 
 
+def _label_pair(value: str) -> str:
+    if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*=.+", value, re.DOTALL):
+        raise ValueError(f"{value!r} is no label; write NAME=VALUE, such as cluster=eu-1")
+    return value
+
+
+def _label_matcher(value: str) -> str:
+    if not re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=).*", value, re.DOTALL):
+        raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
+    return value
+
+
 def _schema(minimum: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "number", minimum: 0}, {"type": "string", "pattern": PATTERN}]})
 
@@ -62,6 +74,12 @@ BaseAddress = Annotated[
     str, AfterValidator(_base_address), Field(json_schema_extra={"pattern": r"^https?://[^/@\s]+/?$"})
 ]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"pattern": r"^https?://[^@\s]+$"})]
+LabelPair = Annotated[
+    str, AfterValidator(_label_pair), Field(json_schema_extra={"pattern": r"^[a-zA-Z_][a-zA-Z0-9_]*=.+$"})
+]
+LabelMatcher = Annotated[
+    str, AfterValidator(_label_matcher), Field(json_schema_extra={"pattern": r"^[a-zA-Z_][a-zA-Z0-9_]*(=~|!~|!=|=).*$"})
+]
 Severity = Literal["critical", "error", "warning", "info"]
 Severities = Annotated[tuple[Severity, ...], Field(min_length=1)]
 
@@ -225,11 +243,77 @@ class Webhook(Model):
     """Alerts of other severities are not sent."""
 
 
+class Slack(Model):
+    """A Slack incoming webhook, or what takes the same JSON (Mattermost, Rocket.Chat)."""
+
+    url: Secret
+    """Where to POST; the address is secret: by `file:PATH` or `env:NAME`."""
+    severities: Severities = ("critical", "error", "warning")
+    """Alerts of other severities are not sent."""
+
+
+class Alertmanager(Model):
+    """Alertmanagers, API v2. Alerts are sent to each again and again, as Prometheus does."""
+
+    urls: Annotated[tuple[Address, ...], Field(min_length=1)]
+    """Address of each, with its path prefix if it has one; never that of a load balancer in front of several."""
+    severities: Severities = ("critical", "error", "warning", "info")
+    """Alerts of other severities are not sent. Watchdog always is."""
+    resend_delay: PositiveSeconds = 60.0
+    """A firing alert is sent again after this long; Alertmanager ends it four times as long after the last time."""
+    timeout: PositiveSeconds = 10.0
+    """Deadline of one request."""
+    labels: tuple[LabelPair, ...] = ()
+    """`NAME=VALUE` each, for alerts that have no such label, such as `cluster=eu-1`. `instance` is target.name unless
+    it is given here."""
+    basic_user: str = ""
+    """User for basic authentication. Empty: none."""
+    basic_password: Secret | None = None
+    """Password for basic authentication, by `file:PATH` or `env:NAME`."""
+    bearer_token: Secret | None = None
+    """Sent as a bearer token. Unset: none."""
+    ca_file: Path | None = None
+    """CA certificates for https. Unset: the system's."""
+    cert_file: Path | None = None
+    """Client certificate for https. Unset: none."""
+    key_file: Path | None = None
+    """Key of the client certificate. Unset: it is in `cert_file`."""
+    mirror_silences: bool = True
+    """Silences of dsobs are made there too, and ended there; false: silenced alerts are not sent to it."""
+    silence_scope: tuple[LabelMatcher, ...] = ()
+    """Matchers that each mirrored silence gets, so that it silences this server only. Empty: `instance` is target.name,
+    with or without a port."""
+    silences_stop_repair: bool = False
+    """A silence that somebody made in Alertmanager also stops repair; false: it only keeps people from being told."""
+
+
 class Notifiers(Model):
     """Who is told. Nobody unless configured."""
 
     pagerduty: PagerDuty | None = None
+    alertmanager: Alertmanager | None = None
+    slack: Slack | None = None
     webhook: Webhook | None = None
+
+
+class Inhibition(Model):
+    """One fault, one page: while a source alert fires, its targets page nobody. Repair goes on."""
+
+    shipped: bool = True
+    """The `inhibit_rules` of the `alertmanager.yaml` that ships with dsobs."""
+    files: tuple[Path, ...] = ()
+    """Alertmanager configuration files whose `inhibit_rules` hold here too; the rest of them is not read."""
+
+
+class Heartbeat(Model):
+    """A sign of life for a dead man's switch, which pages when it stops."""
+
+    url: Secret | None = None
+    """Where to POST; by `file:PATH` or `env:NAME` if the address is secret. Unset: none is sent."""
+    interval: PositiveSeconds = 60.0
+    """Between two."""
+    timeout: PositiveSeconds = 10.0
+    """Deadline of one."""
 
 
 class Mode(StrEnum):
@@ -315,6 +399,13 @@ class Log(Model):
     """Least severe line that is written."""
 
 
+class Reload(Model):
+    """When the settings and the files that they name are read again. SIGHUP and `POST /-/reload` always do."""
+
+    interval: Seconds = 5.0
+    """Between two looks whether one of the files has changed; 0: nobody looks."""
+
+
 class Config(Model):
     """All settings."""
 
@@ -325,15 +416,18 @@ class Config(Model):
     gpu: Gpu = Gpu()
     rules: Rules = Rules()
     notifiers: Notifiers = Notifiers()
+    inhibition: Inhibition = Inhibition()
+    heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()
     state: State = State()
     api: Api = Api()
     log: Log = Log()
+    reload: Reload = Reload()
 
     @property
     def probes_enabled(self) -> bool:
         """Synthetic requests go out: switched on, or `auto` and somebody is told or enforce is on."""
         if self.hang.probe is ProbeMode.AUTO:
-            told = self.notifiers.pagerduty is not None or self.notifiers.webhook is not None
+            told = any(getattr(self.notifiers, name) is not None for name in Notifiers.model_fields)
             return told or self.remediation.mode is Mode.ENFORCE
         return self.hang.probe is ProbeMode.ON

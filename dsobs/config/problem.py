@@ -31,3 +31,7 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class ReloadError(Exception):
+    """The settings can't be read again, and those of before hold; the message has a line for each problem."""

@@ -28,6 +28,10 @@ class Alert:
     """When the condition became true, seconds since the Unix epoch."""
     fired_at: float | None = None
     resolved_at: float | None = None
+    seen_at: float = 0.0
+    """Its rule's last evaluation that gave a result; 0 if there was none since the start."""
+    interval: float = 15.0
+    """Seconds between two evaluations of its rule."""
     confirmed: bool = True
     """False for one restored from disk until its rule has had the data to say again that it holds: shown and not
     resolved,

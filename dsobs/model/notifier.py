@@ -1,9 +1,14 @@
-"""What tells a person. Found by the entry point group `dsobs.notifiers`, built as `factory(settings, session)`."""
+"""What tells a person. Found by the entry point group `dsobs.notifiers`, built as `factory(settings, session)`.
 
+The factory gives one notifier or a list of them, each with its own name and its own way out.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dsobs.model.notification import Notification
+from dsobs.model.samples import Labels, labels_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +45,42 @@ class Notifier(Protocol):
 
         Sending the same event of the same dedup key twice must do no harm.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An alert as it stands, for receivers that forget what is not said again."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    severity: str
+    """critical, error, warning, info; `none` for what is no fault (Watchdog)."""
+    started_at: float
+    seen_at: float
+    """Its rule's last evaluation that gave a result, seconds since the Unix epoch."""
+    interval: float
+    """Seconds between two evaluations."""
+    ended_at: float | None = None
+    link: str = ""
+
+    @property
+    def key(self) -> Labels:
+        """What names it at the receiver."""
+        return labels_of(self.labels)
+
+
+@runtime_checkable
+class StandingNotifier(Notifier, Protocol):
+    """One that is told the whole state again and again instead of each event once; `send` is for tests of it."""
+
+    resend_delay: float
+    """Seconds after which a firing alert is sent again."""
+
+    def wants(self, alert: Standing) -> bool:
+        """Whether it is told of this one, by severity."""
+        ...
+
+    async def send_standing(self, alerts: Sequence[Standing]) -> Answer:
+        """Tries once. 400: at least one of them was refused, the others may have been taken."""
         ...

@@ -16,5 +16,6 @@ def configured(settings: models.Notifiers, session: "aiohttp.ClientSession") -> 
     for name in type(settings).model_fields:
         section = getattr(settings, name)
         if section is not None:
-            found.append(plugins.load("dsobs.notifiers", name)(section, session))
+            made = plugins.load("dsobs.notifiers", name)(section, session)
+            found += made if isinstance(made, list) else [made]
     return found

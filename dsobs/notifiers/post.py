@@ -1,8 +1,9 @@
-"""One bounded HTTP POST; its failures come back as an `Answer` without secrets."""
+"""One bounded HTTP request; its failures come back as an `Answer` without secrets."""
 
 import ssl
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, lru_cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -22,42 +23,68 @@ async def post_json(
     headers: Mapping[str, str] | None = None,
     secrets: Iterable[str] = (),
     deadline_seconds: float = DEADLINE_SECONDS,
+    tls: ssl.SSLContext | None = None,
 ) -> Answer:
     """POSTs JSON `body` once. No redirect is followed: it may lead to another host, with the secret.
 
-    `secrets` are starred out wherever the answer repeats them; of `url` only scheme and host are ever told.
+    `secrets` are starred out wherever the answer repeats them; of `url` only scheme and host are ever told. `tls`: what
+    an https address is trusted by, and the client's own certificate; None: the system's.
     """
+    answer, _ = await ask(
+        session, "POST", url, body, headers=headers, secrets=secrets, deadline_seconds=deadline_seconds, tls=tls
+    )
+    return answer
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    secrets: Iterable[str] = (),
+    deadline_seconds: float = DEADLINE_SECONDS,
+    tls: ssl.SSLContext | None = None,
+    most_bytes: int = _BODY_READ,
+) -> tuple[Answer, bytes]:
+    """The same with any method; also gives the first `most_bytes` of the answer's body."""
     where = redacted(url)
-    timeout = aiohttp.ClientTimeout(total=deadline_seconds)
+    kind = {"Content-Type": "application/json"} if body is not None else {}
     try:
-        async with session.post(
+        async with session.request(
+            method,
             url,
             data=body,
-            headers={"Content-Type": "application/json", "User-Agent": "dsobs", **(headers or {})},
-            timeout=timeout,
+            headers={**kind, "User-Agent": "dsobs", **(headers or {})},
+            timeout=aiohttp.ClientTimeout(total=deadline_seconds),
             allow_redirects=False,
-            ssl=system_tls() if url.lower().startswith("https:") else True,
+            ssl=(tls or system_tls()) if url.lower().startswith("https:") else True,
         ) as response:
-            said = (await response.content.read(_BODY_READ)).decode("utf-8", "replace")
+            raw = b""
+            while len(raw) < most_bytes and (chunk := await response.content.read(most_bytes - len(raw))):
+                raw += chunk
+            said = raw[:_BODY_READ].decode("utf-8", "replace")
             for secret in (url, *secrets):
                 if secret:
                     said = said.replace(secret, "***")
-            return Answer(
+            answer = Answer(
                 status=response.status,
                 retry_after=response.headers.get("Retry-After", ""),
                 detail=" ".join(said.split())[:_BODY_KEPT],
             )
+            return answer, raw
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
         cause = getattr(error, "os_error", None)
         why = getattr(cause, "strerror", None) or type(error).__name__
-        return Answer(detail=f"{where}: no connection: {why}", arrived=False)
+        return Answer(detail=f"{where}: no connection: {why}", arrived=False), b""
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
-        return Answer(detail=f"{where}: not an http(s) address", arrived=False)
+        return Answer(detail=f"{where}: not an http(s) address", arrived=False), b""
     except TimeoutError:
-        return Answer(detail=f"{where}: no answer within {deadline_seconds:g} s")
+        return Answer(detail=f"{where}: no answer within {deadline_seconds:g} s"), b""
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # Their texts may hold the whole address.
-        return Answer(detail=f"{where}: {type(error).__name__}")
+        return Answer(detail=f"{where}: {type(error).__name__}"), b""
 
 
 @cache
@@ -75,3 +102,28 @@ def redacted(url: str) -> str:
     except ValueError:
         return "?"
     return f"{parts.scheme or '?'}://{host}{port}"
+
+
+def tls_of(ca_file: Path | None, cert_file: Path | None, key_file: Path | None) -> ssl.SSLContext:
+    """Trust in `ca_file` (None: the system's) and the client's certificate; OSError names a file that can't be used.
+
+    Read anew when a file has changed, so that certificates may rotate.
+    """
+    files = tuple(
+        (path, path.stat().st_mtime_ns, path.stat().st_ino) for path in (ca_file, cert_file, key_file) if path
+    )
+    return _tls(ca_file, cert_file, key_file, files)
+
+
+@lru_cache(maxsize=8)
+def _tls(
+    ca_file: Path | None, cert_file: Path | None, key_file: Path | None, _: tuple[tuple[int, int], ...]
+) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if cert_file is not None:
+            context.load_cert_chain(cert_file, key_file)
+    except ssl.SSLError as error:
+        names = ", ".join(str(path) for path in (ca_file, cert_file, key_file) if path)
+        raise OSError(f"{names}: {error.reason or error}") from error
+    return context

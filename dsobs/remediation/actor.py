@@ -135,6 +135,10 @@ class Actor:
         self._gathering: set[str] = set()
         self._paged_from_memory: set[str] = set()
 
+    def configure(self, settings: Settings) -> None:
+        """Other settings from the next step on."""
+        self._settings = settings
+
     async def recover(self) -> None:
         """After dsobs was restarted: an attempt with no result counts as done, and is verified like one."""
         entry = self._ledger.current.attempt_in_flight()

@@ -70,6 +70,8 @@ class _RuleState:
     health: str = "unknown"
     last_error: str = ""
     evaluated_at: float | None = None
+    succeeded_at: float = 0.0
+    """Last evaluation that gave a result."""
     seconds: float = 0.0
 
 
@@ -127,6 +129,7 @@ class Evaluator:
         self._external_labels = dict(external_labels or {})
         self._external_url = external_url
         self._restore_grace = restore_grace
+        self._default_interval = default_interval
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
@@ -144,6 +147,10 @@ class Evaluator:
             name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
         )
 
+    def has_rule(self, name: str) -> bool:
+        """Whether there is an alerting rule of this name."""
+        return any(isinstance(s.rule, AlertRule) and s.rule.name == name for g in self._groups for s in g.rules)
+
     @property
     def lookback_seconds(self) -> float:
         """How far back any rule looks."""
@@ -151,7 +158,40 @@ class Evaluator:
             (s.rule.query.lookback_seconds + g.group.query_offset for g in self._groups for s in g.rules), default=0.0
         )
 
-    # Restart.
+    # Reload and restart.
+
+    def replace_groups(self, groups: Iterable[Group]) -> None:
+        """Takes other rules from now on. The state of a rule that did not change in name, expression and labels stays.
+
+        Firing alerts of rules that are gone resolve in the next `evaluate`.
+        """
+        before = self._groups
+        left: dict[str, list[_RuleState]] = {}
+        for group in before:
+            for state in group.rules:
+                left.setdefault(state.rule.key, []).append(state)
+        slots = {(g.group.file, g.group.name, g.interval): g for g in before}
+        self._groups = [_GroupState(group, self._default_interval) for group in groups]
+        for group in self._groups:
+            old = slots.get((group.group.file, group.group.name, group.interval))
+            if old is not None:
+                group.next_slot, group.evaluated_at, group.seconds = old.next_slot, old.evaluated_at, old.seconds
+            for n, state in enumerate(group.rules):
+                kept = left.get(state.rule.key)
+                if kept:
+                    group.rules[n] = kept.pop(0)
+                    group.rules[n].rule = state.rule
+        for gone in (state for states in left.values() for state in states):
+            for labels in gone.recorded:
+                self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
+            if isinstance(gone.rule, AlertRule):
+                self._departed += [
+                    _Departed(gone.rule.key, gone.rule.name, active)
+                    for active in gone.active.values()
+                    if active.state is not AlertState.PENDING
+                ]
+        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        self._revision += 1
 
     def restore(self, saved: Iterable[SavedAlert], now: float) -> None:
         """Takes over what the last run left; before the first `evaluate`.
@@ -264,6 +304,7 @@ class Evaluator:
             state.health, state.last_error = "err", message
         else:
             state.health, state.last_error = "ok", ""
+            state.succeeded_at = now
         state.seconds = time.perf_counter() - begun
         state.evaluated_at = now
 
@@ -426,7 +467,7 @@ class Evaluator:
     def alerts(self) -> list[Alert]:
         """Pending, firing and, for 15 minutes, resolved alerts."""
         current = [
-            _alert(state.rule.name, active)
+            replace(_alert(state.rule.name, active), seen_at=state.succeeded_at, interval=group.interval)
             for group in self._groups
             for state in group.rules
             for active in state.active.values()

@@ -87,6 +87,12 @@ class RecordingRule:
     labels: Pairs
     line: int
 
+    @property
+    def key(self) -> str:
+        """Names the rule, as that of an alert."""
+        parts = ["record", self.name, self.expr, *(f"{name}\x01{value}" for name, value in self.labels)]
+        return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
+
 
 @dataclass(frozen=True, slots=True)
 class Group:

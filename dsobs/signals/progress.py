@@ -113,6 +113,11 @@ class ProgressTracker:
         self.witness = Witness.UNKNOWN
         self.last_probe_at: float | None = None
 
+    def configure(self, settings: Hang, probes: str) -> None:
+        """Other settings from now on; what was seen stays."""
+        self._settings = settings
+        self._probes = probes
+
     def forget(self) -> None:
         """A new engine instance: nothing of the old one counts."""
         self._engines.clear()

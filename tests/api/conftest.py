@@ -10,7 +10,7 @@ import pytest
 from dsobs import silences
 from dsobs.api.application import Source
 from dsobs.api.server import serve
-from dsobs.config import Secret
+from dsobs.config import ReloadError, Secret
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.silences import Silence
@@ -34,6 +34,7 @@ class MemorySource:
         self.kept: list[Silence] = []
         self.killed = False
         self.full = False
+        self.bad_settings = ""
         self.now = 1000.0
 
     def metric_samples(self) -> Sequence[Sample]:
@@ -77,6 +78,11 @@ class MemorySource:
 
     async def switch(self, *, killed: bool) -> None:
         self.killed = killed
+
+    async def reload(self) -> dict[str, list[str]]:
+        if self.bad_settings:
+            raise ReloadError(self.bad_settings)
+        return {"changed": ["remediation.mode"], "need_restart": ["api.listen"]}
 
 
 def _is_a_source(source: MemorySource) -> Source:

@@ -5,7 +5,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from dsobs.notifiers.outbox import PARALLEL, SCHEMA
+from dsobs.notifiers.lane import PARALLEL
+from dsobs.notifiers.outbox import SCHEMA
 from dsobs.state import StateDb
 from tests.pagerduty_stand_in import PagerDutyStandIn
 

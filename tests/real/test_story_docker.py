@@ -26,7 +26,7 @@ def daemon() -> Iterator[Dockerd]:
 
 
 def start(daemon: Dockerd, port: int, *options: str, engine: tuple[str, ...] = ()) -> None:
-    """The simulator with the flags `engine` as the container's main process, with this Python and checkout, read-only."""
+    """The simulator with the flags `engine` as the main process, with this Python and checkout, read-only."""
     places = {sys.prefix, sys.base_prefix, str(ROOT)}
     mounts = [
         word for place in sorted(places) if not place.startswith("/usr") for word in ("-v", f"{place}:{place}:ro")

@@ -6,53 +6,57 @@ import dataclasses
 import functools
 import json
 import logging
-import math
 import socket
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-import aiohttp
+from typing import Any
 
 from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
-from dsobs.collectors.health import HealthCheck
-from dsobs.collectors.nvml import NvmlCollector, record_of_gpus
-from dsobs.collectors.probe import Prober
-from dsobs.collectors.scrape import Scraper
-from dsobs.config import Config, Coordination, Mode, SecretError
+from dsobs.collectors.nvml import record_of_gpus
+from dsobs.config import Config, Coordination, ReloadError
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
-from dsobs.model.engine import EngineAdapter
-from dsobs.model.notification import Event, Notification
-from dsobs.model.observation import Gpu, Observation, Probe, RuntimeView, Scrape, Unknown
-from dsobs.model.runtime import Runtime
+from dsobs.model.notification import Notification
+from dsobs.model.observation import Unknown
 from dsobs.model.samples import Page, Sample
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.notifiers import outbox as outboxes
-from dsobs.notifiers.messages import dedup_key, notification_of
-from dsobs.notifiers.outbox import Outbox
-from dsobs.pipeline import Memory, Pipeline, Turn, rule_groups
-from dsobs.recorder.flight import FlightRecorder, prune_bundles
+from dsobs.pipeline import Memory, Pipeline, Turn
+from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
 from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
-from dsobs.runtimes import select
 from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
-from dsobs.signals.memory import kv_pool_of_log
+from dsobs.sidecar import telling
+from dsobs.sidecar.announce import announce
+from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.plain import plain
+from dsobs.sidecar.receivers import Receivers
+from dsobs.sidecar.reload import FileWatch, follow_files
+from dsobs.sidecar.settings import changed, read_plan, reread_plan
+from dsobs.sidecar.telling import Policy, Teller
+from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
 from dsobs.state import StateDb, StateError
-from dsobs.telemetry import BUILD, LOOP_ERRORS, LOOP_LAST, LOOP_MISSED, LOOP_TICKS
+from dsobs.telemetry import (
+    BUILD,
+    LOOP_ERRORS,
+    LOOP_LAST,
+    LOOP_MISSED,
+    LOOP_TICKS,
+    RELOAD_OK,
+    RELOAD_TIME,
+    Own,
+)
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FACTS_SCHEMA = ("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",)
 SCHEMA = (
@@ -61,56 +65,34 @@ SCHEMA = (
     *ledgers.SCHEMA,
     *outboxes.SCHEMA,
     *persistence.SCHEMA,
+    *telling.SCHEMA,
 )
 STATE_FILE = "state.db"
-HEALTH_SECONDS = 5.0
-"""Between two `/health` requests to an engine that is up; each second else."""
 SAVE_SECONDS = 5.0
 """Between two savings of pending alerts and of what was learned."""
-LOOK_FOR_RUNTIME_SECONDS = 5.0
 RESTORE_SECONDS = 600.0
 """How much of the flight recorder is read back at the start."""
-EVIDENCE_SECONDS = 600.0
 DAY = 86400.0
 ALIVE_SECONDS = 30.0
 """A main loop without a turn for this long is dead; no turn waits longer for anything."""
-LOG_TAIL_LINES = 500
-
-
-class Latest(Generic[T]):
-    """Runs one question at a time and keeps the last answer."""
-
-    def __init__(self, ask: Callable[[], Awaitable[T]]) -> None:
-        self._ask = ask
-        self._task: asyncio.Task[T] | None = None
-        self.value: T | None = None
-
-    def start(self) -> asyncio.Task[T]:
-        """The question in flight, asked now if there is none."""
-        if self._task is None:
-            self._task = asyncio.ensure_future(self._ask())
-        return self._task
-
-    def take(self) -> T | None:
-        """The answer if it has just come, else None."""
-        if self._task is None or not self._task.done():
-            return None
-        task, self._task = self._task, None
-        self.value = task.result()
-        return self.value
-
-    async def cancel(self) -> None:
-        """Gives the question up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
 
 class Sidecar:
     """dsobs beside one engine."""
 
-    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock | None = None,
+        *,
+        reread: Callable[[], Config] | None = None,
+        file: Path | None = None,
+    ) -> None:
+        """`reread` gives the settings anew (ConfigError where they can't be used); `file` is the one they came from.
+
+        RuleFileError or ConfigError for files that the settings name and that can't be used.
+        """
+        plan = read_plan(config)
         self.config = config
         self.clock = clock or SteadyClock()
         self.name = config.target.name or socket.gethostname()
@@ -119,27 +101,28 @@ class Sidecar:
         self.killed_by_api = False
         self.silences: list[Silence] = []
         self.store = Store()
-        self.evaluator = Evaluator(rule_groups(config), self.store)
-        self.runtime: Runtime | Unknown = Unknown("not looked for yet")
+        self.evaluator = Evaluator(plan.groups, self.store)
+        self.teller = Teller(Policy.of(config, self.name, plan.inhibit), self.clock)
         self.pipeline: Pipeline
         self.ledger: LedgerStore
-        self.outbox: Outbox
+        self.receivers: Receivers
+        self.watch: Watch
+        self._reread = reread
+        self._file = file
+        self._files = FileWatch(self._watched)
+        self._reloading = asyncio.Lock()
+        self._reload_error = ""
+        self._running = False
         self._state_error = ""
         self._set_aside: Path | None = None
         self._parser = Parser()
-        self._probes: list[Probe] = []
-        self._prober: Prober | None = None
-        self._prober_for: EngineAdapter | None = None
-        self._probe_tasks: set[asyncio.Task[None]] = set()
-        self._runtime_looked_at = float("-inf")
+        self._own = Own(self.evaluator.metric_names)
         self._saved_at = 0.0
-        self._health_at = float("-inf")
-        self._log_read_for: float | None = None
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
         """Set for a turn before it is due."""
         self._silenced: set[str] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._turned_at: float | None = None
         self.address = ""
         """Where the API listens, `host:port`, once it does."""
@@ -167,6 +150,7 @@ class Sidecar:
         def read(connection: sqlite3.Connection) -> tuple[Memory, list[Silence]]:
             row = connection.execute("SELECT value FROM facts WHERE name = 'memory'").fetchone()
             self.evaluator.restore(persistence.restore(connection), now)
+            self.teller.restore(connection)
             killed = connection.execute("SELECT value FROM facts WHERE name = 'killed'").fetchone()
             self.killed_by_api = bool(killed and json.loads(killed[0]))
             return (Memory.load(json.loads(row[0])) if row else Memory()), silences.load(connection, now)
@@ -184,32 +168,40 @@ class Sidecar:
         self._open_state()
         memory = self._restore()
         BUILD.labels(__version__).set(1)
-        probes = "on" if config.probes_enabled else "off"
-        self.pipeline = Pipeline(config, self.store, self.evaluator, probes=probes, memory=memory)
+        LOOP_MISSED.labels("main")
+        RELOAD_OK.set(1)
+        RELOAD_TIME.set(self.clock.now())
+        self.pipeline = Pipeline(config, self.store, self.evaluator, probes=_probes(config), memory=memory)
         self.ledger = LedgerStore(self.db, self.clock.now(), why_not=self._state_error)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
         async with contextlib.AsyncExitStack() as stack:
-            session = await stack.enter_async_context(open_session(config.target))
-            self.outbox = Outbox(self.db, configured(config.notifiers, session), self.clock, source=self.name)
+            session = self._session = await stack.enter_async_context(open_session(config.target))
+            notifiers = configured(config.notifiers, session)
+            self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
+            self.receivers = Receivers(self.db, session, self.clock, self.name, self._heart)
             self._actor = Actor(
                 self.ledger,
-                lambda: self.runtime,
+                lambda: self.watch.runtime,
                 config.remediation,
                 config.runtime.stop_grace,
                 Hands(self._evidence, self._page, self._restarting, lambda: self.pipeline.view),
                 self.clock,
             )
             self._restore_windows()
-            self._announce()
+            announce(config, self.evaluator, self.folder, "" if self.db is not None else self._state_error)
             await self._serve(stack)
-            delivery = asyncio.create_task(self.outbox.run())
+            self.receivers.use(config, notifiers)
+            following = asyncio.create_task(follow_files(self._files, config.reload.interval, self._try_reload))
             calendar = self._calendar()
+            self._running = True
             try:
                 await self._recover()
-                await self._loop(session)
+                await self._loop()
             finally:
+                self._running = False
                 calendar.shutdown(wait=False)
-                await self._close(delivery)
+                following.cancel()
+                await self._close(following)
 
     async def _serve(self, stack: contextlib.AsyncExitStack) -> None:
         from dsobs.api.server import serve
@@ -237,23 +229,6 @@ class Sidecar:
             except StateError as error:
                 log.warning("pruning: %s", error)
 
-    def _announce(self) -> None:
-        """What is on and what is off, each with the setting that changes it."""
-        config = self.config
-        log.info("dsobs %s beside %s (target.url)", __version__, config.target.url)
-        log.info("GPU readings: %s (gpu.enabled)", "NVML, if there is a driver" if config.gpu.enabled else "off")
-        groups = self.evaluator.rules()["groups"]
-        rules = sum(len(group["rules"]) for group in groups)
-        log.info("rules: %d in %d groups (rules.shipped, rules.files)", rules, len(groups))
-        told = sorted(n for n in config.notifiers.model_fields_set if getattr(config.notifiers, n) is not None)
-        log.info("pages: %s (notifiers)", ", ".join(told) if told else "nobody is paged")
-        log.info("synthetic requests: %s (hang.probe)", "on" if config.probes_enabled else "none are sent")
-        mode = config.remediation.mode
-        log.info("repair: %s (remediation.mode)", "enforce" if mode is Mode.ENFORCE else "observe: nothing is changed")
-        log.info("logs: none are tailed")
-        log.info("control endpoints: %s (api.control_token)", "on" if config.api.control_token else "off")
-        log.info("state in %s (state.directory)", self.folder if self.db else f"memory: {self._state_error}")
-
     def _restore_windows(self) -> None:
         """Reads the last minutes of the flight recorder back, so that rules have their windows after a restart."""
         from dsobs.replay import observation_of
@@ -271,17 +246,9 @@ class Sidecar:
 
     # The loop.
 
-    async def _loop(self, session: aiohttp.ClientSession) -> None:
-        target = self.config.target
-        self._scrapes = Latest(Scraper(session, target, "/metrics", self.clock, self._parser).scrape)
-        health = HealthCheck(session, target, self.clock)
-        self._healths = Latest(health.check)
-        self._session = session
-        nvml = NvmlCollector(self.config.gpu, self.clock)
-        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(nvml.read)
-        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
+    async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
-        interval = max(target.scrape_interval, 0.1)
+        interval = max(self.config.target.scrape_interval, 0.1)
         due = loop.time()
         try:
             while not self._stopping.is_set():
@@ -304,92 +271,22 @@ class Sidecar:
                     await asyncio.wait_for(self._nudge.wait(), max(due - loop.time(), 0.0))
                 self._nudge.clear()
         finally:
-            for latest in (self._scrapes, self._healths, self._gpus, self._views):
-                await latest.cancel()
-            await nvml.close()
+            await self.watch.stop_asking()
 
     async def _turn(self, interval: float) -> None:
-        obs = await self._observe(interval)
+        obs = await self.watch.observe(interval)
         self._turned_at = obs.at
+        self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
         turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
         await self._keep(turn)
         if turn.steps:
             await self._actor.carry_out(turn.steps, turn.view)
         for key in turn.probes_wanted[:1]:
-            if not self._probe_tasks:
-                task = asyncio.create_task(self._probe(key[1] if self.pipeline.facts.addressable else None))
-                self._probe_tasks.add(task)
-                task.add_done_callback(self._probe_tasks.discard)
+            self.watch.probe(key[1] if self.pipeline.facts.addressable else None)
         await self.ledger.retry(obs.at)
-        self._read_start_up_log(turn.view)
+        self.watch.read_start_up_log(turn.view)
         if obs.scrape is not None:
             self.recorder.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
-
-    async def _observe(self, interval: float) -> Observation:
-        now = self.clock.now()
-        questions: set[asyncio.Task[Any]] = {self._scrapes.start(), self._views.start()}
-        if self.config.gpu.enabled:
-            questions.add(self._gpus.start())
-        if not self.pipeline.view.ready or now - self._health_at >= HEALTH_SECONDS:
-            questions.add(self._healths.start())
-        await asyncio.wait(questions, timeout=interval)
-        scrape: Scrape | None = self._scrapes.take()
-        self._views.take()
-        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
-            # The same reading once more: its XIDs are counted already.
-            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
-        health = self._healths.take()
-        if health is not None:
-            self._health_at = self.clock.now()
-        probes, self._probes = tuple(self._probes), []
-        disabled = Unknown("switched off (gpu.enabled)")
-        return Observation(
-            at=self.clock.now(),
-            scrape=scrape,
-            health=health,
-            gpus=(self._gpus.value or Unknown("not read yet")) if self.config.gpu.enabled else disabled,
-            runtime=self._views.value
-            or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
-            probes=probes,
-        )
-
-    async def _view_runtime(self) -> RuntimeView | Unknown:
-        now = self.clock.now()
-        if isinstance(self.runtime, Unknown) and now - self._runtime_looked_at >= LOOK_FOR_RUNTIME_SECONDS:
-            self._runtime_looked_at = now
-            found = await select(self.config.runtime, self.config.target)
-            if type(found) is not type(self.runtime) or found != self.runtime:
-                log.info("runtime: %s", found.reason if isinstance(found, Unknown) else found.name)
-            self.runtime = found
-            self.pipeline.can_restart = not isinstance(found, Unknown) and found.can_restart
-        if isinstance(self.runtime, Unknown):
-            return self.runtime
-        view = await self.runtime.view()
-        self.pipeline.can_restart = self.runtime.can_restart
-        return view
-
-    async def _probe(self, rank: str | None) -> None:
-        if self.pipeline.adapter is None:
-            return
-        if self._prober is None or self._prober_for is not self.pipeline.adapter:
-            self._prober_for = self.pipeline.adapter
-            timeout = self.config.hang.probe_timeout
-            self._prober = Prober(self._session, self.config.target, self._prober_for, self.clock, timeout)
-        self.pipeline.probes_in_flight[rank] = 1
-        self.pipeline.probe_sent(self.clock.now(), rank)
-        log.info("a synthetic request of one token", extra={"event.action": "probe-sent"})
-        try:
-            probe = await self._prober.probe(rank)
-            took = probe.ended_at - probe.started_at
-            extra = {"event.action": f"probe-{probe.outcome}"}
-            log.info("probe %s after %.1f s %s", probe.outcome, took, probe.detail, extra=extra)
-            self._probes.append(probe)
-            # The verdict needs a scrape from after the probe: not a second later, now.
-            self._nudge.set()
-        except SecretError as error:
-            log.error("probe: %s", error)
-        finally:
-            self.pipeline.probes_in_flight.pop(rank, None)
 
     def _switches(self) -> Switches:
         settings = self.config.remediation
@@ -400,7 +297,7 @@ class Sidecar:
             killed = "API"
         elif settings.kill_switch_file.exists():
             killed = f"file {settings.kill_switch_file}"
-        owned = not isinstance(self.runtime, Unknown) and self.runtime.name in ("process", "docker")
+        owned = not isinstance(self.watch.runtime, Unknown) and self.watch.runtime.name in ("process", "docker")
         aside = self._set_aside
         if aside is not None and not aside.exists():
             self._set_aside = aside = None
@@ -416,53 +313,35 @@ class Sidecar:
     async def _keep(self, turn: Turn) -> None:
         """Commits alert states and the pages that follow from them in one transaction, before they take effect."""
         now = turn.view.at
-        self._silenced = {
-            alert.fingerprint for alert in self.evaluator.alerts() if silences.holding(self.silences, alert.labels, now)
-        }
         for transition in turn.transitions:
-            alert = transition.alert
-            level = logging.WARNING if alert.state is AlertState.FIRING else logging.INFO
-            log.log(
-                level,
-                "alert %s %s: %s",
-                alert.name,
-                alert.state,
-                alert.annotations.get("summary", ""),
-                extra={"event.action": f"alert-{alert.state}"},
-            )
-        notifications = [n for t in turn.transitions if (n := self._notification(t)) is not None]
-        if not turn.transitions and now - self._saved_at < SAVE_SECONDS:
+            _tell_transition(transition)
+        alerts, ledger, held = self.evaluator.alerts(), self.ledger.current, self.active_silences()
+        notifications = self.teller.turn(alerts, held, now)
+        self.receivers.update(self.teller.standing(alerts, ledger, now), held, now)
+        stopping = [*held, *self.receivers.others_silences()]
+        self._silenced = {
+            alert.fingerprint
+            for alert in alerts
+            if silences.holding(stopping, {"instance": self.name, **alert.labels}, now)
+        }
+        if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
             return
         self._saved_at = now
         self.ledger.forget_before(now - DAY)
         await self._commit(notifications, now)
 
-    def _notification(self, transition: Transition) -> Notification | None:
-        alert = transition.alert
-        if self.config.rules.evaluation != "sidecar" or alert.state is AlertState.PENDING:
-            return None
-        if alert.state is AlertState.FIRING and alert.fingerprint in self._silenced:
-            return None
-        if alert.state is AlertState.RESOLVED and transition.before is not AlertState.FIRING:
-            return None
-        return notification_of(transition, source=self.name, next_step=self._next_step(alert.labels.get("action", "")))
-
-    def _next_step(self, action: str) -> str:
-        if action != "restart":
-            return "nothing; this is for a person"
-        if self.config.remediation.mode is Mode.OBSERVE:
-            return "nothing: remediation.mode is observe"
-        return "restarts the engine once it is confirmed and no guard refuses"
-
     async def _commit(self, notifications: list[Notification], now: float) -> None:
         memory = json.dumps(self.pipeline.memory().dump())
         snapshot = self.evaluator.snapshot(now)
+        told = self.teller.unsaved
 
         def write(connection: sqlite3.Connection) -> None:
             if snapshot is not None:
                 persistence.save(connection, snapshot)
+            if told is not None:
+                self.teller.save(connection, told)
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('memory', ?)", (memory,))
-            self.outbox.enqueue(connection, notifications)
+            self.receivers.outbox.enqueue(connection, notifications)
 
         try:
             if self.db is None:
@@ -471,79 +350,113 @@ class Sidecar:
         except StateError as error:
             if notifications:
                 log.error("alerts can't be kept, paging from memory: %s", error)
-                self.outbox.enqueue_in_memory(notifications)
+                self.receivers.outbox.enqueue_in_memory(notifications)
         else:
             if snapshot is not None:
                 self.evaluator.saved(snapshot)
+            if told is not None:
+                self.teller.saved(told)
 
     def _page(self, connection: sqlite3.Connection | None, incident: str, text: str | None) -> None:
-        """An escalation, where the ladder is used up, or (None) its end; from memory where there is no transaction."""
-        if self.config.rules.evaluation != "sidecar":
-            return
-        notification = Notification(
-            at=self.clock.now(),
-            event=Event.RESOLVE if text is None else Event.TRIGGER,
-            dedup_key=dedup_key(self.name, f"incident-{incident}"),
-            summary=f"[critical] {self.name}: {text}" if text else f"[resolved] {self.name}: incident {incident}",
-            severity="critical",
-            source=self.name,
-            component="dsobs",
-            details={"incident": incident, "do": f"dsobs incidents {incident}"},
-        )
+        """An escalation, where the ladder is used up, or (None) its end; from memory where there is no transaction.
+
+        It is dsobs's own, wherever alerts are evaluated.
+        """
+        notification = self.teller.escalation(incident, text, self.clock.now())
         if connection is None:
-            self.outbox.enqueue_in_memory([notification])
+            self.receivers.outbox.enqueue_in_memory([notification])
         else:
-            self.outbox.enqueue(connection, [notification])
+            self.receivers.outbox.enqueue(connection, [notification])
 
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)
         self.pipeline.lifecycle.expect_own_stop(f"dsobs, incident {incident}", until)
 
-    # Evidence.
-
     async def _evidence(self, incident: str, view: View) -> dict[str, Any]:
         folder = self.folder / "incidents" / incident
-        now = self.clock.now()
-
-        def gather() -> int:
-            folder.mkdir(parents=True, exist_ok=True)
-            size = self.recorder.copy_recent(now - EVIDENCE_SECONDS, folder / "recording.jsonl.gz")
-            state = {"view": _plain(view), "gpus": _plain(self.pipeline.gpus), "alerts": _plain(self.pipeline.alerts())}
-            (folder / "state.json").write_text(json.dumps(state, indent=1, default=str), encoding="utf-8")
-            return size
-
-        size = await asyncio.to_thread(gather)
-        detail: dict[str, Any] = {"folder": str(folder), "recording_bytes": size}
-        if not isinstance(self.runtime, Unknown):
-            tail = await self.runtime.log_tail(LOG_TAIL_LINES)
-            if isinstance(tail, Unknown):
-                detail["log"] = tail.reason
-            else:
-                text = "\n".join(tail) + "\n"
-                await asyncio.to_thread((folder / "engine.log").write_text, text, "utf-8")
-                detail["log_lines"] = len(tail)
-        await asyncio.to_thread(prune_bundles, folder.parent, self.config.state.incident_max_bytes)
-        extra = {"event.action": "evidence-saved"}
-        log.info("incident %s: evidence saved in %s", incident, folder, extra=extra)
+        detail = await gather_evidence(
+            folder,
+            view,
+            self.clock.now(),
+            recorder=self.recorder,
+            pipeline=self.pipeline,
+            runtime=self.watch.runtime,
+            max_bytes=self.config.state.incident_max_bytes,
+        )
+        log.info("incident %s: evidence saved in %s", incident, folder, extra={"event.action": "evidence-saved"})
         return detail
 
-    def _read_start_up_log(self, view: View) -> None:
-        """The size of the KV pool stands in the engine's start-up log and nowhere else on CUDA."""
-        started = view.instance_started_at
-        if not view.ready or started is None or started == self._log_read_for or isinstance(self.runtime, Unknown):
-            return
-        self._log_read_for = started
-        task = asyncio.create_task(self._kv_pool(self.runtime))
+    def _heart(self) -> str | None:
+        """None while a heartbeat may go out: the loop turns and, where there is such a rule, Watchdog fires."""
+        why = self.alive() or self.prepared()
+        if why is not None or not self.evaluator.has_rule(telling.WATCHDOG):
+            return why
+        firing = any(a.name == telling.WATCHDOG and a.state is AlertState.FIRING for a in self.evaluator.alerts())
+        return None if firing else f"the alert {telling.WATCHDOG} does not fire"
+
+    # Reload.
+
+    def _watched(self) -> list[Path]:
+        own = [self._file] if self._file is not None else []
+        return [*own, *self.config.rules.files, *self.config.inhibition.files]
+
+    def request_reload(self) -> None:
+        """Reads the settings again, soon; legal before the start."""
+        task = asyncio.get_running_loop().create_task(self._try_reload())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _kv_pool(self, runtime: Runtime) -> None:
-        tail = await runtime.log_tail(2000)
-        if not isinstance(tail, Unknown):
-            pool = kv_pool_of_log(tail)
-            if pool is not None:
-                self.pipeline.kv_pool_bytes = pool
-                log.info("KV cache pool of %d bytes, by the engine's log", pool)
+    async def _try_reload(self) -> None:
+        if not self._running:
+            return  # They have just been read.
+        # What went wrong is in the log, on /metrics and on the status page.
+        with contextlib.suppress(ReloadError):
+            await self.reload()
+
+    async def reload(self) -> dict[str, list[str]]:
+        """Reads settings and rules again and uses them from now on, all or nothing: ReloadError where they can't be
+        used, and what runs goes on as it was.
+
+        Gives the dotted names of settings that `changed`, and of those that `need_restart`.
+        """
+        async with self._reloading:
+            try:
+                return await self._reload()
+            except ReloadError as error:
+                RELOAD_OK.set(0)
+                self._reload_error = str(error)
+                log.error("the settings were not read again, those of before hold: %s", error)
+                raise
+
+    async def _reload(self) -> dict[str, list[str]]:
+        if self._reread is None:
+            raise ReloadError("this dsobs was started without a way to read its settings again")
+        seen = await asyncio.to_thread(self._files.look)
+        try:
+            plan = await asyncio.to_thread(reread_plan, self._reread, self.config)
+            try:
+                notifiers = configured(plan.config.notifiers, self._session)
+            except (LookupError, ValueError) as error:
+                raise ReloadError(str(error)) from error
+        finally:
+            self._files.used(seen)
+        # From here on nothing waits and nothing fails: the next turn has all of it.
+        old, self.config = self.config, plan.config
+        self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
+        self.teller.policy = Policy.of(plan.config, self.name, plan.inhibit)
+        self.watch.config = plan.config
+        self._actor.configure(plan.config.remediation)
+        self._own = Own(self.evaluator.metric_names)
+        self.receivers.use(plan.config, notifiers)
+        logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
+        RELOAD_OK.set(1)
+        RELOAD_TIME.set(self.clock.now())
+        self._reload_error = ""
+        names = list(changed(old, plan.config))
+        log.info("settings and rules were read again; changed: %s", ", ".join(names) or "no setting")
+        if plan.left:
+            log.warning("changed, but only used after a restart of dsobs: %s", ", ".join(plan.left))
+        return {"changed": names, "need_restart": list(plan.left)}
 
     # Control.
 
@@ -631,7 +544,7 @@ class Sidecar:
             "version": __version__,
             "target": self.config.target.url,
             "engine": self.pipeline.adapter.name if self.pipeline.adapter is not None else None,
-            "view": _plain(view),
+            "view": plain(view),
             "guards": {
                 "mode": self.config.remediation.mode.value,
                 "killed": self._switches().killed,
@@ -640,6 +553,7 @@ class Sidecar:
                 "ledger_writable": ledger.writable,
                 "incident": going_on.id if going_on is not None else None,
             },
+            "reload_error": self._reload_error,
             "unknown": {
                 name: value.reason
                 for name, value in (("gpu", self.pipeline.gpus), ("runtime", view.runtime))
@@ -652,31 +566,31 @@ class Sidecar:
         self._stopping.set()
         self._nudge.set()
 
-    async def _close(self, delivery: asyncio.Task[None]) -> None:
+    async def _close(self, following: asyncio.Task[None]) -> None:
         await self._actor.stop(5.0)
-        for task in {*self._probe_tasks, *self._background}:
+        for task in self._background:
             task.cancel()
-        await asyncio.gather(*self._probe_tasks, *self._background, return_exceptions=True)
+        await asyncio.gather(following, *self._background, return_exceptions=True)
         await self._commit([], self.clock.now())
-        await self.outbox.stop(5.0)
-        delivery.cancel()
-        await asyncio.gather(delivery, return_exceptions=True)
-        if not isinstance(self.runtime, Unknown):
-            await self.runtime.close()
+        await self.receivers.stop(5.0)
+        await self.watch.close()
         self.recorder.close()
         if self.db is not None:
             self.db.close()
         log.info("stopped")
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses as what JSON can hold."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def _probes(config: Config) -> str:
+    return "on" if config.probes_enabled else "off"
+
+
+def _tell_transition(transition: Transition) -> None:
+    alert = transition.alert
+    log.log(
+        logging.WARNING if alert.state is AlertState.FIRING else logging.INFO,
+        "alert %s %s: %s",
+        alert.name,
+        alert.state,
+        alert.annotations.get("summary", ""),
+        extra={"event.action": f"alert-{alert.state}"},
+    )

@@ -1,0 +1,83 @@
+"""A sign of life for a dead man's switch: whoever gets it pages when it stops."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dsobs import telemetry
+from dsobs.config import SecretError
+from dsobs.config.models import Heartbeat
+from dsobs.model.clock import Clock
+from dsobs.notifiers.json_bytes import json_bytes
+from dsobs.notifiers.messages import iso_time
+from dsobs.notifiers.post import post_json
+from dsobs.notifiers.wait import Wait, wait_on
+
+if TYPE_CHECKING:
+    import aiohttp
+
+log = logging.getLogger(__name__)
+
+NAME = "heartbeat"
+
+
+class HeartbeatSender:
+    """POSTs each interval, but only while `alive` gives no reason against it: what only half works is dead."""
+
+    def __init__(
+        self,
+        settings: Heartbeat,
+        session: "aiohttp.ClientSession",
+        clock: Clock,
+        source: str,
+        alive: Callable[[], str | None],
+        *,
+        wait: Wait | None = None,
+    ) -> None:
+        self._settings = settings
+        self._session = session
+        self._clock = clock
+        self._source = source
+        self._alive = alive
+        self._wait = wait or wait_on(clock)
+        self._never = asyncio.Event()
+        self._told = ""
+
+    async def run(self) -> None:
+        """Until cancelled. Beats that are missed are not made up for."""
+        due = self._clock.now()
+        while True:
+            await self._beat()
+            due = max(due + self._settings.interval, self._clock.now())
+            await self._wait(self._never, due)
+
+    async def _beat(self) -> None:
+        why = self._alive()
+        if why is not None:
+            self._note("held", why)
+            return
+        url = self._settings.url
+        if url is None:
+            return
+        body = {"alertname": "Watchdog", "status": "firing", "source": self._source, "at": iso_time(self._clock.now())}
+        try:
+            answer = await post_json(
+                self._session, url.reveal(), json_bytes(body), deadline_seconds=self._settings.timeout
+            )
+        except SecretError as error:
+            self._note("retried", str(error))
+            return
+        if answer.status is not None and 200 <= answer.status < 300:
+            self._note("accepted", "")
+        else:
+            told = answer.detail if answer.status is None else f"HTTP {answer.status} {answer.detail}".rstrip()
+            self._note("retried", told)
+
+    def _note(self, outcome: str, why: str) -> None:
+        telemetry.NOTIFICATIONS.labels(NAME, outcome).inc()
+        if why and why != self._told:
+            log.warning("no heartbeat went out: %s", why)
+        elif self._told and not why:
+            log.info("heartbeats go out again")
+        self._told = why

@@ -1,0 +1,72 @@
+"""From settings to what runs: read and checked whole before any of it is used."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dsobs.config import Config, ConfigError, ReloadError
+from dsobs.config.settings import settings, value_of
+from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
+from dsobs.pipeline import rule_groups
+from dsobs.rules import Group
+from dsobs.rules.files import RuleFileError
+from dsobs.rules.shipped import directory
+
+log = logging.getLogger(__name__)
+
+AT_START_ONLY = ("target", "runtime", "gpu", "state", "api.listen", "api.control_token", "log.format", "reload")
+"""Settings and sections that a running dsobs keeps as they were at its start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Settings and what their files hold."""
+
+    config: Config
+    groups: list[Group]
+    inhibit: list[InhibitRule]
+    left: tuple[str, ...] = ()
+    """Settings that were changed and need a restart, dotted."""
+
+
+def read_plan(config: Config) -> Plan:
+    """Reads the files that `config` names; RuleFileError or ConfigError with all that is wrong with them."""
+    shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
+    inhibition = config.inhibition
+    return Plan(config, rule_groups(config), load_inhibition(inhibition.files, shipped if inhibition.shipped else []))
+
+
+def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
+    """What is to run from now on; ReloadError where it can't. Reads files: not on the event loop."""
+    try:
+        wanted = reread()
+        left = changed_at_start_only(running, wanted)
+        plan = read_plan(kept(running, wanted))
+    except (ConfigError, RuleFileError) as error:
+        raise ReloadError(str(error)) from error
+    except (OSError, LookupError, ValueError) as error:
+        raise ReloadError(f"{type(error).__name__}: {error}") from error
+    return Plan(plan.config, plan.groups, plan.inhibit, left)
+
+
+def changed(old: Config, new: Config) -> tuple[str, ...]:
+    """Names of the settings that differ, dotted."""
+    return tuple(".".join(key) for key in settings() if value_of(old, key) != value_of(new, key))
+
+
+def changed_at_start_only(old: Config, new: Config) -> tuple[str, ...]:
+    """Those of them that need a restart."""
+    return tuple(
+        name for name in changed(old, new) if any(name == one or name.startswith(f"{one}.") for one in AT_START_ONLY)
+    )
+
+
+def kept(old: Config, new: Config) -> Config:
+    """`new` with what needs a restart as it is."""
+    return new.model_copy(
+        update={
+            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "state", "reload")},
+            "api": new.api.model_copy(update={"listen": old.api.listen, "control_token": old.api.control_token}),
+            "log": new.log.model_copy(update={"format": old.log.format}),
+        }
+    )

@@ -1,0 +1,212 @@
+"""Who is told of what: from the alerts as they stand to the outbox and to the receivers that are told again and again.
+
+An alert is told of once, when it fires and nothing holds it back: no silence, no other alert that explains it. What
+held it back may end while it fires; then it goes out. One that was told of is resolved when it ends, whatever holds by
+then.
+"""
+
+import logging
+import sqlite3
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dsobs import silences, telemetry
+from dsobs.config import Config, Mode
+from dsobs.model.alert import Alert, AlertState, Transition
+from dsobs.model.clock import Clock
+from dsobs.model.notification import Event, Notification
+from dsobs.model.notifier import Standing
+from dsobs.notifiers.inhibition import InhibitRule, inhibitor
+from dsobs.notifiers.messages import dedup_key, notification_of
+from dsobs.remediation.ledger import Incident, Ledger
+from dsobs.silences import Silence
+
+log = logging.getLogger(__name__)
+
+SCHEMA = ("CREATE TABLE IF NOT EXISTS told (name TEXT PRIMARY KEY)",)
+"""Fingerprints of alerts of which somebody was told and that have not ended."""
+
+WATCHDOG = "Watchdog"
+"""The alert that always fires, so that its end is noticed."""
+ESCALATION = "RemediationEscalated"
+"""`alertname` of an incident's page where it stands among alerts."""
+RESOLVED_SECONDS = 900.0
+"""How long an ended escalation stays among the alerts that are sent; as for alerts of rules."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What of the settings decides who is told."""
+
+    source: str
+    """What alerts call the server."""
+    elsewhere: bool
+    """Prometheus evaluates pages: rules' alerts are not told of."""
+    inhibit: Sequence[InhibitRule]
+    mode: Mode
+
+    @classmethod
+    def of(cls, config: Config, source: str, inhibit: Sequence[InhibitRule]) -> "Policy":
+        """From the settings and what their files hold."""
+        return cls(source, config.rules.evaluation == "prometheus", inhibit, config.remediation.mode)
+
+    def next_step(self, alert: Alert) -> str:
+        """What dsobs does about an alert, in words."""
+        if alert.labels.get("action", "") != "restart":
+            return "nothing; this is for a person"
+        if self.mode is Mode.OBSERVE:
+            return "nothing: remediation.mode is observe"
+        return "restarts the engine once it is confirmed and no guard refuses"
+
+
+class Teller:
+    """Remembers of what somebody was told."""
+
+    def __init__(self, policy: Policy, clock: Clock) -> None:
+        self.policy = policy
+        self._clock = clock
+        self._told: set[str] = set()
+        self._saved: frozenset[str] | None = None
+        self._held: dict[str, str] = {}
+
+    # On disk.
+
+    def restore(self, connection: sqlite3.Connection) -> None:
+        """What the last run told of."""
+        self._told = {name for (name,) in connection.execute("SELECT name FROM told")}
+        self._saved = frozenset(self._told)
+
+    @property
+    def unsaved(self) -> frozenset[str] | None:
+        """What to `save`; None where the disk has it."""
+        now = frozenset(self._told)
+        return None if now == self._saved else now
+
+    @staticmethod
+    def save(connection: sqlite3.Connection, told: frozenset[str]) -> None:
+        """In the transaction that also takes the notifications."""
+        connection.execute("DELETE FROM told")
+        connection.executemany("INSERT INTO told VALUES (?)", [(name,) for name in told])
+
+    def saved(self, told: frozenset[str]) -> None:
+        """The transaction is committed."""
+        self._saved = told
+
+    # Each turn.
+
+    def turn(self, alerts: Sequence[Alert], held: Iterable[Silence], now: float) -> list[Notification]:
+        """What is to be told of now; `held` are the silences that there are."""
+        firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
+        sources = [alert.labels for alert in firing]
+        why = {alert.fingerprint: self._why_held(alert, sources, held, now) for alert in firing}
+        self._note_held(firing, why)
+        told: list[Notification] = []
+        for alert in firing:
+            name = alert.fingerprint
+            if name not in self._told and not why[name] and alert.confirmed:
+                self._told.add(name)
+                told += self._notified(alert, now)
+        for alert in alerts:
+            if alert.state is AlertState.RESOLVED and alert.fingerprint in self._told:
+                self._told.discard(alert.fingerprint)
+                told += self._notified(alert, now)
+        self._told &= {alert.fingerprint for alert in firing}
+        return told
+
+    def _why_held(self, alert: Alert, firing: Sequence[Mapping[str, str]], held: Iterable[Silence], now: float) -> str:
+        """Why nobody is told of this alert; empty where somebody is."""
+        if alert.severity == "none" or alert.name == WATCHDOG:
+            return "no fault"
+        if self.policy.elsewhere:
+            return "evaluated elsewhere"
+        silence = silences.holding(held, alert.labels, now)
+        if silence is not None:
+            return f"silenced: {silence.id}"
+        source = inhibitor(self.policy.inhibit, alert.labels, firing)
+        return f"inhibited: {source}" if source is not None else ""
+
+    def _note_held(self, firing: Sequence[Alert], why: dict[str, str]) -> None:
+        counts = Tally(reason.partition(":")[0] for reason in why.values() if reason)
+        for reason in ("silenced", "inhibited", "evaluated elsewhere", "no fault"):
+            telemetry.ALERTS_HELD.labels(reason.replace(" ", "_")).set(counts[reason])
+        for alert in firing:
+            reason = why[alert.fingerprint]
+            if reason and reason != "no fault" and self._held.get(alert.fingerprint) != reason:
+                log.info("nobody is told of %s: %s", alert.name, reason)
+        self._held = why
+
+    def _notified(self, alert: Alert, now: float) -> list[Notification]:
+        made = notification_of(
+            Transition(now, alert, None), source=self.policy.source, next_step=self.policy.next_step(alert)
+        )
+        return [made] if made is not None else []
+
+    def escalation(self, incident: str, text: str | None, now: float) -> Notification:
+        """The ladder of an incident is used up, as `text` says, or (None) that incident is closed."""
+        summary = f"[critical] {self.policy.source}: {text}" if text else f"[resolved] {self.policy.source}: {incident}"
+        return Notification(
+            at=now,
+            event=Event.RESOLVE if text is None else Event.TRIGGER,
+            dedup_key=dedup_key(self.policy.source, f"incident-{incident}"),
+            summary=summary,
+            severity="critical",
+            source=self.policy.source,
+            component="dsobs",
+            details={"incident": incident, "do": f"dsobs incidents {incident}"},
+        )
+
+    # For receivers that are told the whole state.
+
+    def standing(self, alerts: Sequence[Alert], ledger: Ledger, now: float) -> list[Standing]:
+        """All alerts as they stand: firing, lately resolved, Watchdog and escalated incidents.
+
+        Where Prometheus evaluates pages, only the latter two: the rules' alerts come from there.
+        """
+        found = [
+            self._standing(alert, now)
+            for alert in alerts
+            if alert.state is not AlertState.PENDING and (alert.name == WATCHDOG or not self.policy.elsewhere)
+        ]
+        return found + [one for incident in ledger.incidents() for one in self._standing_incident(incident, now)]
+
+    def _standing(self, alert: Alert, now: float) -> Standing:
+        annotations = dict(alert.annotations)
+        ended = None
+        if alert.state is AlertState.RESOLVED:
+            ended = alert.resolved_at if alert.resolved_at is not None else now
+        elif alert.name != WATCHDOG:
+            annotations["next_step"] = self.policy.next_step(alert)
+        return Standing(
+            labels={"instance": self.policy.source, **alert.labels, "alertname": alert.name},
+            annotations=annotations,
+            severity=alert.severity,
+            # As in Prometheus: `startsAt` is when it fired.
+            started_at=alert.fired_at if alert.fired_at is not None else alert.active_at,
+            seen_at=alert.seen_at,
+            interval=alert.interval,
+            ended_at=ended,
+        )
+
+    def _standing_incident(self, incident: Incident, now: float) -> list[Standing]:
+        page, closed = incident.last("page"), incident.last("incident", "closed")
+        if page is None or (closed is not None and now - closed.at > RESOLVED_SECONDS):
+            return []
+        summary = f"{self.policy.source}: {page.detail.get('reason', '')}"
+        return [
+            Standing(
+                labels={
+                    "alertname": ESCALATION,
+                    "instance": self.policy.source,
+                    "severity": "critical",
+                    "component": "dsobs",
+                    "incident": incident.id,
+                },
+                annotations={"summary": summary, "description": f"See `dsobs incidents {incident.id}`."},
+                severity="critical",
+                started_at=page.at,
+                seen_at=now,
+                interval=1.0,
+                ended_at=closed.at if closed is not None else None,
+            )
+        ]

@@ -1,0 +1,174 @@
+"""Looks at the engine: scrape, health, GPUs, runtime and synthetic requests, each at its own pace."""
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+
+from dsobs.collectors.health import HealthCheck
+from dsobs.collectors.nvml import NvmlCollector
+from dsobs.collectors.probe import Prober
+from dsobs.collectors.scrape import Scraper
+from dsobs.config import Config, SecretError
+from dsobs.model.clock import Clock
+from dsobs.model.engine import EngineAdapter
+from dsobs.model.observation import Gpu, Observation, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.runtime import Runtime
+from dsobs.model.view import View
+from dsobs.pipeline import Pipeline
+from dsobs.runtimes import select
+from dsobs.series.exposition import Parser
+from dsobs.sidecar.latest import Latest
+from dsobs.signals.memory import kv_pool_of_log
+
+log = logging.getLogger(__name__)
+
+HEALTH_SECONDS = 5.0
+"""Between two `/health` requests to an engine that is up; each second else."""
+LOOK_FOR_RUNTIME_SECONDS = 5.0
+
+
+class Watch:
+    """All that is asked of one engine and its surroundings."""
+
+    def __init__(
+        self,
+        config: Config,
+        session: aiohttp.ClientSession,
+        clock: Clock,
+        pipeline: Pipeline,
+        parser: Parser,
+        nudge: Callable[[], None],
+    ) -> None:
+        """`nudge` asks for a turn before it is due."""
+        self.config = config
+        self.runtime: Runtime | Unknown = Unknown("not looked for yet")
+        self._session = session
+        self._clock = clock
+        self._pipeline = pipeline
+        self._nudge = nudge
+        self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape)
+        self._healths = Latest(HealthCheck(session, config.target, clock).check)
+        self._nvml = NvmlCollector(config.gpu, clock)
+        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._nvml.read)
+        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
+        self._probes: list[Probe] = []
+        self._prober: Prober | None = None
+        self._prober_for: tuple[EngineAdapter, float] | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        """Synthetic requests in flight."""
+        self._background: set[asyncio.Task[None]] = set()
+        self._runtime_looked_at = float("-inf")
+        self._health_at = float("-inf")
+        self._log_read_for: float | None = None
+
+    async def observe(self, interval: float) -> Observation:
+        """What is known after at most `interval` seconds."""
+        now = self._clock.now()
+        questions: set[asyncio.Task[Any]] = {self._scrapes.start(), self._views.start()}
+        if self.config.gpu.enabled:
+            questions.add(self._gpus.start())
+        if not self._pipeline.view.ready or now - self._health_at >= HEALTH_SECONDS:
+            questions.add(self._healths.start())
+        await asyncio.wait(questions, timeout=interval)
+        scrape: Scrape | None = self._scrapes.take()
+        self._views.take()
+        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
+            # The same reading once more: its XIDs are counted already.
+            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
+        health = self._healths.take()
+        if health is not None:
+            self._health_at = self._clock.now()
+        probes, self._probes = tuple(self._probes), []
+        disabled = Unknown("switched off (gpu.enabled)")
+        return Observation(
+            at=self._clock.now(),
+            scrape=scrape,
+            health=health,
+            gpus=(self._gpus.value or Unknown("not read yet")) if self.config.gpu.enabled else disabled,
+            runtime=self._views.value
+            or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
+            probes=probes,
+        )
+
+    async def _view_runtime(self) -> RuntimeView | Unknown:
+        now = self._clock.now()
+        if isinstance(self.runtime, Unknown) and now - self._runtime_looked_at >= LOOK_FOR_RUNTIME_SECONDS:
+            self._runtime_looked_at = now
+            found = await select(self.config.runtime, self.config.target)
+            if type(found) is not type(self.runtime) or found != self.runtime:
+                log.info("runtime: %s", found.reason if isinstance(found, Unknown) else found.name)
+            self.runtime = found
+            self._pipeline.can_restart = not isinstance(found, Unknown) and found.can_restart
+        if isinstance(self.runtime, Unknown):
+            return self.runtime
+        view = await self.runtime.view()
+        self._pipeline.can_restart = self.runtime.can_restart
+        return view
+
+    def probe(self, rank: str | None) -> None:
+        """Sends a synthetic request to engine `rank` (None: not addressed), unless one is in flight."""
+        if not self._asking:
+            task = asyncio.create_task(self._probe(rank))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _probe(self, rank: str | None) -> None:
+        adapter = self._pipeline.adapter
+        if adapter is None:
+            return
+        timeout = self.config.hang.probe_timeout
+        if self._prober is None or self._prober_for != (adapter, timeout):
+            self._prober_for = (adapter, timeout)
+            self._prober = Prober(self._session, self.config.target, adapter, self._clock, timeout)
+        self._pipeline.probes_in_flight[rank] = 1
+        self._pipeline.probe_sent(self._clock.now(), rank)
+        log.info("a synthetic request of one token", extra={"event.action": "probe-sent"})
+        try:
+            probe = await self._prober.probe(rank)
+            took = probe.ended_at - probe.started_at
+            extra = {"event.action": f"probe-{probe.outcome}"}
+            log.info("probe %s after %.1f s %s", probe.outcome, took, probe.detail, extra=extra)
+            self._probes.append(probe)
+            # The verdict needs a scrape from after the probe: not a second later, now.
+            self._nudge()
+        except SecretError as error:
+            log.error("probe: %s", error)
+        finally:
+            self._pipeline.probes_in_flight.pop(rank, None)
+
+    def read_start_up_log(self, view: View) -> None:
+        """The size of the KV pool stands in the engine's start-up log and nowhere else on CUDA."""
+        started = view.instance_started_at
+        if not view.ready or started is None or started == self._log_read_for or isinstance(self.runtime, Unknown):
+            return
+        self._log_read_for = started
+        task = asyncio.create_task(self._kv_pool(self.runtime))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _kv_pool(self, runtime: Runtime) -> None:
+        tail = await runtime.log_tail(2000)
+        if not isinstance(tail, Unknown):
+            pool = kv_pool_of_log(tail)
+            if pool is not None:
+                self._pipeline.kv_pool_bytes = pool
+                log.info("KV cache pool of %d bytes, by the engine's log", pool)
+
+    async def stop_asking(self) -> None:
+        """Nothing new is asked; what is in flight is given up."""
+        for latest in (self._scrapes, self._healths, self._gpus, self._views):
+            await latest.cancel()
+        await self._nvml.close()
+        tasks = {*self._asking, *self._background}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Leaves the runtime."""
+        if not isinstance(self.runtime, Unknown):
+            await self.runtime.close()
