@@ -140,8 +140,11 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
         return None
 
 
-def _members(path: Path) -> Iterator[bytes]:
-    """Decompressed chunks; a stream that was cut off gives what it holds."""
+def decompressed(path: Path) -> Iterator[bytes]:
+    """A file's bytes in chunks of at most `CHUNK`; RecordError where its gzip data are damaged.
+
+    A stream that was cut off gives what it holds.
+    """
     with path.open("rb") as file:
         head = file.read(2)
         file.seek(0)
@@ -149,15 +152,17 @@ def _members(path: Path) -> Iterator[bytes]:
             yield from iter(lambda: file.read(CHUNK), b"")
             return
         inflate = zlib.decompressobj(31)
-        while data := file.read(CHUNK):
-            while data:
-                try:
-                    yield inflate.decompress(data)
-                except zlib.error as error:
-                    raise RecordError(f"{path}: damaged gzip data: {error}") from error
-                data = inflate.unused_data
+        data = b""
+        try:
+            while data := data or file.read(CHUNK):
+                yield inflate.decompress(data, CHUNK)
+                data = inflate.unconsumed_tail
                 if inflate.eof:
+                    data = inflate.unused_data
                     inflate = zlib.decompressobj(31)
+            yield inflate.flush()
+        except zlib.error as error:
+            raise RecordError(f"{path}: damaged gzip data: {error}") from error
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -166,7 +171,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     A last line that was cut off, as SIGKILL leaves it, is left out.
     """
     number, rest = 0, b""
-    for chunk in _members(path):
+    for chunk in decompressed(path):
         rest += chunk
         if len(rest) > MAX_LINE:
             raise RecordError(f"{path}:{number + 1}: a line of over {MAX_LINE} bytes")
