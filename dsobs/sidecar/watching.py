@@ -84,13 +84,17 @@ class Watch:
             self._health_at = self._clock.now()
         probes, self._probes = tuple(self._probes), []
         disabled = Unknown("switched off (gpu.enabled)")
+        # What is unknown is falsy: its own reason must not be lost to "not read yet".
+        gpus = Unknown("not read yet") if self._gpus.value is None else self._gpus.value
+        view = self._views.value
+        if view is None:
+            view = self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")
         return Observation(
             at=self._clock.now(),
             scrape=scrape,
             health=health,
-            gpus=(self._gpus.value or Unknown("not read yet")) if self.config.gpu.enabled else disabled,
-            runtime=self._views.value
-            or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
+            gpus=gpus if self.config.gpu.enabled else disabled,
+            runtime=view,
             probes=probes,
         )
 
