@@ -552,7 +552,7 @@ def _alert(name: str, active: _Active) -> Alert:
         active.active_at,
         active.fired_at,
         active.resolved_at,
-        active.restored is None,
+        confirmed=active.restored is None,
     )
 
 

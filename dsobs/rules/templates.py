@@ -18,6 +18,8 @@ from decimal import Decimal
 from typing import Any
 
 from dsobs.model.samples import Sample
+from dsobs.promql.patterns import expanded
+from dsobs.regex import Pattern, RegexError, compile_regex
 from dsobs.rules.duration import duration_seconds
 
 QueryFunction = Callable[[str], Sequence[Sample]]
@@ -651,22 +653,16 @@ def _text(value: Any) -> str:
     return value
 
 
-def _regex(pattern: Any) -> re.Pattern[str]:
+def _regex(pattern: Any) -> Pattern:
     try:
-        return re.compile(_text(pattern))
-    except re.error as error:
+        return compile_regex(_text(pattern))
+    except RegexError as error:
         raise TemplateError(f"bad regular expression {pattern!r}: {error}") from None
 
 
 def _re_replace_all(pattern: Any, replacement: Any, text: Any) -> str:
-    # Go writes $1 and ${name} where Python writes \1 and \g<name>.
-    python = re.sub(
-        r"\$(?:\{(\w+)\}|(\w+))", lambda m: f"\\g<{m[1] or m[2]}>", _text(replacement).replace("\\", "\\\\")
-    )
-    try:
-        return _regex(pattern).sub(python, _text(text))
-    except (re.error, IndexError) as error:
-        raise TemplateError(f"bad replacement {replacement!r}: {error}") from None
+    template = _text(replacement)
+    return _regex(pattern).sub(lambda match: expanded(template, match), _text(text))
 
 
 def _match(pattern: Any, text: Any) -> bool:
