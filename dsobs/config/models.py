@@ -57,8 +57,14 @@ def _label_pair(value: str) -> str:
 
 
 def _label_matcher(value: str) -> str:
-    if not re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=).*", value, re.DOTALL):
+    match = re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=)(.*)", value, re.DOTALL)
+    if match is None:
         raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
+    if "~" in match[1]:
+        try:
+            re.compile(match[2].strip().strip('"'))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{value!r} holds a bad regular expression: {error}") from error
     return value
 
 

@@ -139,12 +139,15 @@ def test_every_setting_is_documented_in_the_schema() -> None:
         "gpu",
         "rules",
         "notifiers",
+        "inhibition",
+        "heartbeat",
         "remediation",
         "state",
         "api",
         "log",
+        "reload",
     }
-    nested = {"gpu_memory", "latency_p99", "restarts", "pagerduty", "webhook"}
+    nested = {"gpu_memory", "latency_p99", "restarts", "pagerduty", "alertmanager", "slack", "webhook"}
     assert set(undocumented) <= sections | nested
 
 
