@@ -19,7 +19,7 @@ from dsobs.model.notification import Event, Notification
 from dsobs.model.notifier import Standing
 from dsobs.notifiers.inhibition import InhibitRule, inhibitor
 from dsobs.notifiers.messages import dedup_key, notification_of
-from dsobs.remediation.ledger import Incident, Ledger
+from dsobs.remediation.ledger import Ledger
 from dsobs.silences import Silence
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ class Teller:
         self._told: set[str] = set()
         self._saved: frozenset[str] | None = None
         self._held: dict[str, str] = {}
+        self._escalated: dict[str, tuple[str, float]] = {}
+        """Incident → (text, when) of escalations since the start: the ledger may have been out of reach."""
 
     # On disk.
 
@@ -144,6 +146,10 @@ class Teller:
 
     def escalation(self, incident: str, text: str | None, now: float) -> Notification:
         """The ladder of an incident is used up, as `text` says, or (None) that incident is closed."""
+        if text is None:
+            self._escalated.pop(incident, None)
+        else:
+            self._escalated[incident] = (text, now)
         summary = f"[critical] {self.policy.source}: {text}" if text else f"[resolved] {self.policy.source}: {incident}"
         return Notification(
             at=now,
@@ -168,7 +174,20 @@ class Teller:
             for alert in alerts
             if alert.state is not AlertState.PENDING and (alert.name == WATCHDOG or not self.policy.elsewhere)
         ]
-        return found + [one for incident in ledger.incidents() for one in self._standing_incident(incident, now)]
+        told: dict[str, Standing] = {}
+        for incident in ledger.incidents():
+            page, closed = incident.last("page"), incident.last("incident", "closed")
+            if page is not None and (closed is None or now - closed.at <= RESOLVED_SECONDS):
+                until = closed.at if closed is not None else None
+                told[incident.id] = self._escalated_alert(
+                    incident.id, str(page.detail.get("reason", "")), page.at, now, until
+                )
+        over = {incident.id for incident in ledger.incidents() if incident.closed}
+        for id_, (text, at) in self._escalated.items():
+            if id_ in over:
+                continue
+            told.setdefault(id_, self._escalated_alert(id_, text, at, now))
+        return [*found, *told.values()]
 
     def _standing(self, alert: Alert, now: float) -> Standing:
         annotations = dict(alert.annotations)
@@ -188,25 +207,22 @@ class Teller:
             ended_at=ended,
         )
 
-    def _standing_incident(self, incident: Incident, now: float) -> list[Standing]:
-        page, closed = incident.last("page"), incident.last("incident", "closed")
-        if page is None or (closed is not None and now - closed.at > RESOLVED_SECONDS):
-            return []
-        summary = f"{self.policy.source}: {page.detail.get('reason', '')}"
-        return [
-            Standing(
-                labels={
-                    "alertname": ESCALATION,
-                    "instance": self.policy.source,
-                    "severity": "critical",
-                    "component": "dsobs",
-                    "incident": incident.id,
-                },
-                annotations={"summary": summary, "description": f"See `dsobs incidents {incident.id}`."},
-                severity="critical",
-                started_at=page.at,
-                seen_at=now,
-                interval=1.0,
-                ended_at=closed.at if closed is not None else None,
-            )
-        ]
+    def _escalated_alert(self, incident: str, text: str, at: float, now: float, ended: float | None = None) -> Standing:
+        return Standing(
+            labels={
+                "alertname": ESCALATION,
+                "instance": self.policy.source,
+                "severity": "critical",
+                "component": "dsobs",
+                "incident": incident,
+            },
+            annotations={
+                "summary": f"{self.policy.source}: {text}",
+                "description": f"See `dsobs incidents {incident}`.",
+            },
+            severity="critical",
+            started_at=at,
+            seen_at=now,
+            interval=1.0,
+            ended_at=ended,
+        )

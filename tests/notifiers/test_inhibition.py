@@ -53,6 +53,9 @@ def test_all_matchers_of_a_side_must_fit() -> None:
         ("EngineDown", ("EngineHung", "LatencyP99High"), ("GPUMemoryHigh", "ContainerRestartsHigh", "Watchdog")),
         ("EngineHung", ("EngineUnresponsive", "LatencyP99High"), ("EngineDown", "GPUMemoryHigh")),
         ("EngineStartSlow", ("EngineTargetAbsent",), ("EngineDown", "EngineHung")),
+        ("GPUFellOffBus", ("EngineHung", "LatencyP99High"), ("EngineDown", "GPUMemoryHigh")),
+        ("TimeToFirstTokenBudgetFast", ("LatencyP99High", "TimeToFirstTokenBudgetLong"), ("AvailabilityBudgetFast",)),
+        ("KVCacheSaturated", ("QueueGrowing", "LatencyP99High"), ("PreemptionThrash", "EngineHung")),
     ],
 )
 def test_shipped_rules_make_one_page_of_one_fault(source: str, held: tuple[str, ...], free: tuple[str, ...]) -> None:

@@ -164,3 +164,12 @@ def test_with_evaluation_in_prometheus_only_watchdog_and_escalations_stand() -> 
     (over,) = teller().standing([], Ledger((*entries, closed)), NOW + 900)
     assert over.ended_at == NOW
     assert teller().standing([], Ledger((*entries, closed)), NOW + 901) == []
+
+
+def test_an_escalation_that_the_ledger_could_not_take_stands_all_the_same() -> None:
+    t = teller()
+    t.escalation("i-1", "restart failed: no", NOW)
+    (one,) = t.standing([], Ledger(), NOW + 60)
+    assert (one.labels["incident"], one.started_at, one.ended_at) == ("i-1", NOW, None)
+    t.escalation("i-1", None, NOW + 90)
+    assert t.standing([], Ledger(), NOW + 91) == []
