@@ -302,6 +302,23 @@ class Notifiers(Model):
     webhook: Webhook | None = None
 
 
+class Pages(Model):
+    """The texts of pages, in the template language of rule annotations.
+
+    Beside `$labels` and `$value` they may name `$annotations`, `$source`, `$severity`, `$status` (firing or resolved),
+    `$threshold` (the annotation of that name), `$started` and `$duration` (seconds). A rule's own annotations are what
+    Alertmanager is told.
+    """
+
+    summary: str = (
+        '[{{ if eq $status "resolved" }}resolved{{ else }}{{ $severity }}{{ end }}] {{ $labels.alertname }} on '
+        "{{ $source }}{{ with or $annotations.summary $annotations.description }}: {{ . }}{{ end }}"
+    )
+    """One line; such as `{{ $labels.alertname }} {{ $value | humanize }}, limit {{ $threshold }}`."""
+    description: str = "{{ $annotations.description }}"
+    """What stands below it. Empty: nothing."""
+
+
 class Inhibition(Model):
     """One fault, one page: while a source alert fires, its targets page nobody. Repair goes on."""
 
@@ -422,6 +439,7 @@ class Config(Model):
     gpu: Gpu = Gpu()
     rules: Rules = Rules()
     notifiers: Notifiers = Notifiers()
+    pages: Pages = Pages()
     inhibition: Inhibition = Inhibition()
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()

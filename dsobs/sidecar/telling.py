@@ -20,6 +20,7 @@ from dsobs.model.notifier import Standing
 from dsobs.notifiers.inhibition import InhibitRule, inhibitor
 from dsobs.notifiers.messages import dedup_key, notification_of
 from dsobs.remediation.ledger import Ledger
+from dsobs.sidecar.page_texts import PageTexts
 from dsobs.silences import Silence
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,18 @@ class Policy:
     """Prometheus evaluates pages: rules' alerts are not told of."""
     inhibit: Sequence[InhibitRule]
     mode: Mode
+    texts: PageTexts
 
     @classmethod
     def of(cls, config: Config, source: str, inhibit: Sequence[InhibitRule]) -> "Policy":
         """From the settings and what their files hold."""
-        return cls(source, config.rules.evaluation == "prometheus", inhibit, config.remediation.mode)
+        return cls(
+            source,
+            config.rules.evaluation == "prometheus",
+            inhibit,
+            config.remediation.mode,
+            PageTexts.of(config),
+        )
 
     def next_step(self, alert: Alert) -> str:
         """What dsobs does about an alert, in words."""
@@ -142,7 +150,7 @@ class Teller:
         made = notification_of(
             Transition(now, alert, None), source=self.policy.source, next_step=self.policy.next_step(alert)
         )
-        return [made] if made is not None else []
+        return [self.policy.texts.on(made, alert, now)] if made is not None else []
 
     def escalation(self, incident: str, text: str | None, now: float) -> Notification:
         """The ladder of an incident is used up, as `text` says, or (None) that incident is closed."""

@@ -140,6 +140,7 @@ def test_every_setting_is_documented_in_the_schema() -> None:
         "rules",
         "notifiers",
         "inhibition",
+        "pages",
         "heartbeat",
         "remediation",
         "state",

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from dsobs import silences, telemetry
-from dsobs.config.models import Mode
+from dsobs.config import Config, Mode
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.clock import ManualClock
 from dsobs.model.notification import Event, Notification
 from dsobs.notifiers.inhibition import InhibitRule
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.sidecar import telling
+from dsobs.sidecar.page_texts import PageTexts
 from dsobs.sidecar.telling import Policy, Teller
 from dsobs.silences import Matcher, Silence
 
@@ -33,7 +34,7 @@ def ended(one: Alert, at: float = NOW) -> Alert:
 
 
 def teller(*inhibit: InhibitRule, elsewhere: bool = False) -> Teller:
-    return Teller(Policy("gpu-1", elsewhere, inhibit, Mode.OBSERVE), ManualClock(NOW))
+    return Teller(Policy("gpu-1", elsewhere, inhibit, Mode.OBSERVE, PageTexts.of(Config())), ManualClock(NOW))
 
 
 def told(teller: Teller, *alerts: Alert, held: Sequence[Silence] = (), now: float = NOW) -> list[tuple[Event, str]]:
