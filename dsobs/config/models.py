@@ -57,8 +57,14 @@ def _label_pair(value: str) -> str:
 
 
 def _label_matcher(value: str) -> str:
-    if not re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=).*", value, re.DOTALL):
+    match = re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=)(.*)", value, re.DOTALL)
+    if match is None:
         raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
+    if "~" in match[1]:
+        try:
+            re.compile(match[2].strip().strip('"'))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{value!r} holds a bad regular expression: {error}") from error
     return value
 
 
@@ -296,6 +302,23 @@ class Notifiers(Model):
     webhook: Webhook | None = None
 
 
+class Pages(Model):
+    """The texts of pages, in the template language of rule annotations.
+
+    Beside `$labels` and `$value` they may name `$annotations`, `$source`, `$severity`, `$status` (firing or resolved),
+    `$threshold` (the annotation of that name), `$started` and `$duration` (seconds). A rule's own annotations are what
+    Alertmanager is told.
+    """
+
+    summary: str = (
+        '[{{ if eq $status "resolved" }}resolved{{ else }}{{ $severity }}{{ end }}] {{ $labels.alertname }} on '
+        "{{ $source }}{{ with or $annotations.summary $annotations.description }}: {{ . }}{{ end }}"
+    )
+    """One line; such as `{{ $labels.alertname }} {{ $value | humanize }}, limit {{ $threshold }}`."""
+    description: str = "{{ $annotations.description }}"
+    """What stands below it. Empty: nothing."""
+
+
 class Inhibition(Model):
     """One fault, one page: while a source alert fires, its targets page nobody. Repair goes on."""
 
@@ -416,6 +439,7 @@ class Config(Model):
     gpu: Gpu = Gpu()
     rules: Rules = Rules()
     notifiers: Notifiers = Notifiers()
+    pages: Pages = Pages()
     inhibition: Inhibition = Inhibition()
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()

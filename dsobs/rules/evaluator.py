@@ -30,7 +30,8 @@ from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
 from dsobs.rules.persistence import SavedAlert, Snapshot
-from dsobs.rules.templates import Data, TemplateError
+from dsobs.rules.template_functions import TemplateError
+from dsobs.rules.templates import Data
 from dsobs.series.store import Store
 
 _log = logging.getLogger(__name__)

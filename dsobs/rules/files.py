@@ -17,7 +17,8 @@ import yaml
 from dsobs import promql
 from dsobs.promql import PromqlError, Query, UnsupportedError
 from dsobs.rules.duration import duration_seconds, is_duration
-from dsobs.rules.templates import Template, TemplateError
+from dsobs.rules.template_functions import TemplateError
+from dsobs.rules.templates import Template
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 Templates: TypeAlias = tuple[tuple[str, Template], ...]

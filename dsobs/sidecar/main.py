@@ -315,20 +315,24 @@ class Sidecar:
         now = turn.view.at
         for transition in turn.transitions:
             _tell_transition(transition)
-        alerts, ledger, held = self.evaluator.alerts(), self.ledger.current, self.active_silences()
-        notifications = self.teller.turn(alerts, held, now)
-        self.receivers.update(self.teller.standing(alerts, ledger, now), held, now)
+        notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
+        self._tell_standing(now)
+        if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
+            return
+        self._saved_at = now
+        self.ledger.forget_before(now - DAY)
+        await self._commit(notifications, now)
+
+    def _tell_standing(self, now: float) -> None:
+        """What stands, and the silences that hold, for receivers and for repair."""
+        alerts, held = self.evaluator.alerts(), self.active_silences()
+        self.receivers.update(self.teller.standing(alerts, self.ledger.current, now), held, now)
         stopping = [*held, *self.receivers.others_silences()]
         self._silenced = {
             alert.fingerprint
             for alert in alerts
             if silences.holding(stopping, {"instance": self.name, **alert.labels}, now)
         }
-        if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
-            return
-        self._saved_at = now
-        self.ledger.forget_before(now - DAY)
-        await self._commit(notifications, now)
 
     async def _commit(self, notifications: list[Notification], now: float) -> None:
         memory = json.dumps(self.pipeline.memory().dump())
@@ -467,18 +471,21 @@ class Sidecar:
             raise StateError(self._state_error)
         await self.db.transact_async(lambda c: silences.save(c, made))
         self.silences.append(made)
+        # It holds once this is answered, not a turn later.
+        self._tell_standing(self.clock.now())
         return made
 
     async def expire_silence(self, id_: str) -> bool:
         """Ends a silence now; False if there is none of that id."""
         now = self.clock.now()
-        for index, silence in enumerate(self.silences):
+        for silence in self.silences:
             if silence.id == id_ and silence.ends_at > now:
                 if self.db is None:
                     raise StateError(self._state_error)
                 ended = dataclasses.replace(silence, ends_at=now)
                 await self.db.transact_async(functools.partial(silences.save, silence=ended))
-                del self.silences[index]
+                self.silences = [one for one in self.silences if one.id != id_]
+                self._tell_standing(self.clock.now())
                 return True
         return False
 

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsobs.config import Config, ConfigError, ReloadError
+from dsobs.config import Config, ConfigError, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.pipeline import rule_groups
 from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
 from dsobs.rules.shipped import directory
+from dsobs.sidecar.page_texts import bad_templates
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ class Plan:
 
 def read_plan(config: Config) -> Plan:
     """Reads the files that `config` names; RuleFileError or ConfigError with all that is wrong with them."""
+    findings = list(bad_templates(config))
+    if findings:
+        raise ConfigError(Problem("", finding.key, finding.message) for finding in findings)
     shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
     inhibition = config.inhibition
     return Plan(config, rule_groups(config), load_inhibition(inhibition.files, shipped if inhibition.shipped else []))
