@@ -237,7 +237,7 @@ async def test_upgrade_to_another_model_behind_a_key_that_dsobs_has_not_is_infor
     assert both[new] < 60.0
 
     async def least() -> bool:
-        return (await here.status())["view"]["engines"][0]["threshold_seconds"] == 5.0
+        return bool((await here.status())["view"]["engines"][0]["threshold_seconds"] == 5.0)
 
     # A prefill's patience for a moment is as it should be.
     await here.until(least, 30, "the threshold before anything was learned")
