@@ -1,5 +1,7 @@
 """Restarts of the last 24 hours."""
 
+from dataclasses import replace
+
 import pytest
 
 from dsobs.model.observation import RuntimeView, Unknown
@@ -161,3 +163,12 @@ def test_a_restart_after_the_wall_clock_was_set_forward_counts_once_and_now() ->
     window.observe(10_011, view(13_603), 9_002)
     window.observe(10_040, view(13_603), 13_605)
     assert [r.at for r in window.restarts] == [10_011]
+
+
+def test_starts_before_a_step_of_the_wall_clock_are_not_counted_again_after_it() -> None:
+    window = RestartWindow()
+    first, back, forward = 10_000.0, 10_060.0 - 3600, 10_120.0 + 3600
+    window.observe(10_010, replace(view(first), started_history=(first,)), None)
+    window.observe(10_061, replace(view(back), started_history=(first, back)), None)
+    window.observe(10_121, replace(view(forward), started_history=(first, back, forward)), None)
+    assert window.in_24h(10_121) == 2
