@@ -71,8 +71,7 @@ BAD = {
     "alertmanager": [
         ":3: notifiers.alertmanager.urls: names one address twice; each Alertmanager stands there once",
         ":4: notifiers.alertmanager.labels[0]: 'cluster' is no label; write NAME=VALUE, such as cluster=eu-1",
-        ":5: notifiers.alertmanager.silence_scope[0]: 'pod=~(' holds a bad regular expression: missing ), "
-        "unterminated subpattern at position 0",
+        ":5: notifiers.alertmanager.silence_scope[0]: 'pod=~(' holds a bad regular expression: missing ): (",
         ":6: notifiers.alertmanager.bearer_token: is set, and notifiers.alertmanager.basic_user too; keep one of them",
         ":7: notifiers.alertmanager.basic_user: and notifiers.alertmanager.basic_password belong together; set both "
         "or none",
