@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dsobs.config.duration import PATTERN, parse_duration
 from dsobs.config.secret import Secret
+from dsobs.regex import RegexError, compile_regex
 
 
 def _address(value: str) -> str:
@@ -62,8 +63,8 @@ def _label_matcher(value: str) -> str:
         raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
     if "~" in match[1]:
         try:
-            re.compile(match[2].strip().strip('"'))
-        except (re.error, OverflowError, RecursionError) as error:
+            compile_regex(match[2].strip().strip('"'))
+        except RegexError as error:
             raise ValueError(f"{value!r} holds a bad regular expression: {error}") from error
     return value
 
