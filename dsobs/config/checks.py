@@ -66,8 +66,14 @@ def contradictions(config: Config) -> Iterator[Finding]:
 
 
 def _alertmanager(config: Config) -> Iterator[Finding]:
-    settings = config.notifiers.alertmanager
+    settings, pagerduty = config.notifiers.alertmanager, config.notifiers.pagerduty
     if settings is None:
+        if pagerduty is not None and pagerduty.fallback:
+            yield Finding(
+                "notifiers.pagerduty.fallback",
+                ("notifiers.pagerduty.fallback",),
+                "is true, and without notifiers.alertmanager there is nothing to fall back from; write false",
+            )
         return
     section = "notifiers.alertmanager"
     if settings.bearer_token is not None and settings.basic_user:

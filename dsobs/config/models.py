@@ -235,6 +235,8 @@ class PagerDuty(Model):
     """Integration key of 32 characters, by `file:PATH` or `env:NAME`."""
     url: Address = "https://events.pagerduty.com/v2/enqueue"
     """Where events go."""
+    fallback: bool = False
+    """Page only what no Alertmanager has taken (`notifiers.alertmanager.fallback_after`); false: page everything."""
     severities: Severities = ("critical", "error", "warning")
     """Alerts of other severities are not sent."""
 
@@ -270,6 +272,8 @@ class Alertmanager(Model):
     """A firing alert is sent again after this long; Alertmanager ends it four times as long after the last time."""
     timeout: PositiveSeconds = 10.0
     """Deadline of one request."""
+    fallback_after: PositiveSeconds = 120.0
+    """Alerts that waited this long at every Alertmanager are paged by the notifiers that are a fallback."""
     labels: tuple[LabelPair, ...] = ()
     """`NAME=VALUE` each, for alerts that have no such label, such as `cluster=eu-1`. `instance` is target.name unless
     it is given here."""

@@ -34,10 +34,10 @@ def _tell_paging(config: Config) -> None:
         log.info(
             "pages are evaluated by Prometheus (rules.evaluation): from here only go Watchdog and what became of repair"
         )
-    if notifiers.alertmanager is not None and notifiers.pagerduty is not None:
+    if notifiers.alertmanager is not None and notifiers.pagerduty is not None and not notifiers.pagerduty.fallback:
         log.warning(
             "both PagerDuty and Alertmanager are told: where Alertmanager pages the same service, each fault is two "
-            "incidents (notifiers.pagerduty, notifiers.alertmanager)"
+            "incidents (notifiers.pagerduty.fallback)"
         )
     heartbeat = "on" if config.heartbeat.url is not None else "none is sent"
     log.info("heartbeat: %s (heartbeat.url)", heartbeat)

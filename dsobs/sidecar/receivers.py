@@ -93,6 +93,7 @@ class Receivers:
         standing = {n.name: n for n in notifiers if isinstance(n, StandingNotifier)}
         self.outbox.use([n for n in notifiers if n.name not in standing])
         before = self._config
+        self.outbox.leave_to_primary(config.notifiers.alertmanager is not None)
         if before is None or before.notifiers.alertmanager != config.notifiers.alertmanager:
             for way in self._ways.values():
                 self._leave(way)
@@ -129,7 +130,15 @@ class Receivers:
         for name, way in self._ways.items():
             way.update(standing, silences, now)
             OUTBOX_OLDEST.labels(name).set(way.lane.oldest_seconds(now))
+        self.outbox.leave_to_primary(self._alertmanager_takes(now))
         self.outbox.note_age(now)
+
+    def _alertmanager_takes(self, now: float) -> bool:
+        """Whether at one Alertmanager no alert has waited for too long."""
+        settings = self._config.notifiers.alertmanager if self._config is not None else None
+        return settings is not None and any(
+            way.lane.oldest_seconds(now) < settings.fallback_after for way in self._ways.values()
+        )
 
     def others_silences(self) -> list[Silence]:
         """Silences that somebody made in an Alertmanager and that stop repair, by the settings."""

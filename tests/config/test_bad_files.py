@@ -80,6 +80,10 @@ BAD = {
         ":9: notifiers.slack.url: is missing; write file:PATH or env:NAME",
         ":11: heartbeat.interval: is '0'; write more than 0",
     ],
+    "fallback_alone": [
+        ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
+        "from; write false"
+    ],
     "nothing_to_restart": [
         ":2: remediation.mode: is enforce, and with runtime.name none nothing can be restarted; name a runtime or "
         "write observe"

@@ -629,3 +629,27 @@ async def test_age_of_the_oldest_page_is_a_gauge(db: StateDb, time: VirtualTime)
         await time.until(outbox, lambda: outbox.pending == 0)
         outbox.note_age(time.clock.now())
         assert telemetry.OUTBOX_OLDEST.labels("aged")._value.get() == 0
+
+
+async def test_fallback_pages_what_the_primary_does_not_take_and_nothing_that_it_took(
+    db: StateDb, time: VirtualTime
+) -> None:
+    notifier = Taking("fallback")
+    notifier.fallback = True  # type: ignore[attr-defined]
+    async with time.running(db, [notifier]) as outbox:
+        outbox.leave_to_primary(True)
+        await outbox.put([trigger("taken"), trigger("waits")])
+        await time.pass_by(outbox, 60)
+        await outbox.put([resolve("taken")])
+        await time.pass_by(outbox, 60)
+        assert notifier.got == []
+        outbox.note_age(time.clock.now())
+        assert telemetry.OUTBOX_OLDEST.labels("fallback")._value.get() == 0
+        assert telemetry.OUTBOX_PENDING.labels("fallback")._value.get() == 0
+        outbox.leave_to_primary(False)
+        await time.quiet(outbox)
+        assert notifier.got == ["trigger waits"]
+        outbox.leave_to_primary(True)
+        await outbox.put([resolve("waits"), trigger("later")])
+        await time.quiet(outbox)
+        assert notifier.got == ["trigger waits", "resolve waits"]
