@@ -1,7 +1,7 @@
 """Real vLLM that is busy, asleep or out of reach for a while: nothing critical, no restart, at the default thresholds.
 
 The tests share one server under `dsobs supervise`, which the last one replaces; each has a dsobs of its own.
-DSOBS_LONG=1 keeps scrapes alone from being answered for a minute too, and has the probe refused three times.
+LONG_TESTS=1 keeps scrapes alone from being answered for a minute too, and has the probe refused three times.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 SILENT_SECONDS = 60.0
 START_SECONDS = 400.0
 NEW = "deepseek-r1-14b"
-LONG = bool(os.environ.get("DSOBS_LONG"))
+LONG = os.environ.get("LONG_TESTS") == "1"
 REFUSED_PROBES = 3 if LONG else 1
 GATE_SECONDS = SILENT_SECONDS if LONG else 25.0
 
