@@ -1,8 +1,9 @@
 """Standard Prometheus rule files, evaluated here: files, templates, the alert state machine and its state on disk."""
 
 from dsobs.rules.evaluator import Evaluator
-from dsobs.rules.files import AlertRule, Group, Problem, RecordingRule, RuleFileError, load, load_text
+from dsobs.rules.files import AlertRule, Group, RecordingRule, RuleFileError, load, load_text
 from dsobs.rules.persistence import SCHEMA, SavedAlert, Snapshot, restore, save
+from dsobs.rules.reader import Problem
 from dsobs.rules.shipped import render
 
 __all__ = [

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dsobs.config import format_duration
-from dsobs.config.models import Hang, Rules
+from dsobs.config.models import Config, Hang, Rules
 
 FILE_NAME = "dsobs.rules.yaml"
 _DEFAULT_RULES = Rules()
@@ -129,3 +129,8 @@ def _unresponsive(block: str, hang: Hang) -> str:
             (f"threshold: {format_duration(old)}\n", f"threshold: {format_duration(new)}\n"),
         ],
     )
+
+
+def sources(config: Config) -> list[tuple[str, str]]:
+    """(file name, text) of the shipped rules with these settings; none where they are switched off."""
+    return [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
