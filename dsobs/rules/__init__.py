@@ -4,7 +4,6 @@ from dsobs.rules.evaluator import Evaluator
 from dsobs.rules.files import AlertRule, Group, RecordingRule, RuleFileError, load, load_text
 from dsobs.rules.persistence import SCHEMA, SavedAlert, Snapshot, restore, save
 from dsobs.rules.reader import Problem
-from dsobs.rules.shipped import render
 
 __all__ = [
     "SCHEMA",
@@ -18,7 +17,6 @@ __all__ = [
     "Snapshot",
     "load",
     "load_text",
-    "render",
     "restore",
     "save",
 ]

@@ -6,7 +6,7 @@ import resource
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def promtool() -> str:
     script = Path(__file__).with_name("prometheus.sh")
-    built = subprocess.run(["bash", script, "promtool"], stdout=subprocess.PIPE, text=True, check=True)
+    built = subprocess.run(["bash", str(script), "promtool"], stdout=subprocess.PIPE, text=True, check=True)
     return built.stdout.strip()
 
 
@@ -46,7 +46,7 @@ def promtool_verdicts(promtool: str, path: Path, junit: Path) -> dict[str, bool]
 
 
 def dsobs_cases(path: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "dsobs.cli", "rules", "test", "--json", path]
+    command = [sys.executable, "-m", "dsobs.cli", "rules", "test", "--json", str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -114,7 +114,7 @@ tests:
     assert ours <= 10 * theirs
 
 
-def _cpu_seconds(command: list[str | Path]) -> float:
+def _cpu_seconds(command: Sequence[str | Path]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, stdout=subprocess.DEVNULL, cwd=ROOT, check=True, env={**os.environ, "GOMAXPROCS": "2"})
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
