@@ -145,6 +145,7 @@ class Evaluator:
         self._revision = 0
         self._saved_revision = 0
         self._saved_at = -math.inf
+        self._expose_always = expose_alerts
         self._exposes_alerts = expose_alerts or not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
 
     @property
@@ -189,7 +190,7 @@ class Evaluator:
                     group.rules[n] = kept.pop(0)
                     group.rules[n].rule = state.rule
         for gone in (state for states in left.values() for state in states):
-            for labels in gone.recorded:
+            for labels in gone.recorded | gone.exposed:
                 self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
             if isinstance(gone.rule, AlertRule):
                 self._departed += [
@@ -197,7 +198,8 @@ class Evaluator:
                     for active in gone.active.values()
                     if active.state is not AlertState.PENDING
                 ]
-        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        refers = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        self._exposes_alerts = self._expose_always or refers
         self._revision += 1
 
     def restore(self, saved: Iterable[SavedAlert], now: float) -> None:

@@ -189,7 +189,8 @@ def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: P
         tests, problems = read_unit_tests(file)
         assert tests is not None, problems
         results, problems = run_file(tests)
-        assert [result for result in results if not result.ok] == problems == []
+        assert problems == []
+        assert [result for result in results if not result.ok] == []
     elif "services" in tree:
         for service in tree["services"].values():
             variables = {k: v for k, v in service.get("environment", {}).items() if k.startswith("DSOBS_")}

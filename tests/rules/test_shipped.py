@@ -24,7 +24,6 @@ _FOLDER = Path(__file__).parents[2] / "alerts"
 _TESTS = sorted(_FOLDER.glob("*.test.yaml"))
 _ALL = (*shipped.FILE_NAMES, shipped.PROMETHEUS_FILE_NAME)
 AWAITED = {
-    "dsobs_config_last_reload_successful",
     "dsobs_container_cpu_pressure_waiting_seconds_total",
     "dsobs_container_memory_limit_bytes",
     "dsobs_container_memory_working_set_bytes",
@@ -35,7 +34,6 @@ AWAITED = {
     "dsobs_host_filesystem_avail_bytes",
     "dsobs_host_filesystem_size_bytes",
     "dsobs_host_shm_used_ratio",
-    "dsobs_outbox_oldest_seconds",
 }
 """Signals that rules read and nobody exports yet; a rule on one of them says nothing until then."""
 
