@@ -84,7 +84,7 @@ def _binary(node: Any) -> list[str]:
         return [*before, operator, *after]
     if before[-1] == ")" and len(after) == 1 and str(node.op) not in ("and", "or", "unless"):
         return [*before[:-1], f") {operator} {after[0]}"]
-    rest = after[1:] if isinstance(node.rhs, syntax.ParenExpr) else _indented(after[1:])
+    rest = after[1:] if after[0].endswith("(") and after[-1] == ")" else _indented(after[1:])
     return [*before, f"{operator} {after[0]}", *rest]
 
 

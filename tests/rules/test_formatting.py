@@ -38,6 +38,12 @@ def test_an_expression_has_one_form(text: str, expected: str) -> None:
     assert format_expression(expected) == expected
 
 
+def test_an_aggregation_that_is_broken_closes_under_its_operator() -> None:
+    inner = f"rate({_LONG}[5m]) + rate({_LONG}[5m])"
+    formatted_text = format_expression(f"x / sum by (a_label) ({inner}) > 1")
+    assert formatted_text == f"x\n/ sum by (a_label) (\n  {inner}\n) > 1"
+
+
 @pytest.mark.parametrize(
     "text",
     [
