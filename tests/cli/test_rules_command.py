@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dsobs import promql
 from dsobs.cli import main
 from dsobs.cli.exit_codes import ExitCode
+from dsobs.promql import UnsupportedError
 
 _RULES = """\
 groups:
@@ -41,6 +43,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def _why(expression: str) -> str:
+    """What the compiler says, and what to do."""
+    with pytest.raises(UnsupportedError) as refused:
+        promql.compile(expression)
+    return f"dsobs does not support {refused.value}; write it otherwise, or leave this rule to Prometheus"
+
+
 def _rows(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -70,8 +79,7 @@ def test_check_names_everything_that_is_wrong_with_its_expression(
         "",
         f'dsobs: {bad}:5: group "g": rule "B": expr: unclosed left parenthesis\n'
         "    sum(x\n"
-        f'dsobs: {bad}:7: group "g": rule "C": expr: dsobs does not support function histogram_count(); write it '
-        "otherwise, or leave this rule to Prometheus\n"
+        f'dsobs: {bad}:7: group "g": rule "C": expr: {_why("histogram_count(x) > 1")}\n'
         "    histogram_count(x)\n    > 1\n"
         f'dsobs: {bad}:10: group "g": rule "D": it looks back 24 h and the sidecar keeps 6 h; leave this rule to '
         "Prometheus (`dsobs rules check --for-prometheus`)\n"

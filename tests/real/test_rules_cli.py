@@ -86,13 +86,13 @@ def test_shipped_tests_take_at_most_ten_times_promtools_time(promtool: str) -> N
 
 
 def test_a_day_at_15_s_takes_at_most_ten_times_promtools_time(promtool: str, tmp_path: Path) -> None:
-    rules = ROOT / "alerts" / "dsobs.rules.yaml"
+    rules = ROOT / "alerts"
     path = tmp_path / "day.test.yaml"
     engine = 'model_name="m", engine="0"'
     ttft = "dsobs_engine_time_to_first_token_seconds"
     path.write_text(
         f"""
-rule_files: ['{rules}']
+rule_files: ['{rules}/thresholds.rules.yaml', '{rules}/engine.rules.yaml']
 evaluation_interval: 15s
 tests:
   - name: a day

@@ -136,8 +136,9 @@ def test_an_unsupported_expression_fails_its_own_case_only(tmp_path: Path) -> No
         rules,
     )
     assert _verdicts(results) == [False, True, False, False, False, True]
-    assert "does not support function histogram_count()" in results[0].reason
-    assert "does not support function histogram_count()" in results[2].reason
+    for result in (results[0], results[2]):
+        assert "dsobs does not support" in result.reason
+        assert "histogram_count()" in result.reason
     assert "native histograms are not supported" in results[3].reason
 
 
