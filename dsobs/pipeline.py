@@ -23,8 +23,9 @@ from dsobs.model.view import View
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import Step, awaits_verification, plan
-from dsobs.rules import Evaluator, Group, load, render
-from dsobs.rules.shipped import FILE_NAME
+from dsobs.rules import Evaluator, Group, RuleFileError, load
+from dsobs.rules.files import out_of_reach
+from dsobs.rules.shipped import sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -41,8 +42,10 @@ VERDICT_SECONDS = 5.0
 
 def rule_groups(config: Config) -> list[Group]:
     """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
-    shipped = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
-    return load(config.rules.files, shipped)
+    groups = load(config.rules.files, sources(config))
+    if problems := out_of_reach(groups):
+        raise RuleFileError(problems)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dsobs.cli.reference import commands_page
 from dsobs.config.reference import schema_text, settings_page
+from dsobs.rules.catalogue import rules_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,6 +14,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/settings.md", settings_page),
     ("docs/reference/config.schema.json", schema_text),
     ("docs/reference/cli.md", commands_page),
+    ("docs/reference/rules.md", rules_page),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 

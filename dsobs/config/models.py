@@ -214,6 +214,17 @@ class RestartsRule(Model):
     """More restarts than this in 24 h fire."""
 
 
+class Objectives(Model):
+    """What is promised, for TimeToFirstTokenBudget… and AvailabilityBudget…: they page when the error budget burns."""
+
+    ttft_threshold: PositiveSeconds = 2.5
+    """The first token within this. It has to be a bucket bound of the engine, or these rules say nothing."""
+    ttft_target: float = Field(default=0.99, gt=0, lt=1)
+    """For this share of the requests."""
+    availability_target: float = Field(default=0.999, gt=0, lt=1)
+    """Ready for this share of the time."""
+
+
 class Rules(Model):
     """Which rules run here."""
 
@@ -226,6 +237,7 @@ class Rules(Model):
     gpu_memory: MemoryRule = MemoryRule()
     latency_p99: LatencyRule = LatencyRule()
     restarts: RestartsRule = RestartsRule()
+    objectives: Objectives = Objectives()
 
 
 class PagerDuty(Model):

@@ -68,6 +68,8 @@ class _RuleState:
     rule: AlertRule | RecordingRule
     active: dict[Labels, _Active] = field(default_factory=dict)
     recorded: set[Labels] = field(default_factory=set)
+    exposed: set[Labels] = field(default_factory=set)
+    """Its `ALERTS` and `ALERTS_FOR_STATE` in the store."""
     health: str = "unknown"
     last_error: str = ""
     evaluated_at: float | None = None
@@ -113,7 +115,9 @@ class Evaluator:
     """Evaluates rule groups over `store`.
 
     `external_labels` are added to every alert that has no such label; templates see them as `$externalLabels`.
-    `default_interval` and `restore_grace` are seconds. Not thread-safe; never blocks.
+    `default_interval` and `restore_grace` are seconds. `bare_labels` leaves the external labels to the templates, as
+    Prometheus does until it sends an alert; `expose_alerts` gives the store `ALERTS` even where no rule refers to it.
+    Not thread-safe; never blocks.
     """
 
     def __init__(
@@ -125,8 +129,11 @@ class Evaluator:
         external_url: str = "",
         default_interval: float = 15.0,
         restore_grace: float = 15.0,
+        bare_labels: bool = False,
+        expose_alerts: bool = False,
     ) -> None:
         self._store = store
+        self._bare_labels = bare_labels
         self._external_labels = dict(external_labels or {})
         self._external_url = external_url
         self._restore_grace = restore_grace
@@ -138,8 +145,8 @@ class Evaluator:
         self._revision = 0
         self._saved_revision = 0
         self._saved_at = -math.inf
-        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
-        self._exposed: set[Labels] = set()
+        self._expose_always = expose_alerts
+        self._exposes_alerts = expose_alerts or not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
 
     @property
     def metric_names(self) -> frozenset[str]:
@@ -183,7 +190,7 @@ class Evaluator:
                     group.rules[n] = kept.pop(0)
                     group.rules[n].rule = state.rule
         for gone in (state for states in left.values() for state in states):
-            for labels in gone.recorded:
+            for labels in gone.recorded | gone.exposed:
                 self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
             if isinstance(gone.rule, AlertRule):
                 self._departed += [
@@ -191,7 +198,8 @@ class Evaluator:
                     for active in gone.active.values()
                     if active.state is not AlertState.PENDING
                 ]
-        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        refers = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        self._exposes_alerts = self._expose_always or refers
         self._revision += 1
 
     def restore(self, saved: Iterable[SavedAlert], now: float) -> None:
@@ -271,22 +279,22 @@ class Evaluator:
         go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
         """
         transitions = self._depart(now) if self._departed else []
-        ran = False
         for group in self._groups:
             at = group.slot(now)
             if at is None and news and group.interval <= NEWS_INTERVAL_SECONDS:
                 at = now
             if at is None:
                 continue
-            ran = True
             begun = time.perf_counter()
             for state in group.rules:
                 self._run(group, state, at, now, transitions)
             group.seconds = time.perf_counter() - begun
             group.evaluated_at = now
-        if ran and self._refers_to_alerts:
-            self._expose(now)
         return transitions
+
+    def failures(self) -> list[tuple[str, str]]:
+        """(rule, what failed) of those whose last evaluation failed."""
+        return [(s.rule.name, s.last_error) for group in self._groups for s in group.rules if s.health == "err"]
 
     def _run(self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]) -> None:
         begun = time.perf_counter()
@@ -295,6 +303,8 @@ class Evaluator:
         try:
             if isinstance(rule, AlertRule):
                 self._run_alert(group, state, rule, at, now, transitions)
+                if self._exposes_alerts:
+                    self._expose(state, now - group.group.query_offset)
             else:
                 self._run_recording(group, state, rule, now)
         except Exception as error:  # noqa: BLE001 - one rule that fails must not stop the others
@@ -416,7 +426,9 @@ class Evaluator:
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
             labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
-            labels = {**self._external_labels, **{name: value for name, value in labels.items() if value}}
+            labels = {name: value for name, value in labels.items() if value}
+            if not self._bare_labels:
+                labels = {**self._external_labels, **labels}
             key = labels_of(labels)
             if key in found:
                 raise RuleFailure(
@@ -477,25 +489,17 @@ class Evaluator:
 
     def alert_samples(self) -> list[Sample]:
         """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
-        samples: list[Sample] = []
-        for alert in self.alerts():
-            if alert.state is AlertState.RESOLVED:
-                continue
-            samples.append(
-                Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0)
-            )
-            samples.append(Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), alert.active_at))
-        return samples
+        return _alert_samples(self.alerts())
 
-    def _expose(self, now: float) -> None:
+    def _expose(self, state: _RuleState, at: float) -> None:
         """Rules may refer to `ALERTS`; only then the store gets them."""
-        samples = self.alert_samples()
+        samples = _alert_samples([_alert(state.rule.name, active) for active in state.active.values()])
         for sample in samples:
-            self._store.append(sample.labels, now, sample.value)
+            self._store.append(sample.labels, at, sample.value)
         present = {sample.labels for sample in samples}
-        for labels in self._exposed - present:
-            self._store.mark_stale(labels, now)
-        self._exposed = present
+        for labels in state.exposed - present:
+            self._store.mark_stale(labels, at)
+        state.exposed = present
 
     def rules(self) -> dict[str, Any]:
         """`data` of Prometheus' `/api/v1/rules`."""
@@ -524,6 +528,18 @@ class _Departed:
     rule_key: str
     name: str
     active: _Active
+
+
+def _alert_samples(alerts: Iterable[Alert]) -> list[Sample]:
+    samples: list[Sample] = []
+    for alert in alerts:
+        if alert.state is AlertState.RESOLVED:
+            continue
+        samples.append(Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0))
+        samples.append(
+            Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), float(math.floor(alert.active_at)))
+        )
+    return samples
 
 
 def _held_for(now: float, since: float, seconds: float) -> bool:
