@@ -22,6 +22,7 @@ from dsobs_nvml.reader import Reader
 from dsobs_nvml.recorded import RecordedNvml
 from dsobs_nvml.server import Server
 from dsobs_nvml.settings import Settings, SettingsError, settings_of
+from dsobs_nvml.source import NvmlSource
 
 LOG = logging.getLogger("dsobs.nvml")
 
@@ -47,26 +48,25 @@ def records_of(path: Path) -> list[Any]:
 
 
 class Exporter:
-    """All parts, from `start` to `stop`."""
+    """All parts, from `start` to `stop`. `source`: what the settings name unless given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, source: NvmlSource | None = None) -> None:
         self._settings = settings
-        if settings.recording is not None:
-            self.reader = Reader(RecordedNvml(records_of(settings.recording), settings.devices), settings.interval)
-            costs: Any = dict
-        else:
-            nvml = Nvml(settings.devices)
-            self.reader = Reader(nvml, settings.interval)
-            costs = nvml.costs.copy
+        if source is None and settings.recording is not None:
+            source = RecordedNvml(records_of(settings.recording), settings.devices)
+        elif source is None:
+            source = Nvml(settings.devices)
+        self.reader = Reader(source, settings.interval)
+        costs = source.costs.copy if isinstance(source, Nvml) else dict
         self.pods = PodWatch(PodResources(settings.pod_resources)) if settings.pod_resources is not None else None
         hostname = settings.hostname if settings.dcgm_names else None
-        cards = CardCollector(self.reader, self.pods, hostname, costs)
+        self.cards = CardCollector(self.reader, self.pods, hostname, costs)
         self._file_registry = CollectorRegistry()
-        self._file_registry.register(cards)
+        self._file_registry.register(self.cards)
         self.server: Server | None = None
         if settings.listen is not None:
             registry = CollectorRegistry()
-            registry.register(cards)
+            registry.register(self.cards)
             # Only here: in the file these names would clash with node_exporter's own.
             ProcessCollector(registry=registry)
             self.server = Server(settings.listen, registry, self.reader)

@@ -69,14 +69,14 @@ class CardCollector(Collector):
         costs: Callable[[], dict[str, tuple[int, float]]] = dict,
     ) -> None:
         self._reader = reader
-        self._pods = pods
+        self.pods = pods
         self._hostname = hostname
         self._costs = costs
 
     def collect(self) -> Iterable[Metric]:
         """All families that have series now."""
         snapshot = self._reader.snapshot()
-        holders = (self._pods.holders() or {}) if self._pods is not None else {}
+        holders = (self.pods.holders() or {}) if self.pods is not None else {}
         minors = _minors(snapshot)
         page = _Page()
         self._tell_own(page, snapshot)
@@ -108,9 +108,9 @@ class CardCollector(Collector):
         for question, (times, seconds) in self._costs().items():
             page.add(OWN["dsobs_nvml_question_seconds_total"], seconds, {"question": question})
             page.add(OWN["dsobs_nvml_questions_total"], times, {"question": question})
-        if self._pods is not None:
-            page.add(OWN["dsobs_nvml_pod_resources_up"], float(self._pods.holders() is not None), {})
-            page.add(OWN["dsobs_nvml_pod_resources_failures_total"], self._pods.failures, {})
+        if self.pods is not None:
+            page.add(OWN["dsobs_nvml_pod_resources_up"], float(self.pods.holders() is not None), {})
+            page.add(OWN["dsobs_nvml_pod_resources_failures_total"], self.pods.failures, {})
 
     def _dcgm(self, snapshot: Snapshot, holders: Holders, minors: dict[str, str], hostname: str) -> Iterator[Metric]:
         # Without a type: OpenMetrics would have `_total` at the end of a counter's name; these stay as they are.

@@ -42,15 +42,17 @@ class CardSeries:
             for xid in reading.xids:
                 if xid in counts or len(counts) < MAX_XIDS:
                     counts[xid] = counts.get(xid, 0) + 1
-                    self._last.setdefault(key, {})[xid] = at
+                    last = self._last.setdefault(key, {})
+                    # The last one stands last.
+                    last.pop(xid, None)
+                    last[xid] = at
 
     def last_xid(self, reading: Reading) -> int | None:
         """The XID that was seen last; 0 if none was, None where nobody watches."""
         key = reading.index, reading.uuid
         if key not in self._xids:
             return None
-        last = self._last.get(key, {})
-        return max(last, key=last.__getitem__) if last else 0
+        return next(reversed(self._last.get(key, {0: 0.0})))
 
     def rows(self, readings: Sequence[Reading]) -> Iterator[Row]:
         """What is known of these cards. Nothing where nothing is known, but `up`, why, and what was counted."""
