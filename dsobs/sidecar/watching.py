@@ -73,7 +73,9 @@ class Watch:
         """What is known after at most `interval` seconds."""
         now = self._clock.now()
         questions: set[asyncio.Task[Any]] = {self._scrapes.start(), self._views.start()}
-        if self.config.gpu.enabled and now - self._gpus_at >= self.config.gpu.interval - interval / 2:
+        wait = self.config.gpu.interval
+        # A turn that comes a little early does not wait for the next.
+        if self.config.gpu.enabled and now - self._gpus_at >= wait - min(wait, interval) / 2:
             self._gpus_at = now
             questions.add(self._gpus.start())
         self._host.start()
