@@ -210,18 +210,20 @@ def idle(source: Nvml) -> Section:
 def under_load(source: Nvml) -> Section:
     """Readings while a matrix product runs, beside nvidia-smi."""
     with subprocess.Popen([sys.executable, "-c", MATMUL], stdout=subprocess.PIPE, text=True) as load:
-        assert load.stdout is not None
-        if load.stdout.readline() != "working\n":
-            return {"skipped": "no PyTorch with CUDA"}, []
-        series = []
-        for _ in range(12):
-            time.sleep(1)
-            series.append(record_of_readings(source.read()))
-        rows, wrong = compare(source)
-        reading = source.read()[0]
-        rare, differences = compare_rare(reading)
-        listed = ask("pid,used_memory", "compute-apps")
-        load.terminate()
+        try:
+            assert load.stdout is not None
+            if load.stdout.readline() != "working\n":
+                return {"skipped": "no PyTorch with CUDA"}, []
+            series = []
+            for _ in range(12):
+                time.sleep(1)
+                series.append(record_of_readings(source.read()))
+            rows, wrong = compare(source)
+            reading = source.read()[0]
+            rare, differences = compare_rare(reading)
+            listed = ask("pid,used_memory", "compute-apps")
+        finally:
+            load.terminate()
     wrong += differences
     if (reading.utilization_ratio or 0) < 0.9:
         wrong.append(f"utilization under load: {reading.utilization_ratio}")
@@ -283,37 +285,41 @@ def exporter(environment: dict[str, str], *flags: str) -> Section:
         command = [sys.executable, "-m", "dsobs_nvml", "--listen", "127.0.0.1:0", "--dcgm-names", *flags]
         command += ["--textfile", str(textfile), "--textfile-interval", "1", "--pod-resources", "off"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-            assert process.stderr is not None
-            address = ""
-            for line in process.stderr:
-                match = re.search(r"serving on http://(\S+)/metrics", line)
-                if match:
-                    address = match[1]
-                    break
-            time.sleep(3)
-            first = page(address)
-            began = time.monotonic()
-            made, _ = provoke(31)
-            time.sleep(20)
-            seconds = time.monotonic() - began
-            text = page(address)
-            families = {"text": sum(1 for _ in read_text(text))}
-            openmetrics = page(address, "application/openmetrics-text;version=1.0.0")
-            families["openmetrics"] = sum(1 for _ in read_openmetrics(openmetrics))
-            power, listed = value(text, "DCGM_FI_DEV_POWER_USAGE"), float(ask("power.draw")[0][0])
-            if power is None or abs(power - listed) > 60:
-                wrong.append(f"DCGM_FI_DEV_POWER_USAGE {power}, nvidia-smi {listed}")
-            used, mib = value(text, "DCGM_FI_DEV_FB_USED"), float(ask("memory.used")[0][0])
-            if used is None or abs(used - mib) > 1:
-                wrong.append(f"DCGM_FI_DEV_FB_USED {used}, nvidia-smi {mib}")
-            counted = value(text, "dsobs_gpu_xid_errors_total", 'xid="31"')
-            if made and not counted:
-                wrong.append(f"XID 31 was provoked and the exporter counted {counted}")
-            written = textfile.read_text(encoding="utf-8") if textfile.exists() else ""
-            if value(written, "dsobs_nvml_up") != 1.0:
-                wrong.append("the textfile does not say that cards are read")
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=10)
+            try:
+                assert process.stderr is not None
+                address = ""
+                for line in process.stderr:
+                    match = re.search(r"serving on http://(\S+)/metrics", line)
+                    if match:
+                        address = match[1]
+                        break
+                time.sleep(3)
+                first = page(address)
+                began = time.monotonic()
+                made, _ = provoke(31)
+                time.sleep(20)
+                seconds = time.monotonic() - began
+                text = page(address)
+                families = {"text": sum(1 for _ in read_text(text))}
+                openmetrics = page(address, "application/openmetrics-text;version=1.0.0")
+                families["openmetrics"] = sum(1 for _ in read_openmetrics(openmetrics))
+                power, listed = value(text, "DCGM_FI_DEV_POWER_USAGE"), float(ask("power.draw")[0][0])
+                if power is None or abs(power - listed) > 60:
+                    wrong.append(f"DCGM_FI_DEV_POWER_USAGE {power}, nvidia-smi {listed}")
+                used, mib = value(text, "DCGM_FI_DEV_FB_USED"), float(ask("memory.used")[0][0])
+                if used is None or abs(used - mib) > 1:
+                    wrong.append(f"DCGM_FI_DEV_FB_USED {used}, nvidia-smi {mib}")
+                counted = value(text, "dsobs_gpu_xid_errors_total", 'xid="31"')
+                if made and not counted:
+                    wrong.append(f"XID 31 was provoked and the exporter counted {counted}")
+                written = textfile.read_text(encoding="utf-8") if textfile.exists() else ""
+                if value(written, "dsobs_nvml_up") != 1.0:
+                    wrong.append("the textfile does not say that cards are read")
+                process.send_signal(signal.SIGTERM)
+                process.wait(timeout=10)
+            finally:
+                # Whatever went wrong above must not leave it running.
+                process.terminate()
         if process.returncode != 0 or textfile.exists():
             wrong.append(f"SIGTERM: exit code {process.returncode}, textfile left: {textfile.exists()}")
     cpu = (value(text, "process_cpu_seconds_total") or 0) - (value(first, "process_cpu_seconds_total") or 0)
