@@ -24,6 +24,7 @@ class Snapshot:
     """What is known at one moment."""
 
     readings: tuple[Reading, ...] = ()
+    """Where there are none, the cards that were read before, each unknown for this reason."""
     rows: tuple[Row, ...] = ()
     last_xids: tuple[int | None, ...] = ()
     """Of each reading: `CardSeries.last_xid`."""
@@ -58,6 +59,7 @@ class Reader:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="dsobs-nvml", daemon=True)
         self._readings: tuple[Reading, ...] = ()
+        """The last that were made."""
         self._reason = "not read yet"
         self._at: float | None = None
         self._read_at = 0.0
@@ -103,7 +105,9 @@ class Reader:
             readings, reason = self._readings, self._reason
             limit = max(STALE_SECONDS, 3 * self._interval)
             if not reason and self._monotonic() - self._read_at > limit:
-                readings, reason = (), "the driver does not answer"
+                reason = "the driver does not answer"
+            if reason:
+                readings = tuple(Reading(one.index, one.uuid, one.name, unknown=reason) for one in readings)
             return Snapshot(
                 readings,
                 tuple(self._series.rows(readings)),
@@ -159,7 +163,7 @@ class Reader:
             LOG.error("a reading failed", exc_info=error)
             reason = f"NVML: {type(error).__name__}"
         with self._lock:
-            self._readings, self._reason = (), reason
+            self._reason = reason
             self._failures += 1
         if reason != self._said:
             LOG.warning("nothing is known of any card: %s; tried again", reason)

@@ -130,6 +130,18 @@ def test_no_driver_is_told_with_the_reason_and_tried_again(make_reader: Any) -> 
     assert "dsobs_nvml_unknown no NVIDIA driver: not loaded" not in values(reader)
 
 
+def test_cards_that_were_read_before_are_unknown_each_while_the_driver_is_away(make_reader: Any) -> None:
+    source = Source(Reading(0, CARD, power_watts=70.0, xids=(79,)))
+    reader = make_reader(source)
+    source.error = NvmlUnavailable("NVML: GPU is lost")
+    until(lambda: values(reader)["dsobs_nvml_up"] == 0)
+    found = values(reader)
+    assert found[f"dsobs_gpu_up 0 {CARD}"] == 0
+    assert found[f"dsobs_gpu_unknown 0 NVML: GPU is lost {CARD}"] == 1
+    assert found[f"dsobs_gpu_xid_errors_total 0 GPU has fallen off the bus {CARD} 79"] >= 1
+    assert f"dsobs_gpu_power_watts 0 {CARD}" not in found
+
+
 def test_a_driver_changed_under_the_process_needs_a_restart(make_reader: Any) -> None:
     source = Source()
     source.error = NvmlUnavailable("the driver was changed", restart=True)
@@ -155,6 +167,7 @@ def test_a_driver_that_does_not_answer_takes_its_values_with_it_and_not_the_expo
     late[0] = STALE_SECONDS + 1.0
     until(lambda: values(reader)["dsobs_nvml_up"] == 0)
     assert values(reader)["dsobs_nvml_unknown the driver does not answer"] == 1
+    assert values(reader)[f"dsobs_gpu_up 0 {CARD}"] == 0
     assert reader.dead() == ""
     source.free.set()
     until(lambda: values(reader)["dsobs_nvml_up"] == 1)
