@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dsobs.collectors.detect import detect, named
-from dsobs.collectors.nvml import GpuSignals
+from dsobs.collectors.host import host_samples
+from dsobs.collectors.nvml import GpuSignals, engine_pids
 from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, Transition
@@ -342,7 +343,7 @@ class Pipeline:
         if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
         self.store.append_samples(derived, now, source="derived")
-        gpu = self._gpu_signals.samples(obs.gpus)
+        gpu = self._gpu_signals.samples(obs.gpus, now, engine_pids(obs.runtime))
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)
@@ -381,7 +382,7 @@ class Pipeline:
         if known.runtime_start is not None or known.page_start is not None:
             count = float(self.restarts.in_24h(now))
             out.append(Sample(labels("dsobs_container_restarts_24h", runtime=kind, name=name), count))
-        return out
+        return out + host_samples(obs.host, now, self.config.host.interval, kind, name)
 
     def _view(self, obs: Observation) -> View:
         life, now = self.lifecycle, obs.at

@@ -45,6 +45,12 @@ def _listen(value: str) -> str:
     return value
 
 
+def _pod(value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", value):
+        raise ValueError(f"{value!r} is no pod; write NAMESPACE/NAME")
+    return value
+
+
 def _docker_host(value: str) -> str:
     if not re.match(r"(unix:///|tcp://[^/@\s]+|https?://[^/@\s]+)", value):
         raise ValueError("is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT")
@@ -172,15 +178,43 @@ class RuntimeSettings(Model):
     """From SIGTERM to SIGKILL when an engine is restarted."""
 
 
+def _gpu_source(value: str) -> str:
+    return value if value == "local" else _base_address(value)
+
+
 class Gpu(Model):
     """GPU readings."""
 
     enabled: bool = True
     """Read NVML if there is a driver; false: GPU signals are unknown."""
+    source: Annotated[
+        str, AfterValidator(_gpu_source), Field(json_schema_extra={"pattern": r"^(local|https?://[^/@\s]+/?)$"})
+    ] = "local"
+    """`local`: NVML here; or the address of a dsobs-nvml exporter of this node, `http://HOST:9941`, where a sidecar has
+    no NVML of its own."""
     interval: PositiveSeconds = 1.0
-    """Between readings."""
+    """Between readings, at least."""
     devices: tuple[str, ...] = ()
-    """UUIDs or indices to read; empty: all that are visible."""
+    """UUIDs or indices to read. Empty: all that NVML shows; of an exporter the pod's own, by NVIDIA_VISIBLE_DEVICES or
+    by `gpu.pod`. `all` for all that an exporter shows."""
+    pod: Annotated[str, AfterValidator(_pod)] = ""
+    """NAMESPACE/NAME of the pod whose cards are read from an exporter. Empty: by the variables POD_NAMESPACE and
+    POD_NAME.
+    """
+
+
+class Host(Model):
+    """Shared memory, disk, and the engine's cgroup."""
+
+    enabled: bool = True
+    """Read them; false: they are unknown."""
+    interval: PositiveSeconds = 5.0
+    """Between readings, at least."""
+    shm: Path | None = None
+    """Where the engine's /dev/shm can be seen from here, such as a shared emptyDir. Unset: through the engine's
+    process, where that can be looked into, else unknown."""
+    mountpoints: tuple[Path, ...] = ()
+    """File systems to watch besides that of `state.directory`."""
 
 
 class MemoryRule(Model):
@@ -454,6 +488,7 @@ class Config(Model):
     startup: Startup = Startup()
     runtime: RuntimeSettings = RuntimeSettings()
     gpu: Gpu = Gpu()
+    host: Host = Host()
     rules: Rules = Rules()
     notifiers: Notifiers = Notifiers()
     pages: Pages = Pages()

@@ -4,7 +4,7 @@ A JSON object a line, gzip'ed: `t` (Unix seconds), `health` (HTTP status, or the
 (the
 whole page, or the error in words), `health_s` and `metrics_s` (seconds each took), `nvml` (readings or null),
 `nvml_s`. dsobs's own
-recorder adds `failure`, `runtime` and `probes`; readers do without them.
+recorder adds `failure`, `runtime`, `host` and `probes`; readers do without them.
 """
 
 import zlib
@@ -17,6 +17,7 @@ import orjson
 from dsobs.model.observation import (
     Failure,
     Health,
+    HostView,
     Observation,
     RuntimeView,
     Scrape,
@@ -58,6 +59,12 @@ def record_of(obs: Observation, nvml: Any, health: Health | None, nvml_seconds: 
             name: getattr(view, name)
             for name in RuntimeView.__dataclass_fields__
             if getattr(view, name) not in (None, ())
+        }
+    if isinstance(obs.host, HostView):
+        record["host"] = {
+            name: getattr(obs.host, name)
+            for name in HostView.__dataclass_fields__
+            if getattr(obs.host, name) is not None
         }
     if obs.probes:
         record["probes"] = [
@@ -137,6 +144,19 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
     try:
         return RuntimeView(**known)
     except TypeError:
+        return None
+
+
+def host_of(record: Mapping[str, Any]) -> HostView | None:
+    """The host's readings in a record of dsobs's own recorder; None in others."""
+    told = record.get("host")
+    if not isinstance(told, dict):
+        return None
+    known = {name: value for name, value in told.items() if name in HostView.__dataclass_fields__}
+    try:
+        known["filesystems"] = tuple((str(path), int(avail), int(size)) for path, avail, size in known["filesystems"])
+        return HostView(**known)
+    except (TypeError, ValueError, KeyError):
         return None
 
 

@@ -9,7 +9,8 @@ PARTS = (
     ("cycle", "parsing beside prometheus_client, one second, replay", "15 seconds"),
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
-    ("nvml", "NVML, where there is a driver", "half a minute"),
+    ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
+    ("nvml", "NVML, where there is a driver", "a minute"),
 )
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from dsobs_nvml.settings import parser as nvml_options
 
 from dsobs.api.application import create
 from dsobs.cli import build_parser
@@ -113,6 +114,8 @@ def test_every_command_is_one_that_there_is(where: str, words: list[str]) -> Non
     program, *arguments = words
     if program == "dsobs":
         parse_dsobs(where, arguments)
+    elif program == "dsobs-nvml":
+        nvml_options().parse_args(arguments)
     elif program == "make":
         targets = {name for line in (ROOT / "Makefile").read_text().splitlines() if (name := line.partition(":")[0])}
         assert arguments[0] in targets, where
