@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -232,8 +233,11 @@ class Sidecar:
                         missed = int(late / interval)
                         LOOP_MISSED.labels("main").inc(missed)
                         due += missed * interval
+                # A stall that passes its threshold between two turns is not left waiting for the second one.
+                stall = self.pipeline.tracker.due_at(self.clock.now())
+                early = stall - self.clock.now() if stall is not None else math.inf
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudge.wait(), max(due - loop.time(), 0.0))
+                    await asyncio.wait_for(self._nudge.wait(), max(min(due - loop.time(), early), 0.0))
                 self._nudge.clear()
         finally:
             await self.watch.stop_asking()
