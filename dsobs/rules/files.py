@@ -233,7 +233,7 @@ class _File:
                 self._problem(expr_node or node, "the rule has no expression; add `expr:`")
         else:
             try:
-                query = promql.compile(expr)
+                query = _compiled(expr)
             except PromqlError as error:
                 self._problem(expr_node, f"expr: {_reason(error)}")
         label_nodes = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
@@ -357,12 +357,20 @@ class _File:
             try:
                 template = Template(node.value)
                 for query in template.queries:
-                    promql.compile(query)
+                    _compiled(query)
             except (TemplateError, PromqlError) as error:
                 self._problem(node, f"{what} {key!r}: template: {_reason(error)}")
             else:
                 templates.append((key, template))
         return tuple(templates)
+
+
+def _compiled(expression: str) -> Query:
+    """A query whose metrics are known before it runs: the store keeps nothing that no rule names."""
+    query = promql.compile(expression)
+    if query.unnamed:
+        raise UnsupportedError("a selector that does not name its metrics in a rule")
+    return query
 
 
 def _reason(error: Exception) -> str:
