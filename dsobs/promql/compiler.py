@@ -45,7 +45,9 @@ class Compiler:
         self.unnamed = False
         """Whether a selector names none."""
         self.lookback = 0
-        """Milliseconds that the expression reads back from the evaluation's time."""
+        """Milliseconds that the expression reads back from the evaluation's time, the look-back included."""
+        self.window = 0
+        """The same without the look-back: how long there must be samples for the result to stand on all it asks for."""
         self.sources: list[Source] = []
         """What an evaluation over many steps prepares, in this order."""
         self._back = 0
@@ -95,9 +97,11 @@ class Compiler:
 
     # Selectors.
 
-    def _reads(self, moment: Moment, milliseconds: int) -> None:
+    def _reads(self, moment: Moment, milliseconds: int, lookback: int = 0) -> None:
         if not isinstance(moment.fixed, int):
-            self.lookback = max(self.lookback, self._back + moment.offset + milliseconds)
+            window = self._back + moment.offset + milliseconds
+            self.window = max(self.window, window)
+            self.lookback = max(self.lookback, window + lookback)
 
     def _selector(self, node: Any) -> Selector:
         if node.matchers.or_matchers:
@@ -113,7 +117,7 @@ class Compiler:
 
     def _instant(self, node: Any) -> Instant:
         selector = self._selector(node)
-        self._reads(selector.moment, LOOKBACK)
+        self._reads(selector.moment, 0, LOOKBACK)
         instant = Instant(selector)
         self.sources.append(instant)
         return instant

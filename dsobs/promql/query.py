@@ -39,6 +39,8 @@ class Query:
         """Whether it also reads metrics that it does not name, by their labels."""
         self.lookback_seconds = compiler.lookback / 1000
         """How far back it reads: longest range, offset, subquery, and the look-back of five minutes."""
+        self.window_seconds = compiler.window / 1000
+        """The same without the look-back; 0 where it only looks at present values."""
         self.kind = kind
         """vector or scalar."""
         self._evaluate = evaluate

@@ -13,7 +13,7 @@ from dsobs.model.samples import Labels
 from dsobs.promql.evaluation import Evaluation
 from dsobs.promql.ranges import NO_FALLS, RangeFunction, Window
 from dsobs.promql.vectors import Vector, unique, without_name
-from dsobs.series.store import LOOKBACK_SECONDS, Series, Store, is_stale
+from dsobs.series.store import LOOKBACK_SECONDS, NEVER, Series, Store, is_stale
 
 LOOKBACK = int(LOOKBACK_SECONDS * 1000)
 _SLICE_SAMPLES = 2_000
@@ -26,7 +26,7 @@ class Track:
     __slots__ = ("bare", "falls", "labels", "thinned_until", "times", "values")
 
     def __init__(
-        self, labels: Labels, bare: Labels, times: Sequence[int], values: Sequence[float], thinned_until: int = 0
+        self, labels: Labels, bare: Labels, times: Sequence[int], values: Sequence[float], thinned_until: int = NEVER
     ) -> None:
         self.labels, self.bare = labels, bare
         """With and without the metric's name."""
@@ -166,7 +166,7 @@ class Ranges:
             times, values = series.window(first - self.milliseconds, last)
             evaluation.budget.spend(len(times))
             if len(times):
-                thinned_until = series.old_times[-1] if series.old_times else 0
+                thinned_until = series.old_times[-1] if series.old_times else NEVER
                 tracks.append(Track(series.labels, bare, times, values, thinned_until))
             yield
         evaluation.prepared[self] = tracks

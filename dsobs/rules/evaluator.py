@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from dsobs import promql, telemetry
@@ -42,6 +43,10 @@ _SAVE_PENDING_SECONDS = 10.0
 """Pending time that a crash may cost."""
 _EARLY_SECONDS = 0.25
 """A slot may be begun this much early, so that a loop whose turns jitter misses none."""
+
+
+_compiled = lru_cache(256)(promql.compile)
+"""Of expressions in templates, and of metrics' names."""
 
 
 class RuleFailure(Exception):
@@ -68,6 +73,7 @@ class _RuleState:
     rule: AlertRule | RecordingRule
     active: dict[Labels, _Active] = field(default_factory=dict)
     recorded: set[Labels] = field(default_factory=set)
+    """Series that its last evaluation put into the store."""
     health: str = "unknown"
     last_error: str = ""
     evaluated_at: float | None = None
@@ -139,14 +145,13 @@ class Evaluator:
         self._saved_revision = 0
         self._saved_at = -math.inf
         self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
-        self._exposed: set[Labels] = set()
 
     @property
     def metric_names(self) -> frozenset[str]:
-        """Metrics that the rules name: what the store has to hold."""
-        return frozenset(
-            name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
-        )
+        """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
+        named = {name for query in self._queries() for name in query.metric_names}
+        recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
+        return frozenset(named | recorded)
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""
@@ -155,9 +160,11 @@ class Evaluator:
     @property
     def lookback_seconds(self) -> float:
         """How far back any rule looks."""
-        return max(
-            (s.rule.query.lookback_seconds + g.group.query_offset for g in self._groups for s in g.rules), default=0.0
-        )
+        offset = max((group.group.query_offset for group in self._groups), default=0.0)
+        return max((query.lookback_seconds for query in self._queries()), default=0.0) + offset
+
+    def _queries(self) -> list[promql.Query]:
+        return [query for group in self._groups for state in group.rules for query in state.rule.queries]
 
     # Reload and restart.
 
@@ -271,21 +278,17 @@ class Evaluator:
         go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
         """
         transitions = self._depart(now) if self._departed else []
-        ran = False
         for group in self._groups:
             at = group.slot(now)
             if at is None and news and group.interval <= NEWS_INTERVAL_SECONDS:
                 at = now
             if at is None:
                 continue
-            ran = True
             begun = time.perf_counter()
             for state in group.rules:
                 self._run(group, state, at, now, transitions)
             group.seconds = time.perf_counter() - begun
             group.evaluated_at = now
-        if ran and self._refers_to_alerts:
-            self._expose(now)
         return transitions
 
     def _run(self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]) -> None:
@@ -295,6 +298,8 @@ class Evaluator:
         try:
             if isinstance(rule, AlertRule):
                 self._run_alert(group, state, rule, at, now, transitions)
+                if self._refers_to_alerts:
+                    self._expose(state, now - group.group.query_offset)
             else:
                 self._run_recording(group, state, rule, now)
         except Exception as error:  # noqa: BLE001 - one rule that fails must not stop the others
@@ -412,7 +417,7 @@ class Evaluator:
                 sample.value,
                 self._external_labels,
                 self._external_url,
-                lambda expression: self._query(promql.compile(expression), at),
+                lambda expression: self._query(_compiled(expression), at),
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
             labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
@@ -441,7 +446,7 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(promql.compile(name), now) for name in rule.query.metric_names)
+        return all(self._query(_compiled(name), now) for name in rule.query.metric_names)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
@@ -477,25 +482,17 @@ class Evaluator:
 
     def alert_samples(self) -> list[Sample]:
         """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
-        samples: list[Sample] = []
-        for alert in self.alerts():
-            if alert.state is AlertState.RESOLVED:
-                continue
-            samples.append(
-                Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0)
-            )
-            samples.append(Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), alert.active_at))
-        return samples
+        return [sample for alert in self.alerts() for sample in _samples(alert)]
 
-    def _expose(self, now: float) -> None:
-        """Rules may refer to `ALERTS`; only then the store gets them."""
-        samples = self.alert_samples()
-        for sample in samples:
-            self._store.append(sample.labels, now, sample.value)
-        present = {sample.labels for sample in samples}
-        for labels in self._exposed - present:
-            self._store.mark_stale(labels, now)
-        self._exposed = present
+    def _expose(self, state: _RuleState, t: float) -> None:
+        """Rules may refer to `ALERTS`, those after this one in this very turn; only then the store gets them."""
+        alerts = [_alert(state.rule.name, active) for active in state.active.values()]
+        exposed = {sample.labels: sample.value for alert in alerts for sample in _samples(alert)}
+        for labels, value in exposed.items():
+            self._store.append(labels, t, value)
+        for labels in state.recorded - exposed.keys():
+            self._store.mark_stale(labels, t)
+        state.recorded = set(exposed)
 
     def rules(self) -> dict[str, Any]:
         """`data` of Prometheus' `/api/v1/rules`."""
@@ -524,6 +521,15 @@ class _Departed:
     rule_key: str
     name: str
     active: _Active
+
+
+def _samples(alert: Alert) -> list[Sample]:
+    if alert.state is AlertState.RESOLVED:
+        return []
+    return [
+        Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0),
+        Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), alert.active_at),
+    ]
 
 
 def _held_for(now: float, since: float, seconds: float) -> bool:

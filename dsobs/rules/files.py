@@ -16,7 +16,7 @@ import yaml
 
 from dsobs import promql
 from dsobs.promql import PromqlError, Query, UnsupportedError
-from dsobs.rules.duration import duration_seconds, is_duration
+from dsobs.rules.duration import duration_seconds
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Template
 
@@ -63,10 +63,15 @@ class AlertRule:
     line: int
 
     @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's, and those that stand in the templates."""
+        texts = [text for _, template in (*self.labels, *self.annotations) for text in template.queries]
+        return self.query, *map(promql.compile, texts)
+
+    @property
     def range_seconds(self) -> float:
         """The longest window in the expression; 0 where it only looks at present values."""
-        durations = re.findall(r"\[\s*([0-9a-z]+)\s*[\]:]", self.expr)
-        return max((duration_seconds(text) for text in durations if is_duration(text)), default=0.0)
+        return self.query.window_seconds
 
     @property
     def key(self) -> str:
@@ -93,6 +98,11 @@ class RecordingRule:
         """Names the rule, as that of an alert."""
         parts = ["record", self.name, self.expr, *(f"{name}\x01{value}" for name, value in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's."""
+        return (self.query,)
 
 
 @dataclass(frozen=True, slots=True)

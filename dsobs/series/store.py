@@ -20,6 +20,8 @@ from dsobs.telemetry import STORE_DROPPED, STORE_SERIES
 
 LOOKBACK_SECONDS = 300.0
 """How old a sample may be and still be the present one (Prometheus' `query.lookback-delta`)."""
+NEVER = -(2**63)
+"""Before any time in milliseconds."""
 _STALE_BITS = 0x7FF0000000000002
 STALE: float = struct.unpack("<d", struct.pack("<Q", _STALE_BITS))[0]
 """Prometheus' staleness marker (model/value/value.go): the series has ended here."""
@@ -41,7 +43,7 @@ class Series:
         """Milliseconds for which samples are kept."""
         self.has_nan = False
         """Whether a NaN or a staleness marker was ever among the values."""
-        self.fell_at = 0
+        self.fell_at = NEVER
         """Time of the last sample that was not at or above the one before it: no counter was reset since."""
         self.times = array("q")
         self.values = array("d")

@@ -292,20 +292,26 @@ def test_template_may_ask_the_store(bench: MakeBench) -> None:
     assert fired.alert.annotations["summary"] == "90 0 at 90"
 
 
-def test_alerts_are_series_too_and_rules_may_refer_to_them(bench: MakeBench) -> None:
+def test_alerts_are_series_too_and_later_rules_may_refer_to_them_in_the_same_turn(bench: MakeBench) -> None:
     b = bench(
         _RULE.replace("for: 1m", "for: 0").replace("interval: 15s", "interval: 1s")
         + '      - {alert: Any, expr: \'count(ALERTS{alertstate="firing", alertname="Hot"}) > 0\'}\n'
     )
-    b.at(0, _hot(90))
+    assert [t.alert.name for t in b.at(0, _hot(90))] == ["Hot", "Any"]
     names = {"alertname": "Hot", "severity": "warning", "host": "rule-0", "gpu": "0"}
-    assert b.evaluator.alert_samples() == [
+    assert b.evaluator.alert_samples()[:2] == [
         Sample(labels("ALERTS", alertstate="firing", **names), 1.0),
         Sample(labels("ALERTS_FOR_STATE", **names), 0.0),
     ]
-    assert [t.alert.name for t in b.at(1, _hot(90))] == ["Any"]
-    assert [t.alert.name for t in b.at(2, _hot(70))] == ["Hot"]
-    assert [(t.alert.name, t.alert.state) for t in b.at(3, _hot(70))] == [("Any", _RESOLVED)]
+    assert b.at(1, _hot(90)) == []
+    assert [(t.alert.name, t.alert.state) for t in b.at(2, _hot(70))] == [("Hot", _RESOLVED), ("Any", _RESOLVED)]
+
+
+def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(bench: MakeBench) -> None:
+    text = _RULE.replace("GPU {{", "{{ with query `other offset 2h` }}{{ . | first | value }} {{ end }}{{")
+    evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
+    assert evaluator.metric_names == {"temperature", "other", "hottest"}
+    assert evaluator.lookback_seconds == 7_500
 
 
 def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
