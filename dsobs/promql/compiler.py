@@ -34,6 +34,8 @@ SUBQUERY_STEP = 60_000
 """Milliseconds between the times of a subquery that names no step: Prometheus' default evaluation interval."""
 _STRING_ARGUMENTS = {"label_replace": 1, "label_join": 1}
 """From which argument on a function takes texts."""
+_DEEPEST = 150
+"""Nesting of nodes; a chain of operators of the same rank nests too."""
 
 
 class Compiler:
@@ -50,6 +52,7 @@ class Compiler:
         """The same without the look-back: how long there must be samples for the result to stand on all it asks for."""
         self.sources: list[Source] = []
         """What an evaluation over many steps prepares, in this order."""
+        self._depth = 0
         self._back = 0
         """Milliseconds by which the subqueries around a node move its times back."""
 
@@ -74,6 +77,14 @@ class Compiler:
 
     def expression(self, node: Any) -> Evaluate:
         """Compiles one node that is no range vector."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise UnsupportedError(f"an expression nested more than {_DEEPEST} deep")
+        evaluate = self._node(node)
+        self._depth -= 1
+        return evaluate
+
+    def _node(self, node: Any) -> Evaluate:
         match node:
             case tree.NumberLiteral() | tree.StringLiteral():
                 constant = node.val

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from dsobs.model.samples import Labels, Sample
 from dsobs.promql import syntax
 from dsobs.promql.compiler import Compiler, Evaluate
-from dsobs.promql.errors import LimitError, PromqlError
+from dsobs.promql.errors import LimitError, PromqlError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Budget, Evaluation, Limits
 from dsobs.promql.sources import Source, prepare
 from dsobs.series.store import Store
@@ -124,13 +124,15 @@ def compile(expression: str) -> Query:  # noqa: A001 - the word for it
     """Compiles; `PromqlError` for what is no PromQL, `UnsupportedError` for what is not evaluated here."""
     parsed = syntax.parse(expression)
     compiler = Compiler()
-    kind = compiler.kind(parsed)
-    if kind == "matrix":
-        raise PromqlError("the expression gives a range vector; a function such as rate() makes it an instant vector")
-    if kind == "string":
-        raise PromqlError("the expression gives a string")
     try:
+        kind = compiler.kind(parsed)
+        if kind == "matrix":
+            raise PromqlError("the expression gives a range vector; a function such as rate() makes it an instant one")
+        if kind == "string":
+            raise PromqlError("the expression gives a string")
         evaluate = compiler.expression(parsed)
+    except RecursionError as error:
+        raise UnsupportedError("an expression nested this deep") from error
     except PromqlError as error:
         if error.position is None:
             error.position = syntax.position(expression, str(error))

@@ -19,6 +19,8 @@ _WORDS = re.compile(
     r"|(?P<other>\S)",
     re.ASCII,
 )
+_MOST_WORDS = 2_000
+"""Longer expressions exhaust the library's stack, which ends the process."""
 _BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\(?:x[89a-fA-F]|[23]\d\d)")
 
 
@@ -43,7 +45,9 @@ def _check_modifiers(expression: str) -> None:
 
 
 def _check_words(expression: str) -> None:
-    for found in _WORDS.finditer(expression):
+    for number, found in enumerate(_WORDS.finditer(expression)):
+        if number >= _MOST_WORDS:
+            raise UnsupportedError(f"an expression of more than {_MOST_WORDS} words", found.start())
         kind, text = found.lastgroup, found.group()
         if kind == "at" and text.endswith("-"):
             raise UnsupportedError("@ with a time before 1970", found.start())

@@ -137,6 +137,8 @@ class Evaluator:
         self._external_url = external_url
         self._restore_grace = restore_grace
         self._default_interval = default_interval
+        self.limits = promql.LIMITS
+        """What the query of one rule may take."""
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
@@ -315,7 +317,7 @@ class Evaluator:
         state.evaluated_at = now
 
     def _query(self, query: promql.Query, at: float) -> Sequence[Sample]:
-        result = query.evaluate(self._store, at)
+        result = query.evaluate(self._store, at, self.limits)
         return [Sample((), float(result))] if isinstance(result, (int, float)) else result
 
     def _run_recording(self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float) -> None:

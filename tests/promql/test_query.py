@@ -287,6 +287,12 @@ def test_set_laws(left: set[str], right: set[str]) -> None:
         ("x @ -5", "before 1970"),
         ("x @ 1e13", "after the year 9999"),
         ("1_000", "underscores"),
+        ("(" * 900 + "1" + ")" * 900, "nested"),
+        ("-" * 900 + "x", "nested"),
+        ("+".join(["x"] * 900), "nested"),
+        ("abs(" * 300 + "x" + ")" * 300, "nested"),
+        ("(" * 50_000 + "1" + ")" * 50_000, "2000 words"),
+        ("+".join(["x"] * 50_000), "2000 words"),
         ('count_values("v", x) == 1 or vector(0) and on() x{a="\\xff"}', "single bytes"),
         ('x{a="1" or b="2"}', "`or` between matchers"),
     ],
@@ -295,6 +301,10 @@ def test_what_is_not_supported_is_refused_when_it_is_compiled(expression: str, n
     with pytest.raises(UnsupportedError) as error:
         promql.compile(expression)
     assert named in str(error.value)
+
+
+def test_an_expression_nested_a_hundred_deep_is_evaluated() -> None:
+    assert one("(" * 100 + "+".join(["x"] * 40) + ")" * 100, store(x=[2.0])) == 80.0
 
 
 @pytest.mark.parametrize("expression", ["sum(", "x[5m]", "1 > 2", "rate(x)", ""])
