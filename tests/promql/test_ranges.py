@@ -1,6 +1,7 @@
 """Queries over a range: the same results as at each of its times, in slices, within limits."""
 
 import asyncio
+import math
 import time
 from collections.abc import Generator
 
@@ -82,6 +83,23 @@ def test_any_range_has_what_each_of_its_times_has(start: float, length: float, s
     assert {one.labels: list(zip(one.times, one.values, strict=True)) for one in points} == at_each(
         query.expression, data, times
     )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, math.nan, math.inf, STALE]), min_size=1, max_size=60), st.booleans()
+)
+def test_both_ways_to_look_for_falls_find_the_same(values: list[float], thinned: bool) -> None:
+    # At one time the store says when a counter last fell; over a range its samples are looked through once.
+    data = Store(fine_seconds=60.0 if thinned else 1e6)
+    data.want("c")
+    for index, value in enumerate(values):
+        data.append(labels("c"), BEGIN + 5 * index, value)
+    for expression in ("increase(c[47s])", "rate(c[3m])", "resets(c[2m])", "sum_over_time(c[20s])"):
+        points = promql.compile(expression).evaluate_range(data, BEGIN, BEGIN + 300, 7)
+        found = {one.labels: list(zip(one.times, map(repr, one.values), strict=True)) for one in points}
+        expected = at_each(expression, data, [BEGIN + 7 * i for i in range(43)])
+        assert found == {key: [(t, repr(value)) for t, value in told] for key, told in expected.items()}
 
 
 def test_start_and_end_are_those_of_the_query_in_subqueries_too() -> None:
