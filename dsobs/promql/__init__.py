@@ -3,7 +3,14 @@ compiled."""
 
 from dsobs.promql.errors import EvaluationError, LimitError, PromqlError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Limits
-from dsobs.promql.query import Points, Query, compile, range_query  # noqa: A004 - the word for it
+from dsobs.promql.query import (
+    Points,
+    Query,
+    Result,
+    compile,  # noqa: A004 - the word for it
+    instant_query,
+    range_query,
+)
 
 __all__ = [
     "LIMITS",
@@ -13,7 +20,9 @@ __all__ = [
     "Points",
     "PromqlError",
     "Query",
+    "Result",
     "UnsupportedError",
     "compile",
+    "instant_query",
     "range_query",
 ]

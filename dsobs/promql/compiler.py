@@ -106,6 +106,11 @@ class Compiler:
             case _:
                 raise UnsupportedError(type(node).__name__)
 
+    @staticmethod
+    def text(node: Any) -> str:
+        """Of an expression that is a string."""
+        return str(_bare(node).val)
+
     # Selectors.
 
     def _reads(self, moment: Moment, milliseconds: int, lookback: int = 0) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from array import array
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 from dsobs.model.samples import Labels, Sample
@@ -12,6 +13,7 @@ from dsobs.promql.compiler import Compiler, Evaluate
 from dsobs.promql.errors import LimitError, PromqlError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Budget, Evaluation, Limits
 from dsobs.promql.sources import Source, prepare
+from dsobs.promql.vectors import Vector
 from dsobs.series.store import Store
 
 _Found: TypeAlias = "dict[Labels, tuple[array[int], array[float]]]"
@@ -26,6 +28,18 @@ class Points(NamedTuple):
     times: Sequence[int]
     """Milliseconds since the Unix epoch, ascending."""
     values: Sequence[float]
+
+
+class Result(NamedTuple):
+    """What an instant query gives."""
+
+    kind: str
+    """vector, scalar, matrix or string."""
+    value: list[Sample] | float | list[Points] | str
+
+
+def _told(value: Vector | float) -> list[Sample] | float:
+    return [Sample(labels, one) for labels, one in value] if isinstance(value, list) else float(value)
 
 
 class Query:
@@ -52,10 +66,7 @@ class Query:
         `EvaluationError` if the data allow none or the query takes more than `limits`.
         """
         at = round(t * 1000)
-        result = self._evaluate(Evaluation(store, at, at, 1, Budget(limits)))
-        if isinstance(result, list):
-            return [Sample(labels, value) for labels, value in result]
-        return float(result)
+        return _told(self._evaluate(Evaluation(store, at, at, 1, Budget(limits))))
 
     def slices(
         self, store: Store, start: float, end: float, step: float, limits: Limits = LIMITS
@@ -72,12 +83,7 @@ class Query:
             raise LimitError(f"more than {limits.steps} steps; ask for wider steps or a shorter time")
         evaluation = Evaluation(store, first, last, by, Budget(limits))
         found: _Found = {}
-        until = time.perf_counter() + SLICE_SECONDS
-        for _ in self._work(evaluation, found):
-            if time.perf_counter() > until:
-                yield
-                evaluation.budget.check_time()
-                until = time.perf_counter() + SLICE_SECONDS
+        yield from _sliced(self._work(evaluation, found), evaluation.budget)
         return [Points(labels, times, values) for labels, (times, values) in sorted(found.items())]
 
     def _work(self, evaluation: Evaluation, found: _Found) -> Iterator[None]:
@@ -107,6 +113,16 @@ class Query:
                 return list(finished.value)
 
 
+def _sliced(work: Iterator[None], budget: Budget) -> Iterator[None]:
+    """The same work; yields after each `SLICE_SECONDS` only."""
+    until = time.perf_counter() + SLICE_SECONDS
+    for _ in work:
+        if time.perf_counter() > until:
+            yield
+            budget.check_time()
+            until = time.perf_counter() + SLICE_SECONDS
+
+
 async def range_query(
     expression: str, store: Store, start: float, end: float, step: float, limits: Limits = LIMITS
 ) -> list[Points]:
@@ -120,21 +136,47 @@ async def range_query(
         await asyncio.sleep(0)
 
 
+async def instant_query(expression: str, store: Store, t: float, limits: Limits = LIMITS) -> Result:
+    """Compiles and evaluates at one time, any type, without holding the event loop for what subqueries evaluate."""
+    parsed, compiler = syntax.parse(expression), Compiler()
+    with _located(expression):
+        kind = compiler.kind(parsed)
+        if kind == "string":
+            return Result(kind, compiler.text(parsed))
+        matrix = compiler.matrix(parsed) if kind == "matrix" else None
+        evaluate = compiler.expression(parsed) if matrix is None else None
+    at = round(t * 1000)
+    evaluation = Evaluation(store, at, at, 1, Budget(limits))
+    sources = compiler.sources if matrix is None else [matrix]
+    for _ in _sliced(prepare(sources, evaluation), evaluation.budget):
+        await asyncio.sleep(0)
+    if evaluate is not None:
+        return Result(kind, _told(evaluate(evaluation)))
+    tracks = evaluation.prepared[matrix]
+    return Result(kind, [Points(track.labels, track.times, track.values) for track in tracks])
+
+
 def compile(expression: str) -> Query:  # noqa: A001 - the word for it
     """Compiles; `PromqlError` for what is no PromQL, `UnsupportedError` for what is not evaluated here."""
-    parsed = syntax.parse(expression)
-    compiler = Compiler()
-    try:
+    parsed, compiler = syntax.parse(expression), Compiler()
+    with _located(expression):
         kind = compiler.kind(parsed)
         if kind == "matrix":
             raise PromqlError("the expression gives a range vector; a function such as rate() makes it an instant one")
         if kind == "string":
             raise PromqlError("the expression gives a string")
         evaluate = compiler.expression(parsed)
+    return Query(expression, evaluate, compiler, kind)
+
+
+@contextmanager
+def _located(expression: str) -> Iterator[None]:
+    """Says where errors are, if that is known."""
+    try:
+        yield
     except RecursionError as error:
         raise UnsupportedError("an expression nested this deep") from error
     except PromqlError as error:
         if error.position is None:
             error.position = syntax.position(expression, str(error))
         raise
-    return Query(expression, evaluate, compiler, kind)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsobs import promql
-from dsobs.model.samples import labels
-from dsobs.promql import LimitError, Limits, Points
+from dsobs.model.samples import Sample, labels
+from dsobs.promql import LimitError, Limits, Points, Result
 from dsobs.series.store import STALE, Store
 
 BEGIN = 1_000_000.0
@@ -206,3 +206,43 @@ def test_a_selector_without_a_name_reads_all_metrics_and_says_so() -> None:
 )
 def test_a_query_knows_how_far_back_it_reads(expression: str, seconds: float) -> None:
     assert promql.compile(expression).lookback_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ('"text"', Result("string", "text")),
+        ("('text')", Result("string", "text")),
+        ("1 + 2", Result("scalar", 3.0)),
+        ("sum(x)", Result("vector", [Sample((), float(60 % 11 + 67 % 11))])),
+        (
+            "x{job='a'}[11s] offset 1s",
+            Result("matrix", [Points(labels("x", job="a"), [1_000_090_000, 1_000_095_000], [10.0, 2.0])]),
+        ),
+        (
+            "(sum(x))[5s:2s]",
+            Result("matrix", [Points((), [1_000_096_000, 1_000_098_000, 1_000_100_000], [11.0, 11.0, 6.0])]),
+        ),
+    ],
+)
+async def test_an_instant_query_gives_any_type(expression: str, result: Result) -> None:
+    found = await promql.instant_query(expression, store(), BEGIN + 100)
+    assert found.kind == result.kind
+    assert plain(found) == plain(result)
+
+
+def plain(result: Result) -> object:
+    """With lists for arrays."""
+    if not isinstance(result.value, list):
+        return result.value
+    return [(one.labels, list(one.times), list(one.values)) if isinstance(one, Points) else one for one in result.value]
+
+
+async def test_an_instant_query_keeps_the_order_and_its_limits() -> None:
+    found = await promql.instant_query("sort_desc({job='a'})", store(), BEGIN + 100)
+    assert isinstance(found.value, list)
+    values = [sample.value for sample in found.value if isinstance(sample, Sample)]
+    assert len(values) == 2
+    assert values == sorted(values, reverse=True)
+    with pytest.raises(LimitError, match="longer than 0 s"):
+        await promql.instant_query("max_over_time(c[20m:1s])[20m:1s]", store(), BEGIN + 1_200, Limits(seconds=0.0))

@@ -231,6 +231,31 @@ def test_what_only_dsobs_refuses_is_refused_by_name(expression: str, word: str, 
         promql.compile(expression)
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "odd[5m]",
+        "vllm:num_requests_running[90s] offset 1m",
+        "vllm:generation_tokens_total[2m] @ 1700000800",
+        "(sum by (engine) (vllm:num_requests_running))[3m:20s]",
+        "odd[2m:] offset 10s",
+        "absent_metric[5m]",
+    ],
+)
+async def test_range_vectors_are_those_of_prometheus(expression: str, both: Both) -> None:
+    expected = theirs(expression, both.prometheus, INSTANTS[0])
+    assert not expected.error
+    found = await promql.instant_query(expression, both.store, INSTANTS[0])
+    assert found.kind == expected.kind == "matrix"
+    assert isinstance(found.value, list)
+    got = [
+        (one.labels, list(zip(one.times, one.values, strict=True)))
+        for one in found.value
+        if isinstance(one, promql.Points)
+    ]
+    assert difference(expression, expected, "", got) == ""
+
+
 def test_a_parameter_that_varies_is_evaluated_at_each_step(both: Both) -> None:
     # The one known difference: where the vector of an aggregation is fixed by @, Prometheus evaluates the aggregation
     # once, at the start of the range, even if its parameter varies.
