@@ -28,6 +28,8 @@ DRAWN = 60_000 if os.environ.get("DSOBS_LONG") == "1" else 3_500
 SEED = 20_261_124
 INSTANTS = (BEGIN + 905.0, BEGIN + 1_500.25)
 RANGE = (BEGIN + 200.0, BEGIN + SECONDS - 100.0, 47.0)
+EARLY = (BEGIN - 60.0, BEGIN + 300.0, 7.5)
+"""From before the first sample on."""
 _SHOWN = 20
 _ASKED_AGAIN = 20
 
@@ -146,12 +148,12 @@ class Report:
         )
 
 
-def compared(name: str, found: Iterable[str], both: Both) -> Report:
-    """Each expression at two instants and over one range."""
+def compared(name: str, found: Iterable[str], both: Both, *ranges: tuple[float, float, float]) -> Report:
+    """Each expression at two instants and over these ranges."""
     report = Report(name)
     for expression in found:
         report.expressions += 1
-        for times in (*((t,) for t in INSTANTS), RANGE):
+        for times in (*((t,) for t in INSTANTS), *ranges):
             expected = theirs(expression, both.prometheus, *times)
             error, got = ours(expression, both.store, *times)
             report.evaluations += 1
@@ -183,7 +185,7 @@ def checked(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_expressions_written_by_hand_give_what_prometheus_gives(both: Both, capsys: pytest.CaptureFixture[str]) -> None:
-    checked(compared("by hand", dict.fromkeys(expressions.BY_HAND), both), capsys)
+    checked(compared("by hand", dict.fromkeys(expressions.BY_HAND), both, RANGE, EARLY), capsys)
 
 
 def test_drawn_expressions_give_what_prometheus_gives(both: Both, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +204,7 @@ def test_drawn_expressions_give_what_prometheus_gives(both: Both, capsys: pytest
         drawn[expression] = None
 
     draw()
-    checked(compared("drawn", drawn, both), capsys)
+    checked(compared("drawn", drawn, both, RANGE), capsys)
 
 
 def test_every_function_operator_and_aggregation_is_among_the_expressions() -> None:
