@@ -26,8 +26,6 @@ NARROWER = {
     "rate(odd[5m] anchored)": "anchored",
     "histogram_avg(odd)": "native histograms",
     "odd @ 1e13": "9999",
-    'odd{kind=~"\\\\pL+"}': "regular expression",
-    'odd{kind=~"[[:alpha:]]+"}': "regular expression",
 }
 """What Prometheus takes and dsobs refuses, with a word of the reason."""
 
