@@ -140,7 +140,7 @@ def _scalars(draw: st.DrawFn, inner: st.SearchStrategy[str]) -> str:
     if kind <= 2:
         return draw(_numbers)
     if kind == 3:
-        return draw(st.sampled_from(("time() % 7", "pi()", "time() / 1e9")))
+        return draw(st.sampled_from(("(time() % 7)", "pi()", "(time() / 1e9)")))
     if kind == 4:
         return f"scalar({draw(inner)})"
     return f"({draw(_finite)} {draw(st.sampled_from(('+', '-', '*', '/', '^', '%')))} {draw(_finite)})"
