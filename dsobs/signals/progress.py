@@ -272,7 +272,9 @@ class ProgressTracker:
 
     def due_at(self, now: float) -> float | None:
         """When the next stall will have lasted as long as its threshold; None where none is on its way."""
-        times = [e.moved_at + self._threshold(k, e)[0] for k, e in self._engines.items() if e.awake and e.outstanding > 0]
+        times = [
+            e.moved_at + self._threshold(k, e)[0] for k, e in self._engines.items() if e.awake and e.outstanding > 0
+        ]
         return min((at for at in times if at > now), default=None)
 
     def _threshold(self, key: EngineKey, engine: _Engine) -> tuple[float, bool]:

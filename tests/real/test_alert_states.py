@@ -2,7 +2,7 @@
 
 hypothesis draws series (flapping, late, ending, with gaps, NaN and infinities) for a fixed set of rules. dsobs
 evaluates them and says after each evaluation what is pending, firing and recorded, with labels and annotations. This is
-written down as a promtool unit test, and promtool says where Prometheus says something else. DSOBS_LONG=1 draws fifteen
+written down as a promtool unit test, and promtool says where Prometheus says something else. LONG_TESTS=1 draws fifteen
 times as many.
 """
 
@@ -27,7 +27,7 @@ from tests.real.prometheus import tool
 
 pytestmark = pytest.mark.real
 
-DRAWN = 300 if os.environ.get("DSOBS_LONG") == "1" else 20
+DRAWN = 300 if os.environ.get("LONG_TESTS") == "1" else 20
 SEED = 20_261_124
 INTERVAL = 15
 STEPS = 40

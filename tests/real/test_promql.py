@@ -1,6 +1,6 @@
 """dsobs' PromQL against a real Prometheus 3: the same samples in both, the same expressions, equal results.
 
-A short form for CI; DSOBS_LONG=1 draws nine times as many expressions.
+A short form for CI; LONG_TESTS=1 draws nine times as many expressions.
 """
 
 import math
@@ -27,7 +27,7 @@ from tests.real.promql_series import BEGIN, SECONDS, store_of, streams
 pytestmark = pytest.mark.real
 
 TOLERANCE = 1e-9
-DRAWN = 30_000 if os.environ.get("DSOBS_LONG") == "1" else 3_500
+DRAWN = 30_000 if os.environ.get("LONG_TESTS") == "1" else 3_500
 SEED = 20_261_124
 INSTANTS = (BEGIN + 905.0, BEGIN + 1_500.25)
 RANGE = (BEGIN + 200.0, BEGIN + SECONDS - 100.0, 47.0)
