@@ -21,6 +21,7 @@ from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import View
+from dsobs.promql import Limits
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import Step, awaits_verification, plan
@@ -147,8 +148,7 @@ class Pipeline:
         self._error_at: float | None = None
         self._unrecognized = False
         self._data_since: float | None = None
-        for name in evaluator.metric_names:
-            store.want(name, evaluator.lookback_seconds)
+        self._prepare_rules()
         self.can_restart = False
         """The runtime that the sidecar found can restart the engine."""
         self.page: Page | None = None
@@ -178,6 +178,11 @@ class Pipeline:
         self._probes = probes
         self.tracker.configure(config.hang, probes)
         self.evaluator.replace_groups(groups)
+        self._prepare_rules()
+
+    def _prepare_rules(self) -> None:
+        queries = self.config.queries
+        self.evaluator.limits = Limits(samples=queries.max_samples, seconds=queries.timeout)
         for name in self.evaluator.metric_names:
             self.store.want(name, self.evaluator.lookback_seconds)
 

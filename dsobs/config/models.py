@@ -274,6 +274,15 @@ class Rules(Model):
     objectives: Objectives = Objectives()
 
 
+class Queries(Model):
+    """What one PromQL query may take, a rule's too. One that takes more fails with an error that says so."""
+
+    max_samples: int = Field(default=5_000_000, ge=1)
+    """Samples that it reads from the store, makes in subqueries and gives as its result."""
+    timeout: PositiveSeconds = 10.0
+    """Time from its start to its end."""
+
+
 class PagerDuty(Model):
     """PagerDuty, Events API v2."""
 
@@ -490,6 +499,7 @@ class Config(Model):
     gpu: Gpu = Gpu()
     host: Host = Host()
     rules: Rules = Rules()
+    queries: Queries = Queries()
     notifiers: Notifiers = Notifiers()
     pages: Pages = Pages()
     inhibition: Inhibition = Inhibition()

@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from dsobs import promql, telemetry
@@ -42,6 +43,10 @@ _SAVE_PENDING_SECONDS = 10.0
 """Pending time that a crash may cost."""
 _EARLY_SECONDS = 0.25
 """A slot may be begun this much early, so that a loop whose turns jitter misses none."""
+
+
+_compiled = lru_cache(256)(promql.compile)
+"""Of expressions in templates, and of metrics' names."""
 
 
 class RuleFailure(Exception):
@@ -68,6 +73,7 @@ class _RuleState:
     rule: AlertRule | RecordingRule
     active: dict[Labels, _Active] = field(default_factory=dict)
     recorded: set[Labels] = field(default_factory=set)
+    """Series that its last evaluation put into the store."""
     exposed: set[Labels] = field(default_factory=set)
     """Its `ALERTS` and `ALERTS_FOR_STATE` in the store."""
     health: str = "unknown"
@@ -138,6 +144,8 @@ class Evaluator:
         self._external_url = external_url
         self._restore_grace = restore_grace
         self._default_interval = default_interval
+        self.limits = promql.LIMITS
+        """What the query of one rule may take."""
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
@@ -150,10 +158,10 @@ class Evaluator:
 
     @property
     def metric_names(self) -> frozenset[str]:
-        """Metrics that the rules name: what the store has to hold."""
-        return frozenset(
-            name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
-        )
+        """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
+        named = {name for query in self._queries() for name in query.metric_names}
+        recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
+        return frozenset(named | recorded)
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""
@@ -162,9 +170,11 @@ class Evaluator:
     @property
     def lookback_seconds(self) -> float:
         """How far back any rule looks."""
-        return max(
-            (s.rule.query.lookback_seconds + g.group.query_offset for g in self._groups for s in g.rules), default=0.0
-        )
+        offset = max((group.group.query_offset for group in self._groups), default=0.0)
+        return max((query.lookback_seconds for query in self._queries()), default=0.0) + offset
+
+    def _queries(self) -> list[promql.Query]:
+        return [query for group in self._groups for state in group.rules for query in state.rule.queries]
 
     # Reload and restart.
 
@@ -320,7 +330,7 @@ class Evaluator:
         state.evaluated_at = now
 
     def _query(self, query: promql.Query, at: float) -> Sequence[Sample]:
-        result = query.evaluate(self._store, at)
+        result = query.evaluate(self._store, at, self.limits)
         return [Sample((), float(result))] if isinstance(result, (int, float)) else result
 
     def _run_recording(self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float) -> None:
@@ -422,7 +432,7 @@ class Evaluator:
                 sample.value,
                 self._external_labels,
                 self._external_url,
-                lambda expression: self._query(promql.compile(expression), at),
+                lambda expression: self._query(_compiled(expression), at),
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
             labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
@@ -453,7 +463,7 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(promql.compile(name), now) for name in rule.query.metric_names)
+        return all(self._query(_compiled(name), now) for name in rule.query.metric_names)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None

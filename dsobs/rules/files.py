@@ -15,7 +15,6 @@ import yaml
 
 from dsobs import promql
 from dsobs.promql import PromqlError, Query, UnsupportedError
-from dsobs.rules.duration import duration_seconds, is_duration
 from dsobs.rules.reader import Problem, Reader, is_null, read_text
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Template
@@ -32,11 +31,6 @@ class RuleFileError(Exception):
         self.problems = list(problems)
 
 
-def _longest_range(expr: str) -> float:
-    durations = re.findall(r"\[\s*([0-9a-z]+)\s*[\]:]", expr)
-    return max((duration_seconds(text) for text in durations if is_duration(text)), default=0.0)
-
-
 @dataclass(frozen=True, slots=True)
 class AlertRule:
     """One `alert:` rule. Durations in seconds; labels include the group's."""
@@ -51,9 +45,15 @@ class AlertRule:
     line: int
 
     @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's, and those that stand in the templates."""
+        texts = [text for _, template in (*self.labels, *self.annotations) for text in template.queries]
+        return self.query, *map(promql.compile, texts)
+
+    @property
     def range_seconds(self) -> float:
         """The longest window in the expression; 0 where it only looks at present values."""
-        return _longest_range(self.expr)
+        return self.query.window_seconds
 
     @property
     def key(self) -> str:
@@ -84,7 +84,12 @@ class RecordingRule:
     @property
     def range_seconds(self) -> float:
         """The longest window in the expression; 0 where it only looks at present values."""
-        return _longest_range(self.expr)
+        return self.query.window_seconds
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's."""
+        return (self.query,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +213,7 @@ class _File(Reader):
                 self._problem(expr_node or node, "the rule has no expression; add `expr:`")
         else:
             try:
-                query = promql.compile(expr)
+                query = _compiled(expr)
             except PromqlError as error:
                 unsupported = isinstance(error, UnsupportedError)
                 self._problem(expr_node, f"expr: {reason(error)}", expr, unsupported=unsupported)
@@ -274,12 +279,20 @@ class _File(Reader):
             try:
                 template = Template(node.value)
                 for query in template.queries:
-                    promql.compile(query)
+                    _compiled(query)
             except (TemplateError, PromqlError) as error:
                 self._problem(node, f"{what} {key!r}: template: {reason(error)}")
             else:
                 templates.append((key, template))
         return tuple(templates)
+
+
+def _compiled(expression: str) -> Query:
+    """A query whose metrics are known before it runs: the store keeps nothing that no rule names."""
+    query = promql.compile(expression)
+    if query.unnamed:
+        raise UnsupportedError("a selector that does not name its metrics in a rule")
+    return query
 
 
 def reason(error: Exception) -> str:

@@ -309,6 +309,13 @@ def test_alerts_are_series_too_and_later_rules_see_them_at_once(bench: MakeBench
     assert [(t.alert.name, t.alert.state) for t in b.at(2, _hot(70))] == [("Hot", _RESOLVED), ("Any", _RESOLVED)]
 
 
+def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(bench: MakeBench) -> None:
+    text = _RULE.replace("GPU {{", "{{ with query `other offset 2h` }}{{ . | first | value }} {{ end }}{{")
+    evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
+    assert evaluator.metric_names == {"temperature", "other", "hottest"}
+    assert evaluator.lookback_seconds == 7_500
+
+
 def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
     b = bench(_RULE)
     (rule,) = b.evaluator.rules()["groups"][0]["rules"]

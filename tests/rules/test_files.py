@@ -73,8 +73,11 @@ MESSAGES: dict[str, list[str]] = {
         "FILE:1: unknown key `group` in a rule file; did you mean `groups`?",
     ],
     "unsupported_promql": [
-        'FILE:5: group "g": rule "A": expr: dsobs does not support subqueries; write it otherwise, or leave this rule to Prometheus',
+        'FILE:5: group "g": rule "A": expr: dsobs does not support the experimental function mad_over_time(); write it otherwise, or leave this rule to Prometheus',
         'FILE:7: group "g": rule "B": expr: unclosed left parenthesis',
+        'FILE:9: group "g": rule "C": expr: dsobs does not support a selector that does not name its metrics in a rule; write it otherwise, or leave this rule to Prometheus',
+        'FILE:11: group "g": rule "D": expr: dsobs does not support native histograms, which histogram_avg() is for; write it otherwise, or leave this rule to Prometheus',
+        'FILE:15: group "g": rule "E": annotation \'summary\': template: dsobs does not support a selector that does not name its metrics in a rule; write it otherwise, or leave this rule to Prometheus',
     ],
     "wrong_shapes": [
         "FILE:2: the group has no name; add `name:`",

@@ -23,6 +23,8 @@ from dsobs.telemetry import REGISTRY
 _FOLDER = Path(__file__).parents[2] / "alerts"
 _TESTS = sorted(_FOLDER.glob("*.test.yaml"))
 _ALL = (*shipped.FILE_NAMES, shipped.PROMETHEUS_FILE_NAME)
+
+
 @pytest.mark.parametrize("path", _TESTS, ids=lambda path: path.name)
 def test_shipped_rules_decide_as_promtool_expects(path: Path) -> None:
     tests, problems = read_unit_tests(path)
