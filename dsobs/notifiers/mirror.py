@@ -55,6 +55,8 @@ class SilenceMirror:
         self._refused: set[str] = set()
         self._others: tuple[Silence, ...] = ()
         self._look_at = float("-inf")
+        self._seen = False
+        """It was looked at since the start: what the last run left there is in step."""
         self._told = ""
         self._running = asyncio.Lock()
 
@@ -67,7 +69,7 @@ class SilenceMirror:
     def look_at(self) -> float | None:
         """When to call `sync` again; None while there is nothing to do."""
         settings = self._notifier.settings
-        if self._look_at == float("-inf") or self._wanted or self._ids or settings.silences_stop_repair:
+        if not self._seen or self._wanted or self._ids or settings.silences_stop_repair:
             return self._look_at
         return None
 
@@ -111,6 +113,7 @@ class SilenceMirror:
         self._ids = {one.mark[1]: one.id for one in ours if one.mark is not None and one.mark[1] in self._wanted}
         self._refused &= self._wanted.keys()
         done = True
+        self._seen = True
         for one in ours:
             assert one.mark is not None
             if one.mark[1] not in self._wanted:
