@@ -48,7 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_check(args: argparse.Namespace) -> int:
     """Prints each problem; 0 if there is none, else 2."""
     from dsobs.config import ConfigError, unready
-    from dsobs.sidecar.page_texts import bad_templates
+    from dsobs.sidecar.settings import unusable
 
     if args.file is not None:
         if args.config is not None:
@@ -58,7 +58,7 @@ def run_check(args: argparse.Namespace) -> int:
     problems: list[Problem] | tuple[Problem, ...]
     try:
         loaded = read_config(args)
-        findings = [*unready(loaded.config), *bad_templates(loaded.config)]
+        findings = [*unready(loaded.config), *unusable(loaded.config)]
         problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_inhibition(loaded.config)]
     except ConfigError as error:
         problems = error.problems

@@ -76,6 +76,12 @@ def _alertmanager(config: Config) -> Iterator[Finding]:
             )
         return
     section = "notifiers.alertmanager"
+    if pagerduty is not None and pagerduty.fallback and not set(pagerduty.severities) <= set(settings.severities):
+        yield Finding(
+            f"{section}.severities",
+            ("notifiers.pagerduty.fallback", f"{section}.severities", "notifiers.pagerduty.severities"),
+            "leaves out some of notifiers.pagerduty.severities, which as a fallback would never page them; add them",
+        )
     if settings.bearer_token is not None and settings.basic_user:
         yield Finding(
             f"{section}.bearer_token",

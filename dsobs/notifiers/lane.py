@@ -136,6 +136,13 @@ class Lane:
         """A fallback's trigger that another way takes; it waits, and its resolve takes it out again."""
         return item.is_trigger and self._outbox.primary_takes and bool(getattr(self.notifier, "fallback", False))
 
+    def forget_taken(self, before: float) -> None:
+        """Takes out a fallback's triggers that were queued earlier than this: the other way took them."""
+        for key, item in list(self.waiting.items()):
+            if item.queued_at < before and self._left_to_primary(item):
+                del self.waiting[key]
+                self._finish(item, RowState.COLLAPSED, "another way took it")
+
     def wake(self) -> None:
         """Something outside has changed."""
         self._changed.set()

@@ -223,8 +223,12 @@ class Outbox:
             lane.drop_all("no such notifier is configured")
         self._wake.set()
 
-    def leave_to_primary(self, takes: bool) -> None:
-        """Whether another way takes alerts: then triggers of notifiers that are a `fallback` wait."""
+    def leave_to_primary(self, takes: bool, taken_before: float = float("-inf")) -> None:
+        """Whether another way takes alerts: then triggers of notifiers that are a `fallback` wait. Those that were
+        queued before `taken_before` were certainly taken."""
+        if takes:
+            for lane in self._lanes.values():
+                lane.forget_taken(taken_before)
         if takes != self.primary_takes:
             self.primary_takes = takes
             for lane in self._lanes.values():

@@ -295,9 +295,7 @@ class Sidecar:
         self.receivers.update(self.teller.standing(alerts, self.ledger.current, now), held, now)
         stopping = [*held, *self.receivers.others_silences()]
         self._silenced = {
-            alert.fingerprint
-            for alert in alerts
-            if silences.holding(stopping, {"instance": self.name, **alert.labels}, now)
+            alert.fingerprint for alert in alerts if silences.holding(stopping, self.teller.policy.labels(alert), now)
         }
 
     async def _commit(self, notifications: list[Notification], now: float) -> None:

@@ -1,10 +1,10 @@
 """From settings to what runs: read and checked whole before any of it is used."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dsobs.config import Config, ConfigError, Problem, ReloadError
+from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.pipeline import rule_groups
@@ -12,6 +12,7 @@ from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
 from dsobs.rules.shipped import directory
 from dsobs.sidecar.page_texts import bad_templates
+from dsobs.silences import Matcher, MatcherError
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,24 @@ class Plan:
 
 def read_plan(config: Config) -> Plan:
     """Reads the files that `config` names; RuleFileError or ConfigError with all that is wrong with them."""
-    findings = list(bad_templates(config))
+    findings = list(unusable(config))
     if findings:
         raise ConfigError(Problem("", finding.key, finding.message) for finding in findings)
     shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
     inhibition = config.inhibition
     return Plan(config, rule_groups(config), load_inhibition(inhibition.files, shipped if inhibition.shipped else []))
+
+
+def unusable(config: Config) -> Iterator[Finding]:
+    """Templates and matchers that are none."""
+    yield from bad_templates(config)
+    alertmanager = config.notifiers.alertmanager
+    for text in alertmanager.silence_scope if alertmanager is not None else ():
+        try:
+            Matcher.parse(text)
+        except MatcherError as error:
+            key = "notifiers.alertmanager.silence_scope"
+            yield Finding(key, (key,), str(error))
 
 
 def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:

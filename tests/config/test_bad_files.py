@@ -84,6 +84,10 @@ BAD = {
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"
     ],
+    "fallback_severities": [
+        ":4: notifiers.alertmanager.severities: leaves out some of notifiers.pagerduty.severities, which as a fallback "
+        "would never page them; add them"
+    ],
     "nothing_to_restart": [
         ":2: remediation.mode: is enforce, and with runtime.name none nothing can be restarted; name a runtime or "
         "write observe"

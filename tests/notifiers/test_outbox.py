@@ -646,6 +646,13 @@ async def test_fallback_pages_what_the_primary_does_not_take_and_nothing_that_it
         outbox.note_age(time.clock.now())
         assert telemetry.OUTBOX_OLDEST.labels("fallback")._value.get() == 0
         assert telemetry.OUTBOX_PENDING.labels("fallback")._value.get() == 0
+        await outbox.put([trigger("old")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 150)
+        assert outbox.pending == 2
+        await outbox.put([trigger("waits")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 40)
         outbox.leave_to_primary(False)
         await time.quiet(outbox)
         assert notifier.got == ["trigger waits"]
