@@ -121,6 +121,7 @@ class Pipeline:
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
         self.adapter: EngineAdapter | None = None
+        self._adapter_error = ""
         self.view = View(at=0.0)
         self.gpus: Unknown | tuple[Any, ...] = Unknown("not read yet")
         self.probe_counts = dict.fromkeys(ProbeOutcome, 0)
@@ -275,8 +276,15 @@ class Pipeline:
                 self._facts = EngineFacts()
                 return
             log.info("engine recognized: %s", self.adapter.name)
-        self._raw = self.adapter.canonical(page)
-        self._facts = self.adapter.facts(page)
+        try:
+            self._raw, self._facts = self.adapter.canonical(page), self.adapter.facts(page)
+            self._adapter_error = ""
+        except Exception as error:  # A plugin's mistake: the page tells nothing, and the rest goes on.
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self._adapter_error:
+                log.exception("the metrics page can't be read as one of %s: %s", self.adapter.name, reason)
+            self._adapter_error = reason
+            self._raw, self._facts = [], EngineFacts()
         self._recall_gaps()
         self._canonical = self._offset.corrected(
             self._raw,

@@ -88,7 +88,9 @@ class StateDb:
     def _open(self) -> None:
         if self.path != ":memory:":
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS)
+        self._connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS
+        )
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         if self._connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
@@ -160,14 +162,15 @@ class StateDb:
 
         An exception of `work` itself rolls back and is raised as it is.
         """
-        return self._wait(self._submit(lambda job: self._transaction(job.guarded(work))), OPEN_SECONDS)
+        result: T = self._wait(self._submit(lambda job: self._transaction(job.guarded(work))), OPEN_SECONDS)
+        return result
 
     async def transact_async(
         self,
         work: Callable[[sqlite3.Connection], T],
         *,
         deadline: float = WRITE_SECONDS,
-        late: Callable[[T], None] | None = None,
+        late: Callable[[T], object] | None = None,
     ) -> T:
         """The same without holding the event loop, for at most `deadline` seconds.
 
@@ -184,7 +187,8 @@ class StateDb:
                 loop = asyncio.get_running_loop()
                 job.future.add_done_callback(lambda _: _tell_late(job, loop, late))
             raise error
-        return await writing
+        result: T = await writing
+        return result
 
     def _submit(self, work: "Callable[[_Job], Any]") -> "_Job":
         job = _Job(work)
@@ -251,7 +255,7 @@ class _Job:
             return
         try:
             result = self._work(self)
-        except BaseException as error:  # It is raised where the result is waited for.
+        except BaseException as error:  # noqa: BLE001  It is raised where the result is waited for.
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
@@ -266,7 +270,7 @@ class _GivenUpError(Exception):
     """The transaction came too late."""
 
 
-def _tell_late(job: _Job, loop: asyncio.AbstractEventLoop, late: Callable[[Any], None]) -> None:
+def _tell_late(job: _Job, loop: asyncio.AbstractEventLoop, late: Callable[[Any], object]) -> None:
     if not job.future.cancelled() and job.future.exception() is None:
         with contextlib.suppress(RuntimeError):  # The loop has ended.
             loop.call_soon_threadsafe(late, job.future.result())

@@ -9,6 +9,9 @@ from dsobs.model.observation import Unknown
 from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
 
+MAX_REFUSALS = 3
+"""Restarts that a runtime refuses in one incident, before dsobs gives up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Switches:
@@ -132,6 +135,18 @@ def cooldown(case: Case) -> str | None:
     return f"cooldown: {left:.0f} s left" if left > 0 else None
 
 
+def refused_before(case: Case) -> str | None:
+    """What the runtime refused is tried again, but neither at once nor for ever."""
+    incident = case.ledger.open_incident()
+    refusals = incident.refusals() if incident is not None else []
+    if not refusals:
+        return None
+    if len(refusals) >= MAX_REFUSALS:
+        return f"the runtime refused {len(refusals)} times; this is for a person"
+    left = refusals[-1].at + case.settings.cooldown - case.now
+    return f"the runtime refused, next try in {left:.0f} s" if left > 0 else None
+
+
 def breaker(case: Case) -> str | None:
     """A fault of the whole fleet is no fault of this engine."""
     share = case.switches.fleet_acting_share
@@ -154,6 +169,7 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     one_at_a_time,
     budget,
     cooldown,
+    refused_before,
     breaker,
 )
 
