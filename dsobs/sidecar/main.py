@@ -80,7 +80,7 @@ class Sidecar:
     ) -> None:
         """`reread` gives the settings anew (ConfigError where they can't be used); `file` is the one they came from.
 
-        RuleFileError or ConfigError for files that the settings name and that can't be used.
+        ConfigError for files that the settings name and that can't be used.
         """
         plan = read_plan(config)
         self.config = config
