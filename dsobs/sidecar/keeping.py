@@ -40,7 +40,11 @@ class Keeping:
             self.db = StateDb(folder / STATE_FILE, SCHEMA)
         except (StateError, OSError) as error:
             self.error = str(error)
-            log.error("no state on disk: alerts and pages go on from memory, nothing is repaired: %s", error)
+            log.error(
+                "no state on disk: alerts and pages go on from memory, nothing is repaired until it is mended and dsobs "
+                "is restarted: %s",
+                error,
+            )
             return
         self._aside = self.db.set_aside or next(iter(sorted(folder.glob(STATE_FILE + ".corrupt-*"))), None)
         if self._aside is not None:

@@ -40,3 +40,19 @@ async def test_a_disk_that_hangs_stops_neither_watching_nor_paging_and_repair_wa
     assert [one.event for one in stage.pages if one.name == "EngineHung"] == ["trigger", "resolve"]
     (incident,) = await stage.incidents()
     assert [e["state"] for e in incident["entries"] if e["kind"] == "restart"] == ["reserved", "done"]
+
+
+async def test_without_a_state_folder_pages_go_out_from_memory_and_nothing_is_repaired(stage: Scene) -> None:
+    folder = stage.folder / "state"
+    folder.write_text("no folder")
+    await stage.start_engine()
+    await stage.start_dsobs(state__directory=str(folder), remediation__confirm_hang="2s")
+    await stage.start_load()
+    await stage.until_working()
+    stage.stop_core()
+    await stage.until(lambda: stage.paged("EngineHung"), 20.0, "a page without a disk")
+    await stage.turns(8)
+    assert not (await stage.status())["guards"]["ledger_writable"]
+    assert stage.acted() == []
+    assert len(stage.pages) == 1
+    assert f"nothing is repaired until it is mended and dsobs is restarted: {folder}/state.db: " in stage.story()
