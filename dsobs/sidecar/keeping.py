@@ -41,8 +41,8 @@ class Keeping:
         except (StateError, OSError) as error:
             self.error = str(error)
             log.error(
-                "no state on disk: alerts and pages go on from memory, nothing is repaired until it is mended and dsobs "
-                "is restarted: %s",
+                "no state on disk: alerts and pages go on from memory, nothing is repaired until it is mended and "
+                "dsobs is restarted: %s",
                 error,
             )
             return

@@ -9,8 +9,8 @@ from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.pipeline import rule_groups
 from dsobs.rules import Group
-from dsobs.rules.files import Problem as RuleProblem
 from dsobs.rules.files import RuleFileError
+from dsobs.rules.reader import Problem as RuleProblem
 from dsobs.rules.shipped import directory
 from dsobs.sidecar.page_texts import bad_templates
 from dsobs.silences import Matcher, MatcherError
