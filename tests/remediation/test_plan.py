@@ -121,7 +121,7 @@ def test_each_guard_refuses_with_its_name(view: View, switches: Switches, settin
 
 @pytest.mark.parametrize("action", ["reset_gpu", "reboot_node", "escalate"])
 def test_a_broken_card_is_never_answered_with_a_restart(action: str) -> None:
-    steps = do([alert(), alert("GPUResetNeeded", action=action)])
+    steps = do([alert(), alert("GPUResetNeeded", action=action)], settings=ENFORCE)
     assert [step.action for step in steps] == ["restart", "page"]
     assert restarts(steps) == ["gpu_well: GPUResetNeeded: a restart does not mend the card"]
     assert restarts(do([alert(), alert("GPUResetNeeded", AlertState.RESOLVED, action)])) == [None]

@@ -5,6 +5,7 @@ import asyncio
 from dsobs.config import Config
 from dsobs.config.models import Target
 from dsobs.model.clock import ManualClock
+from dsobs.pipeline import Pipeline
 from dsobs.sidecar.main import ALIVE_SECONDS, Sidecar
 from dsobs.telemetry import LOOP_ERRORS
 
@@ -32,6 +33,7 @@ async def test_turns_that_fail_are_no_life() -> None:
     clock = ManualClock(1000.0)
     sidecar = Broken(Config(target=Target(scrape_interval=0.1)), clock)
     sidecar.watch = Nothing()  # type: ignore[assignment]
+    sidecar.pipeline = Pipeline(sidecar.config, sidecar.store, sidecar.evaluator)
     assert sidecar.alive() is None
     before = LOOP_ERRORS.labels("main")._value.get()
     async with asyncio.timeout(10):
