@@ -55,4 +55,5 @@ async def test_without_a_state_folder_pages_go_out_from_memory_and_nothing_is_re
     assert not (await stage.status())["guards"]["ledger_writable"]
     assert stage.acted() == []
     assert len(stage.pages) == 1
-    assert f"nothing is repaired until it is mended and dsobs is restarted: {folder}/state.db: " in stage.story()
+    told = (stage.folder / "dsobs.log").read_text(encoding="utf-8")
+    assert f"nothing is repaired until it is mended and dsobs is restarted: {folder}/state.db: " in told
