@@ -177,7 +177,8 @@ class World:
             health = replace(health, failure=Failure.REFUSED if refused else Failure.TIMEOUT)
         obs = Observation(self.now, self._scrape(), health=health, runtime=self._runtime(), probes=self._probe())
         turn = self.pipeline.turn(obs, self.ledger, Switches())
-        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions]
+        # Watchdog always fires: it is no fault.
+        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.severity != "none"]
         if turn.probes_wanted and self._asked_at is None:
             self._asked_at = self.now
             self.probes.append(self.at)
