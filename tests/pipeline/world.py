@@ -102,8 +102,9 @@ class World:
         return made
 
     def firing(self) -> set[str]:
-        """Alerts that fire."""
-        return {alert.name for alert in self.evaluator.alerts() if alert.state is AlertState.FIRING}
+        """Alerts of faults that fire; Watchdog is none."""
+        alerts = self.evaluator.alerts()
+        return {a.name for a in alerts if a.state is AlertState.FIRING and a.severity != "none"}
 
     def states(self, name: str) -> list[str]:
         """What became of an alert, in order."""
