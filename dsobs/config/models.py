@@ -350,6 +350,8 @@ class Remediation(Model):
     """Between two actions on this engine."""
     confirm_hang: Seconds = 30.0
     """After the failed probe, so long without progress before a restart."""
+    confirm_working: Seconds = 600.0
+    """The same where CPU time or GPU show the engine at work: one long step, or a loop that never ends."""
     confirm_unresponsive: Seconds = 300.0
     """So long without one byte, and a second source that stands still, before a restart."""
     random_delay: Seconds = 2.0

@@ -18,6 +18,7 @@ from dsobs.model.observation import (
     Failure,
     Health,
     Observation,
+    Paused,
     RuntimeView,
     Scrape,
 )
@@ -59,6 +60,8 @@ def record_of(obs: Observation, nvml: Any, health: Health | None, nvml_seconds: 
             for name in RuntimeView.__dataclass_fields__
             if getattr(view, name) not in (None, ())
         }
+    if obs.paused is not None:
+        record["paused"] = obs.paused.value
     if obs.probes:
         record["probes"] = [
             {
@@ -138,6 +141,12 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
         return RuntimeView(**known)
     except TypeError:
         return None
+
+
+def paused_of(record: Mapping[str, Any]) -> Paused | None:
+    """What the engine said of a pause, in a record of dsobs's own recorder; None where it was not asked."""
+    told = record.get("paused")
+    return Paused(told) if told in set(Paused) else None
 
 
 def _members(path: Path) -> Iterator[bytes]:

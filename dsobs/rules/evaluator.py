@@ -20,6 +20,7 @@ resolves.
 import datetime
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,10 @@ _SAVE_PENDING_SECONDS = 10.0
 """Pending time that a crash may cost."""
 _EARLY_SECONDS = 0.25
 """A slot may be begun this much early, so that a loop whose turns jitter misses none."""
+
+
+_WITH_SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{(?!\{)")
+"""A metric in a template's query: the query itself may be known only when it is rendered."""
 
 
 class RuleFailure(Exception):
@@ -142,10 +147,13 @@ class Evaluator:
 
     @property
     def metric_names(self) -> frozenset[str]:
-        """Metrics that the rules name: what the store has to hold."""
-        return frozenset(
-            name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
-        )
+        """Metrics that the rules and their templates name: what the store has to hold."""
+        rules = [state.rule for group in self._groups for state in group.rules]
+        named = {name for rule in rules for name in rule.query.metric_names}
+        for rule in rules:
+            if isinstance(rule, AlertRule):
+                named.update(name for _, text in rule.annotations for name in _WITH_SELECTOR.findall(text.text))
+        return frozenset(named)
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""

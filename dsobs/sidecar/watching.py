@@ -10,12 +10,13 @@ import aiohttp
 
 from dsobs.collectors.health import HealthCheck
 from dsobs.collectors.nvml import NvmlCollector
+from dsobs.collectors.pause import PauseQuestion
 from dsobs.collectors.probe import Prober
 from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config, SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter
-from dsobs.model.observation import Gpu, Observation, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import Gpu, Observation, Paused, Probe, RuntimeView, Scrape, Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
@@ -52,6 +53,8 @@ class Watch:
         self._nudge = nudge
         self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape)
         self._healths = Latest(HealthCheck(session, config.target, clock).check)
+        self._pause_question = PauseQuestion(session, config.target)
+        self._pauses = Latest(self._ask_paused)
         self._nvml = NvmlCollector(config.gpu, clock)
         self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._nvml.read)
         self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
@@ -76,9 +79,11 @@ class Watch:
         await asyncio.wait(questions, timeout=interval)
         scrape: Scrape | None = self._scrapes.take()
         self._views.take()
-        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
-            # The same reading once more: its XIDs are counted already.
-            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
+        kept = self._gpus.value if self._gpus.take() is None else None
+        if isinstance(kept, tuple) and any(gpu.xids for gpu in kept):
+            # The same reading once more: its XIDs are counted already. Without any it stays the very same object.
+            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in kept)
+        paused = self._pauses.take()
         health = self._healths.take()
         if health is not None:
             self._health_at = self._clock.now()
@@ -92,7 +97,16 @@ class Watch:
             runtime=self._views.value
             or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
             probes=probes,
+            paused=paused,
         )
+
+    def ask_paused(self) -> None:
+        """Asks the engine whether somebody paused it; one of the next observations has the answer."""
+        self._pauses.start()
+
+    async def _ask_paused(self) -> Paused:
+        adapter = self._pipeline.adapter
+        return Paused.NOT_THERE if adapter is None else await self._pause_question.ask(adapter)
 
     async def _view_runtime(self) -> RuntimeView | Unknown:
         now = self._clock.now()
@@ -160,7 +174,7 @@ class Watch:
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""
-        for latest in (self._scrapes, self._healths, self._gpus, self._views):
+        for latest in (self._scrapes, self._healths, self._gpus, self._views, self._pauses):
             await latest.cancel()
         await self._nvml.close()
         tasks = {*self._asking, *self._background}

@@ -126,11 +126,16 @@ class RestartWindow:
         return self._count([min(start, now)])
 
     def _count(self, moments: list[float]) -> list[Restart]:
-        fresh = [Restart(at, by_dsobs=at <= self._own_until and len(moments) == 1) for at in moments]
+        # dsobs makes one; what came after it in the same look is the new instance's own doing.
+        fresh = [Restart(at, by_dsobs=at <= self._own_until and not index) for index, at in enumerate(moments)]
         if fresh:
             self._own_until = float("-inf")
         self._restarts.extend(fresh)
         return fresh
+
+    def own_in_24h(self, now: float) -> int:
+        """How many of them dsobs made."""
+        return sum(1 for restart in self._restarts if restart.by_dsobs and restart.at > now - DAY)
 
     def in_24h(self, now: float) -> int:
         """How many there were in (now − 24 h, now]."""

@@ -1,8 +1,9 @@
 """The engine-core process: takes requests from a socket, keeps a Scheduler busy, sends what each step gave.
 
 Messages are JSON, one a line. To the core: ["add", id, prompt_tokens, max_tokens, stop_token_ids, pooling],
-["abort", ids], ["pause", mode], ["resume"]. From it: {"ready": …} once, then {"stats": …, "out": [[id, token,
-finish_reason, queued_at, scheduled_at, preemptions], …], "at": monotonic seconds}, or {"reply": …} to pause and resume.
+["abort", ids], ["pause", mode], ["resume"], ["is_paused"]. From it: {"ready": …} once, then {"stats": …,
+"out": [[id, token, finish_reason, queued_at, scheduled_at, preemptions], …], "at": monotonic seconds}, or
+{"reply": …} to the last three.
 """
 
 import ctypes
@@ -106,6 +107,8 @@ def _apply(scheduler: Scheduler, message: list[object]) -> dict[str, object] | N
         case ["resume"]:
             scheduler.paused = False
             return {"reply": "resumed"}
+        case ["is_paused"]:
+            return {"reply": "paused" if scheduler.paused else "resumed"}
         case _:
             raise ValueError(f"unknown message {message!r}")
     return None
