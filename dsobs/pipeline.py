@@ -8,7 +8,7 @@ or output or waits.
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsobs.collectors.detect import detect, named
@@ -35,6 +35,8 @@ from dsobs.signals.witness import StandstillWitness
 
 log = logging.getLogger(__name__)
 
+MAX_ENGINES = 256
+"""Of one server: models × ranks. A page with more is not taken in."""
 VERDICT_SECONDS = 5.0
 """Between two synthetic requests to an instance whose restart is to be verified."""
 
@@ -143,6 +145,8 @@ class Pipeline:
         self._scrape_duration: float | None = None
         self._last_failure: Failure | None = None
         """Of the scrape that ended last; None: it succeeded."""
+        self._was_away = False
+        """The port has refused since its page was read last."""
         self._canonical: list[Sample] = []
         self._derived: list[Sample] = []
         self._gpu: list[Sample] = []
@@ -151,6 +155,7 @@ class Pipeline:
         self._answered_at: float | None = None
         self._error_at: float | None = None
         self._unrecognized = False
+        self._told_too_many = False
         self._data_since: float | None = None
         for name in evaluator.metric_names:
             store.want(name, evaluator.lookback_seconds)
@@ -200,7 +205,7 @@ class Pipeline:
         now = obs.at
         # Nobody repairs the engine of a recording.
         self._repairing = not self._assume_restart and under_repair(ledger)
-        self._see(obs)
+        obs = self._see(obs)
         # A page that can't be read tells nothing, so what was firing before a restart of dsobs is not over by it.
         if obs.scrape is not None and (obs.scrape.ok or obs.scrape.failure is Failure.REFUSED):
             self.evaluator.inputs_ready(now, self._data_since)
@@ -235,7 +240,8 @@ class Pipeline:
         """Takes an observation from before a restart of dsobs: it fills windows, and what moved last is known."""
         if obs.scrape is not None and obs.scrape.page is not None:
             before = self._facts.process_start_time
-            self._read_page(obs.scrape.page, obs.at)
+            if self._read_page(obs.scrape.page, obs.at) > MAX_ENGINES:
+                return
             if before is not None and self._facts.process_start_time != before:
                 self.tracker.forget()
             # A hang that began before dsobs was restarted must not look like a prefill that has just begun.
@@ -247,7 +253,8 @@ class Pipeline:
         """Pending, firing and lately resolved."""
         return self.evaluator.alerts()
 
-    def _see(self, obs: Observation) -> None:
+    def _see(self, obs: Observation) -> Observation:
+        """The observation as it is taken."""
         now, scrape = obs.at, obs.scrape
         self.gpus = obs.gpus
         self.tracker.witness = self._witness.observe(now, obs.runtime, obs.gpus)
@@ -256,9 +263,14 @@ class Pipeline:
         for probe in obs.probes:
             self._probe_ended(probe)
         page = scrape.page if scrape is not None and scrape.ok else None
-        if page is not None:
-            self._read_page(page, now)
-        fresh = self.restarts.observe(now, obs.runtime, self._facts.process_start_time if page is not None else None)
+        if scrape is not None and page is not None and (engines := self._read_page(page, now)) > MAX_ENGINES:
+            detail = f"{engines} engines (models and ranks), the limit is {MAX_ENGINES}"
+            scrape = replace(scrape, page=None, text=None, failure=Failure.TOO_MANY_SERIES, detail=detail)
+            obs, page = replace(obs, scrape=scrape), None
+        page_start = self._facts.process_start_time if page is not None else None
+        fresh = self.restarts.observe(now, obs.runtime, page_start, was_away=self._was_away)
+        if scrape is not None:
+            self._was_away = page is None and (self._was_away or scrape.failure is Failure.REFUSED)
         self.lifecycle.observe(obs, new_instance=bool(fresh))
         if fresh:
             self._new_instance()
@@ -267,6 +279,9 @@ class Pipeline:
             self.store.append_samples(self._canonical, now, source="engine")
         elif scrape is not None:
             assert scrape.failure is not None
+            if scrape.failure is Failure.TOO_MANY_SERIES and not self._told_too_many:
+                self._told_too_many = True
+                log.warning("the engine's metrics page is not read: %s", scrape.detail)
             self._scrape_failures[scrape.failure] += 1
             self._canonical = []
             self._kv_usage = {}
@@ -275,9 +290,11 @@ class Pipeline:
             self._scrape_duration = scrape.duration_seconds
             self._last_failure = scrape.failure
         self._derive(obs)
+        return obs
 
-    def _read_page(self, page: Page, now: float) -> None:
-        self.page = page
+    def _read_page(self, page: Page, now: float) -> int:
+        """How many engines the page has. One with more than are followed is not taken in: what is kept of each would
+        add up."""
         if self.adapter is None or not self.adapter.recognizes(page):
             name = self.config.target.engine
             self.adapter = detect(page) if name == "auto" else named(name)
@@ -285,12 +302,18 @@ class Pipeline:
                 if not self._unrecognized:
                     log.warning("the metrics page is of no engine that dsobs knows; set target.engine if it should be")
                 self._unrecognized = True
+                self.page = page
                 self._raw = self._canonical = []
                 self._facts = EngineFacts()
-                return
+                return 0
             log.info("engine recognized: %s", self.adapter.name)
+        facts = self.adapter.facts(page)
+        engines = len(facts.engine_keys)
+        if engines > MAX_ENGINES:
+            return engines
+        self.page = page
+        self._facts = facts
         self._raw = self.adapter.canonical(page)
-        self._facts = self.adapter.facts(page)
         self._recall_gaps()
         self._canonical = self._offset.corrected(
             self._raw,
@@ -306,6 +329,7 @@ class Pipeline:
                 names = dict(series)
                 usage[names.get("model_name", ""), names.get("engine", "")] = value
         self._kv_usage = usage
+        return engines
 
     def _recall_gaps(self) -> None:
         """What was learned is kept by model and flags: another model on the same port begins anew."""

@@ -69,6 +69,8 @@ class Replay:
         self._refused: str | None = None
         self._start: float | None = None
         self.samples = 0
+        self.out_of_order = 0
+        """Records that were left out, since they are older than the one before."""
 
     def run(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Events as `dsobs replay --json` prints them; the last one has kind `end`."""
@@ -78,6 +80,7 @@ class Replay:
             if self._start is None:
                 self._start = obs.at
             if self.samples and obs.at < last:
+                self.out_of_order += 1
                 continue
             last = obs.at
             self.samples += 1

@@ -105,6 +105,8 @@ class Target(Model):
     """Seconds between scrapes; below 1 s they cost the server too much."""
     scrape_timeout: PositiveSeconds = 5.0
     """Deadline of one scrape. Longer than the interval is fine: one is in flight at a time."""
+    max_series: int = Field(default=20_000, ge=1)
+    """A page with more series is not read. A real one has some 500 for each engine."""
     max_page_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """A metrics page larger than this is refused."""
     ca_file: Path | None = None

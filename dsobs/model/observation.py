@@ -34,6 +34,8 @@ class Failure(StrEnum):
     """200 with a body that is no exposition page."""
     TOO_LARGE = "too_large"
     """The body passed the size limit; it was not read further."""
+    TOO_MANY_SERIES = "too_many_series"
+    """More series, or engines, than are taken in; the page was not read."""
     REDIRECT = "redirect"
     """Answered with a redirect; never followed, since it may lead to another host."""
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dsobs.config import Config
+from dsobs.pipeline import MAX_ENGINES
 from tests.pipeline.world import ENFORCE, Server, World
 
 UNPROBED = Config.model_validate({"remediation": {"mode": "enforce"}, "hang": {"probe": "off"}})
@@ -110,3 +111,22 @@ def test_without_a_witness_a_hang_is_restarted_as_soon_as_one_that_stands_still(
         times.append(world.restarts)
     assert times[0] == times[1]
     assert len(times[0]) == 1
+
+
+def test_a_page_with_a_flood_of_engines_is_not_taken_in_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.run(60)
+    world.server.models = MAX_ENGINES + 1
+    world.run(120)
+    said = [record for record in caplog.records if "is not read" in record.message]
+    assert [record.message for record in said] == [
+        "the engine's metrics page is not read: 257 engines (models and ranks), the limit is 256"
+    ]
+    counts = {dict(s.labels).get("reason"): s.value for s in world.pipeline.samples()}
+    assert counts["too_many_series"] == 120
+    assert len(world.pipeline.view.engines) == 1
+    assert world.told == []
+    assert world.restarts == []
+    world.server.models = MAX_ENGINES
+    world.run(10)
+    assert len(world.pipeline.view.engines) == MAX_ENGINES

@@ -33,6 +33,7 @@ class Server:
     """What the engine does at the moment."""
 
     outstanding: int = 4
+    models: int = 1
     frozen: bool = False
     """Its core stands still: nothing moves, no probe is answered."""
     failure: Failure | None = None
@@ -132,17 +133,16 @@ class World:
         server = self.server
         if not server.stands_still and server.outstanding:
             server.tokens += 40
-        names = 'engine="0",model_name="m"'
-        return "\n".join(
-            [
+        lines = [f"process_start_time_seconds {server.started_at + 1}", ""]
+        for model in range(server.models):
+            names = f'engine="0",model_name="m{model or ""}"'
+            lines[:0] = [
                 f"vllm:num_requests_running{{{names}}} {server.outstanding}",
                 f"vllm:num_requests_waiting{{{names}}} 0",
                 f"vllm:generation_tokens_total{{{names}}} {server.tokens + 1}",
                 f"vllm:iteration_tokens_total_count{{{names}}} {server.tokens + 1}",
-                f"process_start_time_seconds {server.started_at + 1}",
-                "",
             ]
-        )
+        return "\n".join(lines)
 
     def _scrape(self) -> Scrape | None:
         failure = self.server.failure
