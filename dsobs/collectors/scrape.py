@@ -89,7 +89,7 @@ class Scraper:
         kind = answer.content_type.partition(";")[0].strip().lower()
         if kind == "text/html":
             return None, text, Failure.UNPARSABLE, "the body is HTML: is this address the engine's?"
-        series = text.count("\n") - text.count("\n#")
+        series = text.count("\n") - text.count("\n#") - text.startswith("#")
         if series > self._max_series:
             detail = f"{series} series, the limit is {self._max_series} (target.max_series)"
             # Not for the flight recorder either.

@@ -114,6 +114,14 @@ def _apply(scheduler: Scheduler, message: list[object]) -> dict[str, object] | N
     return None
 
 
+def _compute(seconds: float, *, asleep: float) -> None:
+    """One step: a prefill keeps a processor busy, as on a real server; the rest of it is slept."""
+    end = time.monotonic() + seconds
+    time.sleep(min(asleep, seconds))
+    while time.monotonic() < end:
+        pass
+
+
 def run(options: Options, rank: int, sock: socket.socket, parent: int) -> None:
     """Serves one rank until the API server is gone (for ever with `orphan_core`)."""
     set_title("VLLM::EngineCore" if options.data_parallel_size == 1 else f"VLLM::EngineCore_DP{rank}")
@@ -147,7 +155,7 @@ def run(options: Options, rank: int, sock: socket.socket, parent: int) -> None:
                 send({"stats": scheduler.counts(), "out": [], "at": time.monotonic(), **(reply or {})})
         if not scheduler.has_work:
             continue
-        time.sleep(scheduler.plan(time.monotonic()))
+        _compute(scheduler.plan(time.monotonic()), asleep=options.decode_step_seconds)
         out = [
             [y.id, y.token, y.finish_reason, y.queued_at, y.scheduled_at, y.preemptions] for y in scheduler.complete()
         ]
