@@ -132,7 +132,8 @@ def _settled(incident: Incident, view: View, now: float) -> bool:
     verdict = incident.last("verify")
     if verdict is not None and verdict.state == "done":
         return True
-    return view.ready and now - incident.entries[-1].at >= QUIET_SECONDS
+    over = view.ready or view.planned_stop is not None
+    return over and now - incident.entries[-1].at >= QUIET_SECONDS
 
 
 def _since(attempt: Entry) -> float:

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -27,9 +27,16 @@ from dsobs.signals.memory import kv_pool_of_log
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 HEALTH_SECONDS = 5.0
 """Between two `/health` requests to an engine that is up; each second else."""
 LOOK_FOR_RUNTIME_SECONDS = 5.0
+
+
+def _known(value: T | Unknown | None, otherwise: Unknown) -> T | Unknown:
+    """An `Unknown` has its own reason, though it is false."""
+    return otherwise if value is None else value
 
 
 class Watch:
@@ -93,9 +100,10 @@ class Watch:
             at=self._clock.now(),
             scrape=scrape,
             health=health,
-            gpus=(self._gpus.value or Unknown("not read yet")) if self.config.gpu.enabled else disabled,
-            runtime=self._views.value
-            or (self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")),
+            gpus=_known(self._gpus.value, Unknown("not read yet")) if self.config.gpu.enabled else disabled,
+            runtime=_known(
+                self._views.value, self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")
+            ),
             probes=probes,
             paused=paused,
         )

@@ -227,6 +227,10 @@ def test_an_incident_that_ends_by_itself_closes_after_a_quiet_minute() -> None:
     quiet = replace(VIEW, engines=())
     assert do([], quiet, ledger((59, "evidence", "done"))) == []
     assert [s.action for s in do([], quiet, ledger((61, "evidence", "done")))] == ["close"]
+    away = replace(quiet, up=False, ready=False)
+    assert do([], away, ledger((61, "evidence", "done"))) == []
+    stopped = replace(away, planned_stop="docker stop event")
+    assert [s.action for s in do([], stopped, ledger((61, "evidence", "done")))] == ["close"]
 
 
 def test_a_refusal_that_will_not_pass_by_itself_pages_once() -> None:
