@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsobs.collectors.detect import detect, named
-from dsobs.collectors.nvml import GpuSignals
+from dsobs.collectors.host import host_samples
+from dsobs.collectors.nvml import GpuSignals, engine_pids
 from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, AlertState, Transition
@@ -20,11 +21,13 @@ from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import View, Witness
+from dsobs.promql import Limits
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
-from dsobs.rules import Evaluator, Group, load, render
-from dsobs.rules.shipped import FILE_NAME
+from dsobs.rules import Evaluator, Group, RuleFileError, load
+from dsobs.rules.files import out_of_reach
+from dsobs.rules.shipped import sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -43,8 +46,10 @@ VERDICT_SECONDS = 5.0
 
 def rule_groups(config: Config) -> list[Group]:
     """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
-    shipped = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
-    return load(config.rules.files, shipped)
+    groups = load(config.rules.files, sources(config))
+    if problems := out_of_reach(groups):
+        raise RuleFileError(problems)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +162,7 @@ class Pipeline:
         self._unrecognized = False
         self._told_too_many = False
         self._data_since: float | None = None
-        for name in evaluator.metric_names:
-            store.want(name, evaluator.lookback_seconds)
+        self._prepare_rules()
         self.can_restart = False
         """The runtime that the sidecar found can restart the engine."""
         self.page: Page | None = None
@@ -195,6 +199,11 @@ class Pipeline:
         self._probes = probes
         self.tracker.configure(config.hang, probes)
         self.evaluator.replace_groups(groups)
+        self._prepare_rules()
+
+    def _prepare_rules(self) -> None:
+        queries = self.config.queries
+        self.evaluator.limits = Limits(samples=queries.max_samples, seconds=queries.timeout)
         for name in self.evaluator.metric_names:
             self.store.want(name, self.evaluator.lookback_seconds)
 
@@ -386,9 +395,10 @@ class Pipeline:
         if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
         derived += self._unverified()
+        derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
-        gpu = self._gpu_signals.samples(obs.gpus)
+        gpu = self._gpu_signals.samples(obs.gpus, now, engine_pids(obs.runtime))
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)
@@ -444,7 +454,7 @@ class Pipeline:
         if known.runtime_start is not None or known.page_start is not None:
             count = float(self.restarts.in_24h(now))
             out.append(Sample(labels("dsobs_container_restarts_24h", runtime=kind, name=name), count))
-        return out
+        return out + host_samples(obs.host, now, self.config.host.interval, kind, name)
 
     def _view(self, obs: Observation) -> View:
         life, now = self.lifecycle, obs.at

@@ -16,7 +16,7 @@ from dsobs.model.alert import AlertState
 from dsobs.model.observation import Failure, Observation, Scrape, Unknown
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline, rule_groups
-from dsobs.recorder.records import failed_scrape_of, health_of, paused_of, read_records, runtime_of
+from dsobs.recorder.records import failed_scrape_of, health_of, host_of, paused_of, read_records, runtime_of
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
@@ -45,6 +45,7 @@ def observation_of(record: dict[str, Any], parser: Parser) -> Observation:
         gpus=gpus_of_record(record.get("nvml")),
         runtime=runtime if runtime is not None else Unknown("not in the recording"),
         paused=paused_of(record),
+        host=host_of(record) or Unknown("not in the recording"),
     )
 
 

@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from dsobs.regex import RegexError, compile_regex
+
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS silences (
         id TEXT PRIMARY KEY,
@@ -29,7 +31,7 @@ class MatcherError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """`name op value` as in Alertmanager: op is =, !=, =~ or !~; regular expressions match the whole value."""
+    """`name op value` as in Alertmanager: op is =, !=, =~ or !~; regular expressions (RE2) match the whole value."""
 
     name: str
     op: str
@@ -48,8 +50,8 @@ class Matcher:
         value = bare if quoted is None else _ESCAPE.sub(lambda e: "\n" if e[1] == "n" else e[1], quoted)
         if op in ("=~", "!~"):
             try:
-                re.compile(value)
-            except (re.error, OverflowError, RecursionError) as error:
+                compile_regex(value, dot_all=True)
+            except RegexError as error:
                 raise MatcherError(f"{text!r}: bad regular expression: {error}") from error
         return cls(name, op, value)
 
@@ -58,7 +60,7 @@ class Matcher:
         value = labels.get(self.name, "")
         if self.op in ("=", "!="):
             return (value == self.value) == (self.op == "=")
-        return (re.fullmatch(self.value, value) is not None) == (self.op == "=~")
+        return (compile_regex(self.value, dot_all=True).fullmatch(value) is not None) == (self.op == "=~")
 
     def __str__(self) -> str:
         value = self.value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -10,7 +10,7 @@ from dsobs.cli.options import add_config_options, load_with_origins, read_config
 from dsobs.cli.output import print_error, print_json
 
 if TYPE_CHECKING:
-    from dsobs.config import Loaded, Problem
+    from dsobs.config import Config, Loaded, Problem
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -48,6 +48,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run_check(args: argparse.Namespace) -> int:
     """Prints each problem; 0 if there is none, else 2."""
     from dsobs.config import ConfigError, unready
+    from dsobs.sidecar.settings import unusable
 
     if args.file is not None:
         if args.config is not None:
@@ -57,7 +58,8 @@ def run_check(args: argparse.Namespace) -> int:
     problems: list[Problem] | tuple[Problem, ...]
     try:
         loaded = read_config(args)
-        problems = [*loaded.problems(unready(loaded.config)), *_unknown_plugins(loaded)]
+        findings = [*unready(loaded.config), *unusable(loaded.config)]
+        problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_inhibition(loaded.config)]
     except ConfigError as error:
         problems = error.problems
     for problem in problems:
@@ -90,6 +92,18 @@ def _unknown_plugins(loaded: "Loaded") -> "list[Problem]":
             advice = f"did you mean {near[0]}?" if near else "install its plugin or write one of them"
             findings.append(Finding(key, (key,), f"{name!r} is none of {', '.join(known)}; {advice}"))
     return loaded.problems(findings)
+
+
+def _inhibition(config: "Config") -> "list[Problem]":
+    """What is wrong with the files of `inhibition.files` that are there."""
+    from dsobs.config import ConfigError
+    from dsobs.notifiers.inhibition import load_inhibition
+
+    try:
+        load_inhibition(path for path in config.inhibition.files if path.is_file())
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 def run_show(args: argparse.Namespace) -> int:

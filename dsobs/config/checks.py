@@ -34,6 +34,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
             ("remediation.mode", "runtime.name"),
             "is enforce, and with runtime.name none nothing can be restarted; name a runtime or write observe",
         )
+    yield from _alertmanager(config)
     for low, high in (
         ("hang.min_threshold", "hang.max_threshold"),
         ("hang.max_threshold", "hang.unresponsive_after"),
@@ -64,8 +65,63 @@ def contradictions(config: Config) -> Iterator[Finding]:
         )
 
 
+def _alertmanager(config: Config) -> Iterator[Finding]:
+    settings, pagerduty = config.notifiers.alertmanager, config.notifiers.pagerduty
+    if settings is None:
+        if pagerduty is not None and pagerduty.fallback:
+            yield Finding(
+                "notifiers.pagerduty.fallback",
+                ("notifiers.pagerduty.fallback",),
+                "is true, and without notifiers.alertmanager there is nothing to fall back from; write false",
+            )
+        return
+    section = "notifiers.alertmanager"
+    if pagerduty is not None and pagerduty.fallback and not set(pagerduty.severities) <= set(settings.severities):
+        yield Finding(
+            f"{section}.severities",
+            ("notifiers.pagerduty.fallback", f"{section}.severities", "notifiers.pagerduty.severities"),
+            "leaves out some of notifiers.pagerduty.severities, which as a fallback would never page them; add them",
+        )
+    if settings.bearer_token is not None and settings.basic_user:
+        yield Finding(
+            f"{section}.bearer_token",
+            (f"{section}.bearer_token", f"{section}.basic_user"),
+            f"is set, and {section}.basic_user too; keep one of them",
+        )
+    if (settings.basic_password is not None) != bool(settings.basic_user):
+        yield Finding(
+            f"{section}.basic_user",
+            (f"{section}.basic_user", f"{section}.basic_password"),
+            f"and {section}.basic_password belong together; set both or none",
+        )
+    if settings.key_file is not None and settings.cert_file is None:
+        yield Finding(
+            f"{section}.cert_file",
+            (f"{section}.key_file",),
+            f"is missing for {section}.key_file; name the certificate that the key belongs to",
+        )
+    if len({url.rstrip("/") for url in settings.urls}) < len(settings.urls):
+        yield Finding(
+            f"{section}.urls",
+            (f"{section}.urls",),
+            "names one address twice; each Alertmanager stands there once",
+        )
+
+
 def _seconds(config: Config, key: str) -> float:
     return float(value_of(config, tuple(key.split("."))))
+
+
+_FILES = (
+    "rules.files",
+    "target.ca_file",
+    "inhibition.files",
+    "notifiers.alertmanager.ca_file",
+    "notifiers.alertmanager.cert_file",
+    "notifiers.alertmanager.key_file",
+)
+"""Settings that name files which must be there."""
+_SECRET_ADDRESSES = ("notifiers.webhook.url", "notifiers.slack.url", "heartbeat.url")
 
 
 def unready(config: Config) -> Iterator[Finding]:
@@ -74,8 +130,8 @@ def unready(config: Config) -> Iterator[Finding]:
         value = value_of(config, key)
         if isinstance(value, Secret):
             yield from _unready_secret(key, value)
-        elif setting.kind is Kind.PATH and key in (("rules", "files"), ("target", "ca_file")):
-            for path in value if setting.is_list else filter(None, [value]):
+        elif setting.kind is Kind.PATH and ".".join(key) in _FILES:
+            for path in (value or ()) if setting.is_list else filter(None, [value]):
                 if not path.is_file():
                     yield Finding(".".join(key), (".".join(key),), f"there is no file {path}; write one that exists")
 
@@ -89,5 +145,5 @@ def _unready_secret(key: Key, secret: Secret) -> Iterator[Finding]:
         return
     if key == ("notifiers", "pagerduty", "routing_key") and len(value) != 32:
         yield Finding(name, (name,), f"has {len(value)} characters and not 32; copy the integration key again")
-    if key == ("notifiers", "webhook", "url") and not value.startswith(("http://", "https://")):
+    if name in _SECRET_ADDRESSES and not value.startswith(("http://", "https://")):
         yield Finding(name, (name,), "is no http:// or https:// address; write where to POST")

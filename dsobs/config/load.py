@@ -23,8 +23,9 @@ from dsobs.config.settings import Key, Kind, Section, Setting, dotted, sections,
 
 CONFIG_VARIABLE = "DSOBS_CONFIG"
 """Path of the settings file, where no flag gives one."""
-OTHER_VARIABLES = frozenset({CONFIG_VARIABLE})
-"""Variables that begin with DSOBS_ and are no settings."""
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "DSOBS_TOOL_CACHE"})
+"""Variables that begin with DSOBS_ and are no settings: the last two are for those who build dsobs, whose demos and
+tests start it."""
 SHORTHANDS: Mapping[str, str] = {
     "--url": "target.url",
     "--mode": "remediation.mode",

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from dsobs.config.duration import PATTERN, parse_duration
 from dsobs.config.secret import Secret
+from dsobs.regex import RegexError, compile_regex
 
 
 def _address(value: str) -> str:
@@ -44,6 +45,12 @@ def _listen(value: str) -> str:
     return value
 
 
+def _pod(value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", value):
+        raise ValueError(f"{value!r} is no pod; write NAMESPACE/NAME")
+    return value
+
+
 def _docker_host(value: str) -> str:
     if not re.match(r"(unix:///|tcp://[^/@\s]+|https?://[^/@\s]+)", value):
         raise ValueError("is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT")
@@ -57,8 +64,14 @@ def _label_pair(value: str) -> str:
 
 
 def _label_matcher(value: str) -> str:
-    if not re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=).*", value, re.DOTALL):
+    match = re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=)(.*)", value, re.DOTALL)
+    if match is None:
         raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
+    if "~" in match[1]:
+        try:
+            compile_regex(match[2].strip().strip('"'))
+        except RegexError as error:
+            raise ValueError(f"{value!r} holds a bad regular expression: {error}") from error
     return value
 
 
@@ -167,15 +180,43 @@ class RuntimeSettings(Model):
     """From SIGTERM to SIGKILL when an engine is restarted."""
 
 
+def _gpu_source(value: str) -> str:
+    return value if value == "local" else _base_address(value)
+
+
 class Gpu(Model):
     """GPU readings."""
 
     enabled: bool = True
     """Read NVML if there is a driver; false: GPU signals are unknown."""
+    source: Annotated[
+        str, AfterValidator(_gpu_source), Field(json_schema_extra={"pattern": r"^(local|https?://[^/@\s]+/?)$"})
+    ] = "local"
+    """`local`: NVML here; or the address of a dsobs-nvml exporter of this node, `http://HOST:9941`, where a sidecar has
+    no NVML of its own."""
     interval: PositiveSeconds = 1.0
-    """Between readings."""
+    """Between readings, at least."""
     devices: tuple[str, ...] = ()
-    """UUIDs or indices to read; empty: all that are visible."""
+    """UUIDs or indices to read. Empty: all that NVML shows; of an exporter the pod's own, by NVIDIA_VISIBLE_DEVICES or
+    by `gpu.pod`. `all` for all that an exporter shows."""
+    pod: Annotated[str, AfterValidator(_pod)] = ""
+    """NAMESPACE/NAME of the pod whose cards are read from an exporter. Empty: by the variables POD_NAMESPACE and
+    POD_NAME.
+    """
+
+
+class Host(Model):
+    """Shared memory, disk, and the engine's cgroup."""
+
+    enabled: bool = True
+    """Read them; false: they are unknown."""
+    interval: PositiveSeconds = 5.0
+    """Between readings, at least."""
+    shm: Path | None = None
+    """Where the engine's /dev/shm can be seen from here, such as a shared emptyDir. Unset: through the engine's
+    process, where that can be looked into, else unknown."""
+    mountpoints: tuple[Path, ...] = ()
+    """File systems to watch besides that of `state.directory`."""
 
 
 class MemoryRule(Model):
@@ -209,6 +250,17 @@ class RestartsRule(Model):
     """More restarts than this in 24 h fire."""
 
 
+class Objectives(Model):
+    """What is promised, for TimeToFirstTokenBudget… and AvailabilityBudget…: they page when the error budget burns."""
+
+    ttft_threshold: PositiveSeconds = 2.5
+    """The first token within this. It has to be a bucket bound of the engine, or these rules say nothing."""
+    ttft_target: float = Field(default=0.99, gt=0, lt=1)
+    """For this share of the requests."""
+    availability_target: float = Field(default=0.999, gt=0, lt=1)
+    """Ready for this share of the time."""
+
+
 class Rules(Model):
     """Which rules run here."""
 
@@ -221,6 +273,16 @@ class Rules(Model):
     gpu_memory: MemoryRule = MemoryRule()
     latency_p99: LatencyRule = LatencyRule()
     restarts: RestartsRule = RestartsRule()
+    objectives: Objectives = Objectives()
+
+
+class Queries(Model):
+    """What one PromQL query may take, a rule's too. One that takes more fails with an error that says so."""
+
+    max_samples: int = Field(default=5_000_000, ge=1)
+    """Samples that it reads from the store, makes in subqueries and gives as its result."""
+    timeout: PositiveSeconds = 10.0
+    """Time from its start to its end."""
 
 
 class PagerDuty(Model):
@@ -230,6 +292,8 @@ class PagerDuty(Model):
     """Integration key of 32 characters, by `file:PATH` or `env:NAME`."""
     url: Address = "https://events.pagerduty.com/v2/enqueue"
     """Where events go."""
+    fallback: bool = False
+    """Page only what no Alertmanager has taken (`notifiers.alertmanager.fallback_after`); false: page everything."""
     severities: Severities = ("critical", "error", "warning")
     """Alerts of other severities are not sent."""
 
@@ -265,6 +329,8 @@ class Alertmanager(Model):
     """A firing alert is sent again after this long; Alertmanager ends it four times as long after the last time."""
     timeout: PositiveSeconds = 10.0
     """Deadline of one request."""
+    fallback_after: PositiveSeconds = 120.0
+    """Alerts that waited this long at every Alertmanager are paged by the notifiers that are a fallback."""
     labels: tuple[LabelPair, ...] = ()
     """`NAME=VALUE` each, for alerts that have no such label, such as `cluster=eu-1`. `instance` is target.name unless
     it is given here."""
@@ -296,6 +362,23 @@ class Notifiers(Model):
     alertmanager: Alertmanager | None = None
     slack: Slack | None = None
     webhook: Webhook | None = None
+
+
+class Pages(Model):
+    """The texts of pages, in the template language of rule annotations.
+
+    Beside `$labels` and `$value` they may name `$annotations`, `$source`, `$severity`, `$status` (firing or resolved),
+    `$threshold` (the annotation of that name), `$started` and `$duration` (seconds). A rule's own annotations are what
+    Alertmanager is told.
+    """
+
+    summary: str = (
+        '[{{ if eq $status "resolved" }}resolved{{ else }}{{ $severity }}{{ end }}] {{ $labels.alertname }} on '
+        "{{ $source }}{{ with or $annotations.summary $annotations.description }}: {{ . }}{{ end }}"
+    )
+    """One line; such as `{{ $labels.alertname }} {{ $value | humanize }}, limit {{ $threshold }}`."""
+    description: str = "{{ $annotations.description }}"
+    """What stands below it. Empty: nothing."""
 
 
 class Inhibition(Model):
@@ -418,8 +501,11 @@ class Config(Model):
     startup: Startup = Startup()
     runtime: RuntimeSettings = RuntimeSettings()
     gpu: Gpu = Gpu()
+    host: Host = Host()
     rules: Rules = Rules()
+    queries: Queries = Queries()
     notifiers: Notifiers = Notifiers()
+    pages: Pages = Pages()
     inhibition: Inhibition = Inhibition()
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()

@@ -41,7 +41,8 @@ class AlertmanagerNotifier:
         *,
         deadline_seconds: float | None = None,
     ) -> None:
-        self.name = f"alertmanager/{urlsplit(url).netloc}"
+        parts = urlsplit(url)
+        self.name = f"alertmanager/{parts.netloc}{parts.path.rstrip('/')}"
         self.resend_delay = settings.resend_delay
         self.settings = settings
         self._url = url.rstrip("/")

@@ -41,7 +41,7 @@ class HeartbeatSender:
         self._source = source
         self._alive = alive
         self._wait = wait or wait_on(clock)
-        self._never = asyncio.Event()
+        self._woken = asyncio.Event()
         self._told = ""
 
     async def run(self) -> None:
@@ -50,7 +50,8 @@ class HeartbeatSender:
         while True:
             await self._beat()
             due = max(due + self._settings.interval, self._clock.now())
-            await self._wait(self._never, due)
+            self._woken.clear()
+            await self._wait(self._woken, due)
 
     async def _beat(self) -> None:
         why = self._alive()

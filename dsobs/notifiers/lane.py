@@ -32,6 +32,8 @@ class Keeper(Protocol):
     """What a lane needs of the outbox."""
 
     keys_known: bool
+    primary_takes: bool
+    """Triggers of notifiers that are a fallback wait: another way takes them."""
 
     @property
     def clock(self) -> Clock:
@@ -91,6 +93,10 @@ class Lane:
         return len(self.waiting) + len(self._flying)
 
     @property
+    def _pending(self) -> int:
+        return len(self) - sum(map(self._left_to_primary, self.waiting.values()))
+
+    @property
     def idle(self) -> bool:
         """No request is in flight and nothing has changed since the last look."""
         return not self._deliveries and not self._changed.is_set()
@@ -126,9 +132,25 @@ class Lane:
             self.drop(item, reason)
             log.warning("outbox: %s: %s: %s", self.notifier.name, reason, item.notification.summary)
 
+    def _left_to_primary(self, item: Item) -> bool:
+        """A fallback's trigger that another way takes; it waits, and its resolve takes it out again."""
+        return item.is_trigger and self._outbox.primary_takes and bool(getattr(self.notifier, "fallback", False))
+
+    def forget_taken(self, before: float) -> None:
+        """Takes out a fallback's triggers that were queued earlier than this: the other way took them."""
+        for key, item in list(self.waiting.items()):
+            if item.queued_at < before and self._left_to_primary(item):
+                del self.waiting[key]
+                self._finish(item, RowState.COLLAPSED, "another way took it")
+
+    def wake(self) -> None:
+        """Something outside has changed."""
+        self._changed.set()
+
     def oldest(self, now: float) -> float:
         """When the oldest that is waiting or in flight was queued; `now` where there is none."""
-        return min((item.queued_at for item in (*self.waiting.values(), *self._aloft)), default=now)
+        waiting = [item for item in self.waiting.values() if not self._left_to_primary(item)]
+        return min((item.queued_at for item in (*waiting, *self._aloft)), default=now)
 
     def bound_keys(self, most: int) -> None:
         """Forgets the oldest keys of incidents that were never resolved."""
@@ -155,7 +177,7 @@ class Lane:
             while True:
                 self._changed.clear()
                 until = self._start_due(self._outbox.clock.now())
-                telemetry.OUTBOX_PENDING.labels(self.notifier.name).set(len(self))
+                telemetry.OUTBOX_PENDING.labels(self.notifier.name).set(self._pending)
                 if self._closing and not self._deliveries:
                     return
                 await self._outbox.wait(self._changed, until)
@@ -163,7 +185,7 @@ class Lane:
             for task in self._deliveries:
                 task.cancel()
             await asyncio.gather(*self._deliveries, return_exceptions=True)
-            telemetry.OUTBOX_PENDING.labels(self.notifier.name).set(len(self))
+            telemetry.OUTBOX_PENDING.labels(self.notifier.name).set(self._pending)
 
     def _start_due(self, now: float) -> float | None:
         """Starts what may be sent now; when to look again if nothing changes."""
@@ -171,7 +193,9 @@ class Lane:
             self._sent.popleft()
         if len(self._deliveries) >= PARALLEL:
             return None  # The end of one wakes this.
-        ready = [item for key, item in self.waiting.items() if key not in self._flying]
+        ready = [
+            item for key, item in self.waiting.items() if key not in self._flying and not self._left_to_primary(item)
+        ]
         if ready and now < self._not_before:
             return self._not_before
         again = [item.next_at for item in ready if item.next_at > now]

@@ -40,6 +40,8 @@ def notification_of(
     details = {"started": iso_time(alert.active_at)}
     if not math.isnan(alert.value):
         details["value"] = f"{alert.value:.6g}"
+    if alert.annotations.get("threshold"):
+        details["threshold"] = alert.annotations["threshold"]
     if alert.fired_at is not None:
         details["fired"] = iso_time(alert.fired_at)
     if event is Event.RESOLVE:

@@ -84,6 +84,8 @@ class Outbox:
         self._running: dict[Lane, asyncio.Task[None]] = {}
         self._closing = False
         self._ended = asyncio.Event()
+        self.primary_takes = False
+        """Set by `leave_to_primary`."""
         self.keys_known = False
         """What is open at the receivers was read from disk. Until then no resolve is taken for moot."""
 
@@ -220,6 +222,17 @@ class Outbox:
                 task.cancel()
             lane.drop_all("no such notifier is configured")
         self._wake.set()
+
+    def leave_to_primary(self, takes: bool, taken_before: float = float("-inf")) -> None:
+        """Whether another way takes alerts: then triggers of notifiers that are a `fallback` wait. Those that were
+        queued before `taken_before` were certainly taken."""
+        if takes:
+            for lane in self._lanes.values():
+                lane.forget_taken(taken_before)
+        if takes != self.primary_takes:
+            self.primary_takes = takes
+            for lane in self._lanes.values():
+                lane.wake()
 
     def note_age(self, now: float) -> None:
         """Sets the gauge of how long the oldest notification waits, for each notifier."""

@@ -25,6 +25,8 @@ class PagerDutyNotifier:
     def __init__(
         self, settings: PagerDuty, session: "aiohttp.ClientSession", *, deadline_seconds: float = DEADLINE_SECONDS
     ) -> None:
+        self.fallback = settings.fallback
+        """Pages only what no Alertmanager takes."""
         self._url = settings.url
         self._routing_key: Secret = settings.routing_key
         self._severities = frozenset(settings.severities)

@@ -21,7 +21,8 @@ MAX_TEXT = 4000
 MAX_SECTION = 3000
 MAX_FIELD = 2000
 MAX_FIELDS = 10
-MAX_CONTEXT = 2000
+MAX_LINK = 300
+MAX_LINKS = 3
 COLORS = {"critical": "#d00000", "error": "#e36209", "warning": "#dbab09", "info": "#4078c0"}
 RESOLVED_COLOR = "#2da44e"
 
@@ -59,7 +60,7 @@ def message(notification: Notification) -> dict[str, Any]:
         {"type": "section", "text": _mrkdwn(f"*{cut(notification.summary, MAX_SECTION - 2)}*")},
         *_description(notification),
         *_fields(notification),
-        {"type": "context", "elements": [_mrkdwn(cut(_footer(notification), MAX_CONTEXT))]},
+        {"type": "context", "elements": [_mrkdwn(_footer(notification))]},
     ]
     color = RESOLVED_COLOR if resolved else COLORS[severity_of(notification.severity)]
     return {
@@ -85,8 +86,13 @@ def _fields(notification: Notification) -> Iterator[dict[str, Any]]:
 
 
 def _footer(notification: Notification) -> str:
-    links = [f"<{href}|{cut(text or href, 75)}>" for href, text in notification.links if len(href) <= 1000]
-    return " · ".join([notification.source, *links[:5], notification.dedup_key])
+    links = [f"<{cut(href, MAX_LINK)}|{cut(text or href, 75)}>" for href, text in notification.links if _short(href)]
+    return " · ".join([cut(notification.source, 255), *links[:MAX_LINKS], cut(notification.dedup_key, 400)])
+
+
+def _short(href: str) -> bool:
+    """A link that would have to be cut leads nowhere."""
+    return not cut(href, MAX_LINK).endswith("…")
 
 
 def _mrkdwn(text: str) -> dict[str, str]:

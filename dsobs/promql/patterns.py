@@ -1,28 +1,18 @@
-"""Regular expressions as Prometheus reads them (Go's RE2, anchored, `.` matches all), by Python's `re`."""
+"""Regular expressions as Prometheus reads them: RE2, anchored, `.` matches all."""
 
 import re
 
 from dsobs.promql.errors import UnsupportedError
+from dsobs.regex import Match, Pattern, RegexError, compile_regex
 
-_NOT_ALIKE = re.compile(
-    r"\\[pPzQECGXR]"  # classes by Unicode property, Go's end of text, literal text
-    r"|\[\[:|\[[^\]]*\[:"  # POSIX classes
-    r"|\(\?[a-zA-Z]*[U-]"  # the flag for non-greedy, and flags taken back
-    r"|\(\?(?:[=!<>(#]|P[=>])(?!P?<?[a-zA-Z_]\w*>)"  # look-around, atomic groups, comments: not in Go
-    r"|[*+?}]\+"  # possessive in Python, an error in Go
-    r"|\\[1-9]"  # references back
-)
 _LITERALS = re.compile(r"[a-zA-Z0-9_:]+(?:\|[a-zA-Z0-9_:]+)*")
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """For `fullmatch`. `UnsupportedError` for what `re` does not have or reads in another way."""
-    unlike = _NOT_ALIKE.search(re.sub(r"\\\\", "", pattern))
-    if unlike is not None:
-        raise UnsupportedError(f"{unlike.group()!r} in the regular expression {pattern!r}")
+def compile_pattern(pattern: str) -> Pattern:
+    """For `fullmatch`. `UnsupportedError` for what is no expression."""
     try:
-        return re.compile(pattern.replace("(?<", "(?P<"), re.DOTALL | re.ASCII)
-    except (re.error, OverflowError, RecursionError) as error:
+        return compile_regex(pattern, dot_all=True)
+    except RegexError as error:
         raise UnsupportedError(f"regular expression {pattern!r}: {error}") from error
 
 
@@ -34,7 +24,7 @@ def literals(pattern: str) -> tuple[str, ...]:
 _REFERENCE = re.compile(r"\$(?:(\$)|\{([^{}]*)\}|([a-zA-Z0-9_]+))")
 
 
-def expanded(template: str, match: re.Match[str]) -> str:
+def expanded(template: str, match: Match) -> str:
     """As Go's `Regexp.Expand`: `$1`, `${name}`, `$$`; a group that does not exist is empty."""
 
     def group(reference: re.Match[str]) -> str:

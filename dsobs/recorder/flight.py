@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from dsobs.recorder.records import RecordError, read_records
+from dsobs.recorder.records import CHUNK, RecordError, decompressed, read_records
 from dsobs.telemetry import RECORDER_BYTES, RECORDER_DROPPED
 
 log = logging.getLogger(__name__)
@@ -108,18 +108,39 @@ class FlightRecorder:
         with target.open("wb") as out:
             for path in self._segments():
                 if float(path.name.removeprefix("flight-").removesuffix(".jsonl.gz")) >= since - SEGMENT_SECONDS:
-                    out.write(_whole_member(path.read_bytes()))
+                    _copy_member(path, out)
             return out.tell()
 
 
-def _whole_member(data: bytes) -> bytes:
-    """A segment as a complete gzip member, also one that is still being written or was cut off."""
-    inflate = zlib.decompressobj(31)
-    plain = inflate.decompress(data)
-    if inflate.eof:
-        return data
+def _copy_member(path: Path, out: BinaryIO) -> None:
+    """A segment as a complete gzip member, also one that is still being written or was cut off.
+
+    Chunk by chunk: a minute of a large page has more bytes than dsobs takes otherwise.
+    """
+    if _is_complete(path):
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, out, CHUNK)
+        return
     deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, 31)
-    return deflate.compress(plain[: plain.rfind(b"\n") + 1]) + deflate.flush()
+    rest = b""
+    try:
+        for chunk in decompressed(path):
+            rest += chunk
+            end = rest.rfind(b"\n") + 1
+            out.write(deflate.compress(rest[:end]))
+            rest = rest[end:]
+    except RecordError as error:
+        log.warning("flight recorder: %s", error)
+    out.write(deflate.flush())
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a segment was ended in order."""
+    inflate = zlib.decompressobj(31)
+    with path.open("rb") as file, contextlib.suppress(zlib.error):
+        while not inflate.eof and (data := inflate.unconsumed_tail or file.read(CHUNK)):
+            inflate.decompress(data, CHUNK)
+    return inflate.eof
 
 
 def prune_bundles(folder: Path, max_bytes: int) -> None:

@@ -4,7 +4,7 @@ A JSON object a line, gzip'ed: `t` (Unix seconds), `health` (HTTP status, or the
 (the
 whole page, or the error in words), `health_s` and `metrics_s` (seconds each took), `nvml` (readings or null),
 `nvml_s`. dsobs's own
-recorder adds `failure`, `runtime` and `probes`; readers do without them.
+recorder adds `failure`, `runtime`, `host` and `probes`; readers do without them.
 """
 
 import zlib
@@ -17,6 +17,7 @@ import orjson
 from dsobs.model.observation import (
     Failure,
     Health,
+    HostView,
     Observation,
     Paused,
     RuntimeView,
@@ -62,6 +63,12 @@ def record_of(obs: Observation, nvml: Any, health: Health | None, nvml_seconds: 
         }
     if obs.paused is not None:
         record["paused"] = obs.paused.value
+    if isinstance(obs.host, HostView):
+        record["host"] = {
+            name: getattr(obs.host, name)
+            for name in HostView.__dataclass_fields__
+            if getattr(obs.host, name) is not None
+        }
     if obs.probes:
         record["probes"] = [
             {
@@ -149,8 +156,24 @@ def paused_of(record: Mapping[str, Any]) -> Paused | None:
     return Paused(told) if told in set(Paused) else None
 
 
-def _members(path: Path) -> Iterator[bytes]:
-    """Decompressed chunks; a stream that was cut off gives what it holds."""
+def host_of(record: Mapping[str, Any]) -> HostView | None:
+    """The host's readings in a record of dsobs's own recorder; None in others."""
+    told = record.get("host")
+    if not isinstance(told, dict):
+        return None
+    known = {name: value for name, value in told.items() if name in HostView.__dataclass_fields__}
+    try:
+        known["filesystems"] = tuple((str(path), int(avail), int(size)) for path, avail, size in known["filesystems"])
+        return HostView(**known)
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def decompressed(path: Path) -> Iterator[bytes]:
+    """A file's bytes in chunks of at most `CHUNK`; RecordError where its gzip data are damaged.
+
+    A stream that was cut off gives what it holds.
+    """
     with path.open("rb") as file:
         head = file.read(2)
         file.seek(0)
@@ -158,15 +181,17 @@ def _members(path: Path) -> Iterator[bytes]:
             yield from iter(lambda: file.read(CHUNK), b"")
             return
         inflate = zlib.decompressobj(31)
-        while data := file.read(CHUNK):
-            while data:
-                try:
-                    yield inflate.decompress(data)
-                except zlib.error as error:
-                    raise RecordError(f"{path}: damaged gzip data: {error}") from error
-                data = inflate.unused_data
+        data = b""
+        try:
+            while data := data or file.read(CHUNK):
+                yield inflate.decompress(data, CHUNK)
+                data = inflate.unconsumed_tail
                 if inflate.eof:
+                    data = inflate.unused_data
                     inflate = zlib.decompressobj(31)
+            yield inflate.flush()
+        except zlib.error as error:
+            raise RecordError(f"{path}: damaged gzip data: {error}") from error
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -175,7 +200,7 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     A last line that was cut off, as SIGKILL leaves it, is left out.
     """
     number, rest = 0, b""
-    for chunk in _members(path):
+    for chunk in decompressed(path):
         rest += chunk
         if len(rest) > MAX_LINE:
             raise RecordError(f"{path}:{number + 1}: a line of over {MAX_LINE} bytes")

@@ -37,6 +37,8 @@ class Case:
     switches: Switches
     settings: Settings
     now: float
+    gpu_fault: str = ""
+    """Which alert says that the card has to be reset, or worse."""
 
 
 def kill_switch(case: Case) -> str | None:
@@ -103,6 +105,11 @@ def not_asleep(case: Case) -> str | None:
     return "the engine sleeps" if case.view.asleep else None
 
 
+def gpu_well(case: Case) -> str | None:
+    """A restart puts the next engine on the same broken card."""
+    return f"{case.gpu_fault}: a restart does not mend the card" if case.gpu_fault else None
+
+
 def one_at_a_time(case: Case) -> str | None:
     """An attempt whose end is not known yet."""
     entry = case.ledger.attempt_in_flight()
@@ -151,6 +158,7 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     not_asleep,
     not_starting,
     runtime_known,
+    gpu_well,
     one_at_a_time,
     budget,
     cooldown,

@@ -30,6 +30,8 @@ from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
 
 ACTION_LABEL = "action"
 """A rule's label that asks for remediation; `restart` is the one there is."""
+BEYOND_A_RESTART = frozenset({"reset_gpu", "reboot_node", "escalate"})
+"""Actions that a critical alert asks of people, and beside which no restart is made."""
 QUIET_SECONDS = 60.0
 """An incident whose alerts are gone is closed after this long without one."""
 FRESH_SECONDS = 15.0
@@ -80,7 +82,7 @@ def plan(
         if not _given_up(incident, attempt):
             return steps + _overdue(incident, attempt, view, now, settings)
     if asking:
-        steps += _restart(asking, incident, view, ledger, now, settings, switches)
+        steps += _restart(asking, _gpu_fault(alerts), incident, view, ledger, now, settings, switches)
     # One restored from before dsobs was restarted asks for nothing until it is seen anew, but it is not gone.
     elif not firing and _settled(incident, view, now):
         steps.append(Step("close", incident.id, "its alerts are gone"))
@@ -239,8 +241,20 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
     return f"down for {now - view.down_since:.0f} s: {view.down_reason}"
 
 
+def _gpu_fault(alerts: Sequence[Alert]) -> str:
+    names = {
+        alert.name
+        for alert in alerts
+        if alert.state is AlertState.FIRING
+        and alert.severity == "critical"
+        and alert.labels.get(ACTION_LABEL) in BEYOND_A_RESTART
+    }
+    return " and ".join(sorted(names))
+
+
 def _restart(
     asking: Sequence[Alert],
+    gpu_fault: str,
     incident: Incident,
     view: View,
     ledger: Ledger,
@@ -256,13 +270,15 @@ def _restart(
         return [Step("restart", incident.id, "no progress, probe failed", refused=why, alerts=names)]
     if not reasons or (failed is not None and now - failed.at < RETRY_SECONDS):
         return []
-    refused = refusal(Case(view, ledger, switches, settings, now))
+    refused = refusal(Case(view, ledger, switches, settings, now, gpu_fault))
     step = Step("restart", incident.id, reasons[0], refused=refused, alerts=names)
     if refused is None:
         waiting = _drain(step, incident, view, now, settings)
         return [step] if waiting is None else waiting
     told = incident.last("page")
-    final = refused.startswith(("budget", "runtime_known", "ledger_writable", "coordination", "state_agreed"))
+    final = refused.startswith(
+        ("budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
+    )
     if final and told is None:
         return [step, Step("page", incident.id, f"restart refused: {refused}", alerts=names)]
     return [step]

@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: str) -> None:
     """Says it. `state_error`: why nothing is kept on disk; empty where it is."""
     log.info("dsobs %s beside %s (target.url)", __version__, config.target.url)
-    log.info("GPU readings: %s (gpu.enabled)", "NVML, if there is a driver" if config.gpu.enabled else "off")
+    cards = "NVML, if there is a driver" if config.gpu.source == "local" else config.gpu.source
+    log.info("GPU readings: %s (gpu.enabled, gpu.source)", cards if config.gpu.enabled else "off")
     groups = evaluator.rules()["groups"]
     rules = sum(len(group["rules"]) for group in groups)
     log.info("rules: %d in %d groups (rules.shipped, rules.files)", rules, len(groups))
@@ -34,10 +35,10 @@ def _tell_paging(config: Config) -> None:
         log.info(
             "pages are evaluated by Prometheus (rules.evaluation): from here only go Watchdog and what became of repair"
         )
-    if notifiers.alertmanager is not None and notifiers.pagerduty is not None:
+    if notifiers.alertmanager is not None and notifiers.pagerduty is not None and not notifiers.pagerduty.fallback:
         log.warning(
             "both PagerDuty and Alertmanager are told: where Alertmanager pages the same service, each fault is two "
-            "incidents (notifiers.pagerduty, notifiers.alertmanager)"
+            "incidents (notifiers.pagerduty.fallback)"
         )
     heartbeat = "on" if config.heartbeat.url is not None else "none is sent"
     log.info("heartbeat: %s (heartbeat.url)", heartbeat)

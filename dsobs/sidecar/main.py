@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import dataclasses
-import functools
 import json
 import logging
+import math
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from dsobs.model.observation import Unknown
 from dsobs.model.samples import Page, Sample
 from dsobs.model.view import View
 from dsobs.notifiers import configured
-from dsobs.notifiers import outbox as outboxes
 from dsobs.pipeline import Memory, Pipeline, Turn
 from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
@@ -36,38 +34,28 @@ from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
 from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
+from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
-from dsobs.sidecar.reload import FileWatch, follow_files
-from dsobs.sidecar.settings import changed, read_plan, reread_plan
+from dsobs.sidecar.reload import Reloader
+from dsobs.sidecar.settings import Plan, read_plan
 from dsobs.sidecar.telling import Policy, Teller
 from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
-from dsobs.state import StateDb, StateError
+from dsobs.state import StateError
 from dsobs.telemetry import (
     BUILD,
     LOOP_ERRORS,
     LOOP_LAST,
     LOOP_MISSED,
     LOOP_TICKS,
-    RELOAD_OK,
-    RELOAD_TIME,
     Own,
 )
 
 log = logging.getLogger(__name__)
 
-FACTS_SCHEMA = ("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",)
-SCHEMA = (
-    *FACTS_SCHEMA,
-    *silences.SCHEMA,
-    *ledgers.SCHEMA,
-    *outboxes.SCHEMA,
-    *persistence.SCHEMA,
-    *telling.SCHEMA,
-)
-STATE_FILE = "state.db"
 SAVE_SECONDS = 5.0
 """Between two savings of pending alerts and of what was learned."""
 RESTORE_SECONDS = 600.0
@@ -97,24 +85,18 @@ class Sidecar:
         self.clock = clock or SteadyClock()
         self.name = config.target.name or socket.gethostname()
         self.folder = config.state.directory
-        self.db: StateDb | None = None
-        self.killed_by_api = False
-        self.silences: list[Silence] = []
         self.store = Store()
         self.evaluator = Evaluator(plan.groups, self.store)
         self.teller = Teller(Policy.of(config, self.name, plan.inhibit), self.clock)
+        self.keeping: Keeping
+        self.control: Control
         self.pipeline: Pipeline
         self.ledger: LedgerStore
         self.receivers: Receivers
         self.watch: Watch
-        self._reread = reread
         self._file = file
-        self._files = FileWatch(self._watched)
-        self._reloading = asyncio.Lock()
-        self._reload_error = ""
+        self.reloader = Reloader(reread, lambda: self.config, self._watched, self._use, self.clock)
         self._running = False
-        self._state_error = ""
-        self._set_aside: Path | None = None
         self._parser = Parser()
         self._own = Own(self.evaluator.metric_names)
         self._saved_at = 0.0
@@ -129,56 +111,40 @@ class Sidecar:
 
     # Building.
 
-    def _open_state(self) -> None:
-        try:
-            self.db = StateDb(self.folder / STATE_FILE, SCHEMA)
-        except (StateError, OSError) as error:
-            self._state_error = str(error)
-            log.error("no state on disk: alerts and pages go on from memory, nothing is repaired: %s", error)
-            return
-        self._set_aside = self.db.set_aside or next(iter(sorted(self.folder.glob(STATE_FILE + ".corrupt-*"))), None)
-        if self._set_aside is not None:
-            log.error(
-                "unreadable state was set aside as %s; nothing is repaired while that file is there", self._set_aside
-            )
-
     def _restore(self) -> Memory:
         now = self.clock.now()
-        if self.db is None:
+        if self.keeping.db is None:
             return Memory()
 
-        def read(connection: sqlite3.Connection) -> tuple[Memory, list[Silence]]:
-            row = connection.execute("SELECT value FROM facts WHERE name = 'memory'").fetchone()
+        def read(connection: sqlite3.Connection) -> Memory:
             self.evaluator.restore(persistence.restore(connection), now)
             self.teller.restore(connection)
-            killed = connection.execute("SELECT value FROM facts WHERE name = 'killed'").fetchone()
-            self.killed_by_api = bool(killed and json.loads(killed[0]))
-            return (Memory.load(json.loads(row[0])) if row else Memory()), silences.load(connection, now)
+            self.control.restore(connection)
+            row = connection.execute("SELECT value FROM facts WHERE name = 'memory'").fetchone()
+            return Memory.load(json.loads(row[0])) if row else Memory()
 
         try:
-            memory, self.silences = self.db.transact(read)
+            return self.keeping.db.transact(read)
         except (StateError, ValueError, KeyError, TypeError) as error:
             log.error("what was remembered can't be read, beginning anew: %s", error)
             return Memory()
-        return memory
 
     async def run(self) -> None:
         """Until `stop`; raises OSError if the API's port can't be had."""
         config = self.config
-        self._open_state()
+        self.keeping = Keeping(self.folder)
+        self.control = Control(self.keeping, self.clock, self._silences_changed)
         memory = self._restore()
         BUILD.labels(__version__).set(1)
         LOOP_MISSED.labels("main")
-        RELOAD_OK.set(1)
-        RELOAD_TIME.set(self.clock.now())
         self.pipeline = Pipeline(config, self.store, self.evaluator, probes=_probes(config), memory=memory)
-        self.ledger = LedgerStore(self.db, self.clock.now(), why_not=self._state_error)
+        self.ledger = LedgerStore(self.keeping.db, self.clock.now(), why_not=self.keeping.error)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
         async with contextlib.AsyncExitStack() as stack:
             session = self._session = await stack.enter_async_context(open_session(config.target))
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
-            self.receivers = Receivers(self.db, session, self.clock, self.name, self._heart)
+            self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
             self._actor = Actor(
                 self.ledger,
                 lambda: self.watch.runtime,
@@ -188,10 +154,10 @@ class Sidecar:
                 self.clock,
             )
             self._restore_windows()
-            announce(config, self.evaluator, self.folder, "" if self.db is not None else self._state_error)
+            announce(config, self.evaluator, self.folder, self.keeping.error)
             await self._serve(stack)
             self.receivers.use(config, notifiers)
-            following = asyncio.create_task(follow_files(self._files, config.reload.interval, self._try_reload))
+            following = asyncio.create_task(self.reloader.follow_files(config.reload.interval))
             calendar = self._calendar()
             self._running = True
             try:
@@ -223,9 +189,9 @@ class Sidecar:
 
     async def _prune(self) -> None:
         now = self.clock.now()
-        if self.db is not None:
+        if self.keeping.db is not None:
             try:
-                await self.db.transact_async(lambda c: (ledgers.prune(c, now), silences.prune(c, now)))
+                await self.keeping.write(lambda c: (ledgers.prune(c, now), silences.prune(c, now)))
             except StateError as error:
                 log.warning("pruning: %s", error)
 
@@ -267,8 +233,11 @@ class Sidecar:
                         missed = int(late / interval)
                         LOOP_MISSED.labels("main").inc(missed)
                         due += missed * interval
+                # A stall that passes its threshold between two turns is not left waiting for the second one.
+                stall = self.pipeline.tracker.due_at(self.clock.now())
+                early = stall - self.clock.now() if stall is not None else math.inf
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudge.wait(), max(due - loop.time(), 0.0))
+                    await asyncio.wait_for(self._nudge.wait(), max(min(due - loop.time(), early), 0.0))
                 self._nudge.clear()
         finally:
             await self.watch.stop_asking()
@@ -295,15 +264,12 @@ class Sidecar:
         killed = None
         if not settings.enabled:
             killed = "setting remediation.enabled"
-        elif self.killed_by_api:
+        elif self.control.killed:
             killed = "API"
         elif settings.kill_switch_file.exists():
             killed = f"file {settings.kill_switch_file}"
         owned = not isinstance(self.watch.runtime, Unknown) and self.watch.runtime.name in ("process", "docker")
-        aside = self._set_aside
-        if aside is not None and not aside.exists():
-            self._set_aside = aside = None
-            log.info("the set-aside state is gone: the operator agrees to go on")
+        aside = self.keeping.set_aside()
         return Switches(
             killed=killed,
             state_set_aside=str(aside) if aside is not None else None,
@@ -317,20 +283,22 @@ class Sidecar:
         now = turn.view.at
         for transition in turn.transitions:
             _tell_transition(transition)
-        alerts, ledger, held = self.evaluator.alerts(), self.ledger.current, self.active_silences()
-        notifications = self.teller.turn(alerts, held, now)
-        self.receivers.update(self.teller.standing(alerts, ledger, now), held, now)
-        stopping = [*held, *self.receivers.others_silences()]
-        self._silenced = {
-            alert.fingerprint
-            for alert in alerts
-            if silences.holding(stopping, {"instance": self.name, **alert.labels}, now)
-        }
+        notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
+        self._tell_standing(now)
         if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
             return
         self._saved_at = now
         self.ledger.forget_before(now - DAY)
         await self._commit(notifications, now)
+
+    def _tell_standing(self, now: float) -> None:
+        """What stands, and the silences that hold, for receivers and for repair."""
+        alerts, held = self.evaluator.alerts(), self.active_silences()
+        self.receivers.update(self.teller.standing(alerts, self.ledger.current, now), held, now)
+        stopping = [*held, *self.receivers.others_silences()]
+        self._silenced = {
+            alert.fingerprint for alert in alerts if silences.holding(stopping, self.teller.policy.labels(alert), now)
+        }
 
     async def _commit(self, notifications: list[Notification], now: float) -> None:
         memory = json.dumps(self.pipeline.memory().dump())
@@ -346,9 +314,7 @@ class Sidecar:
             self.receivers.outbox.enqueue(connection, notifications)
 
         try:
-            if self.db is None:
-                raise StateError(self._state_error)
-            await self.db.transact_async(write)
+            await self.keeping.write(write)
         except StateError as error:
             if notifications:
                 log.error("alerts can't be kept, paging from memory: %s", error)
@@ -403,95 +369,50 @@ class Sidecar:
         return [*own, *self.config.rules.files, *self.config.inhibition.files]
 
     def request_reload(self) -> None:
-        """Reads the settings again, soon; legal before the start."""
-        task = asyncio.get_running_loop().create_task(self._try_reload())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    async def _try_reload(self) -> None:
-        if not self._running:
-            return  # They have just been read.
-        # What went wrong is in the log, on /metrics and on the status page.
-        with contextlib.suppress(ReloadError):
-            await self.reload()
+        """Reads the settings again, soon; before the start is done they have just been read."""
+        if self._running:
+            task = asyncio.get_running_loop().create_task(self.reloader.attempt())
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
 
     async def reload(self) -> dict[str, list[str]]:
-        """Reads settings and rules again and uses them from now on, all or nothing: ReloadError where they can't be
-        used, and what runs goes on as it was.
+        """Reads settings and rules again and uses them from now on, all or nothing; ReloadError says why not.
 
         Gives the dotted names of settings that `changed`, and of those that `need_restart`.
         """
-        async with self._reloading:
-            try:
-                return await self._reload()
-            except ReloadError as error:
-                RELOAD_OK.set(0)
-                self._reload_error = str(error)
-                log.error("the settings were not read again, those of before hold: %s", error)
-                raise
+        return await self.reloader.reload()
 
-    async def _reload(self) -> dict[str, list[str]]:
-        if self._reread is None:
-            raise ReloadError("this dsobs was started without a way to read its settings again")
-        seen = await asyncio.to_thread(self._files.look)
+    def _use(self, plan: Plan) -> None:
+        """Nothing here waits, and what can fail comes first: the next turn has all of it or nothing."""
         try:
-            plan = await asyncio.to_thread(reread_plan, self._reread, self.config)
-            try:
-                notifiers = configured(plan.config.notifiers, self._session)
-            except (LookupError, ValueError) as error:
-                raise ReloadError(str(error)) from error
-        finally:
-            self._files.used(seen)
-        # From here on nothing waits and nothing fails: the next turn has all of it.
-        old, self.config = self.config, plan.config
+            notifiers = configured(plan.config.notifiers, self._session)
+            policy = Policy.of(plan.config, self.name, plan.inhibit)
+        except (LookupError, ValueError) as error:
+            raise ReloadError(str(error)) from error
+        self.config = self.watch.config = plan.config
         self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
-        self.teller.policy = Policy.of(plan.config, self.name, plan.inhibit)
-        self.watch.config = plan.config
+        self.teller.policy = policy
         self._actor.configure(plan.config.remediation)
         self._own = Own(self.evaluator.metric_names)
         self.receivers.use(plan.config, notifiers)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
-        RELOAD_OK.set(1)
-        RELOAD_TIME.set(self.clock.now())
-        self._reload_error = ""
-        names = list(changed(old, plan.config))
-        log.info("settings and rules were read again; changed: %s", ", ".join(names) or "no setting")
-        if plan.left:
-            log.warning("changed, but only used after a restart of dsobs: %s", ", ".join(plan.left))
-        return {"changed": names, "need_restart": list(plan.left)}
 
-    # Control.
+    # What the API asks for.
+
+    def _silences_changed(self) -> None:
+        self._tell_standing(self.clock.now())
 
     async def silence(self, matchers: list[str], seconds: float, created_by: str, comment: str) -> Silence:
         """A new silence, on disk; MatcherError for a bad one, StateError if it can't be kept."""
-        made = silences.new(matchers, self.clock.now(), seconds, created_by, comment)
-        if self.db is None:
-            raise StateError(self._state_error)
-        await self.db.transact_async(lambda c: silences.save(c, made))
-        self.silences.append(made)
-        return made
+        return await self.control.silence(matchers, seconds, created_by, comment)
 
     async def expire_silence(self, id_: str) -> bool:
         """Ends a silence now; False if there is none of that id."""
-        now = self.clock.now()
-        for index, silence in enumerate(self.silences):
-            if silence.id == id_ and silence.ends_at > now:
-                if self.db is None:
-                    raise StateError(self._state_error)
-                ended = dataclasses.replace(silence, ends_at=now)
-                await self.db.transact_async(functools.partial(silences.save, silence=ended))
-                del self.silences[index]
-                return True
-        return False
+        return await self.control.expire(id_)
 
     async def switch(self, *, killed: bool) -> None:
         """Sets or clears the API's kill switch; it outlives dsobs."""
-        self.killed_by_api = killed
-        log.warning("kill switch by API: %s", "on" if killed else "off")
-        if self.db is None:
-            raise StateError(f"the switch holds until dsobs ends, but can't be kept: {self._state_error}")
-        value = json.dumps(killed)
-        await self.db.transact_async(lambda c: c.execute("INSERT OR REPLACE INTO facts VALUES ('killed', ?)", (value,)))
+        await self.control.switch(killed=killed)
 
     # What the API shows.
 
@@ -525,15 +446,14 @@ class Sidecar:
 
     def active_silences(self) -> list[Silence]:
         """Those that have not ended."""
-        now = self.clock.now()
-        return [silence for silence in self.silences if silence.ends_at > now]
+        return self.control.active()
 
     async def incidents(self, incident: str | None) -> list[dict[str, Any]]:
         """Ledger lines by incident, newest first."""
-        if self.db is None:
+        if self.keeping.db is None:
             entries: list[ledgers.Entry] = list(self.ledger.current.entries)
         else:
-            entries = await self.db.transact_async(lambda c: ledgers.of_incident(c, incident or ""))
+            entries = await self.keeping.write(lambda c: ledgers.of_incident(c, incident or ""))
         return ledgers.by_incident(entries)
 
     def status(self) -> dict[str, Any]:
@@ -555,7 +475,7 @@ class Sidecar:
                 "ledger_writable": ledger.writable,
                 "incident": going_on.id if going_on is not None else None,
             },
-            "reload_error": self._reload_error,
+            "reload_error": self.reloader.error,
             "unknown": {
                 name: value.reason
                 for name, value in (("gpu", self.pipeline.gpus), ("runtime", view.runtime))
@@ -577,8 +497,7 @@ class Sidecar:
         await self.receivers.stop(5.0)
         await self.watch.close()
         self.recorder.close()
-        if self.db is not None:
-            self.db.close()
+        self.keeping.close()
         log.info("stopped")
 
 

@@ -1,20 +1,22 @@
 """From settings to what runs: read and checked whole before any of it is used."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dsobs.config import Config, ConfigError, ReloadError
+from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.pipeline import rule_groups
 from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
 from dsobs.rules.shipped import directory
+from dsobs.sidecar.page_texts import bad_templates
+from dsobs.silences import Matcher, MatcherError
 
 log = logging.getLogger(__name__)
 
-AT_START_ONLY = ("target", "runtime", "gpu", "state", "api.listen", "api.control_token", "log.format", "reload")
+AT_START_ONLY = ("target", "runtime", "gpu", "host", "state", "api.listen", "api.control_token", "log.format", "reload")
 """Settings and sections that a running dsobs keeps as they were at its start."""
 
 
@@ -31,9 +33,24 @@ class Plan:
 
 def read_plan(config: Config) -> Plan:
     """Reads the files that `config` names; RuleFileError or ConfigError with all that is wrong with them."""
+    findings = list(unusable(config))
+    if findings:
+        raise ConfigError(Problem("", finding.key, finding.message) for finding in findings)
     shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
     inhibition = config.inhibition
     return Plan(config, rule_groups(config), load_inhibition(inhibition.files, shipped if inhibition.shipped else []))
+
+
+def unusable(config: Config) -> Iterator[Finding]:
+    """Templates and matchers that are none."""
+    yield from bad_templates(config)
+    alertmanager = config.notifiers.alertmanager
+    for text in alertmanager.silence_scope if alertmanager is not None else ():
+        try:
+            Matcher.parse(text)
+        except MatcherError as error:
+            key = "notifiers.alertmanager.silence_scope"
+            yield Finding(key, (key,), str(error))
 
 
 def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
@@ -65,7 +82,7 @@ def kept(old: Config, new: Config) -> Config:
     """`new` with what needs a restart as it is."""
     return new.model_copy(
         update={
-            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "state", "reload")},
+            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "host", "state", "reload")},
             "api": new.api.model_copy(update={"listen": old.api.listen, "control_token": old.api.control_token}),
             "log": new.log.model_copy(update={"format": old.log.format}),
         }

@@ -19,7 +19,8 @@ from dsobs.model.notification import Event, Notification
 from dsobs.model.notifier import Standing
 from dsobs.notifiers.inhibition import InhibitRule, inhibitor
 from dsobs.notifiers.messages import dedup_key, notification_of
-from dsobs.remediation.ledger import Incident, Ledger
+from dsobs.remediation.ledger import Ledger
+from dsobs.sidecar.page_texts import PageTexts
 from dsobs.silences import Silence
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,22 @@ class Policy:
     """Prometheus evaluates pages: rules' alerts are not told of."""
     inhibit: Sequence[InhibitRule]
     mode: Mode
+    texts: PageTexts
 
     @classmethod
     def of(cls, config: Config, source: str, inhibit: Sequence[InhibitRule]) -> "Policy":
         """From the settings and what their files hold."""
-        return cls(source, config.rules.evaluation == "prometheus", inhibit, config.remediation.mode)
+        return cls(
+            source,
+            config.rules.evaluation == "prometheus",
+            inhibit,
+            config.remediation.mode,
+            PageTexts.of(config),
+        )
+
+    def labels(self, alert: Alert) -> dict[str, str]:
+        """As receivers know the alert: with the server's name, unless it has an `instance` of its own."""
+        return {"instance": self.source, **alert.labels, "alertname": alert.name}
 
     def next_step(self, alert: Alert) -> str:
         """What dsobs does about an alert, in words."""
@@ -69,6 +81,8 @@ class Teller:
         self._told: set[str] = set()
         self._saved: frozenset[str] | None = None
         self._held: dict[str, str] = {}
+        self._escalated: dict[str, tuple[str, float]] = {}
+        """Incident → (text, when) of escalations since the start: the ledger may have been out of reach."""
 
     # On disk.
 
@@ -98,9 +112,12 @@ class Teller:
     def turn(self, alerts: Sequence[Alert], held: Iterable[Silence], now: float) -> list[Notification]:
         """What is to be told of now; `held` are the silences that there are."""
         firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
-        sources = [alert.labels for alert in firing]
-        why = {alert.fingerprint: self._why_held(alert, sources, held, now) for alert in firing}
-        self._note_held(firing, why)
+        sources = [self.policy.labels(alert) for alert in firing]
+        why = {
+            alert.fingerprint: self._why_held(alert, labels, sources, held, now)
+            for alert, labels in zip(firing, sources, strict=True)
+        }
+        self._note_held([alert for alert in firing if alert.fingerprint not in self._told], why)
         told: list[Notification] = []
         for alert in firing:
             name = alert.fingerprint
@@ -114,20 +131,28 @@ class Teller:
         self._told &= {alert.fingerprint for alert in firing}
         return told
 
-    def _why_held(self, alert: Alert, firing: Sequence[Mapping[str, str]], held: Iterable[Silence], now: float) -> str:
+    def _why_held(
+        self,
+        alert: Alert,
+        labels: Mapping[str, str],
+        firing: Sequence[Mapping[str, str]],
+        held: Iterable[Silence],
+        now: float,
+    ) -> str:
         """Why nobody is told of this alert; empty where somebody is."""
         if alert.severity == "none" or alert.name == WATCHDOG:
             return "no fault"
         if self.policy.elsewhere:
             return "evaluated elsewhere"
-        silence = silences.holding(held, alert.labels, now)
+        silence = silences.holding(held, labels, now)
         if silence is not None:
             return f"silenced: {silence.id}"
-        source = inhibitor(self.policy.inhibit, alert.labels, firing)
+        source = inhibitor(self.policy.inhibit, labels, firing)
         return f"inhibited: {source}" if source is not None else ""
 
     def _note_held(self, firing: Sequence[Alert], why: dict[str, str]) -> None:
-        counts = Tally(reason.partition(":")[0] for reason in why.values() if reason)
+        """Of alerts that nobody was told of."""
+        counts = Tally(why[alert.fingerprint].partition(":")[0] for alert in firing)
         for reason in ("silenced", "inhibited", "evaluated elsewhere", "no fault"):
             telemetry.ALERTS_HELD.labels(reason.replace(" ", "_")).set(counts[reason])
         for alert in firing:
@@ -140,10 +165,14 @@ class Teller:
         made = notification_of(
             Transition(now, alert, None), source=self.policy.source, next_step=self.policy.next_step(alert)
         )
-        return [made] if made is not None else []
+        return [self.policy.texts.on(made, alert, now)] if made is not None else []
 
     def escalation(self, incident: str, text: str | None, now: float) -> Notification:
         """The ladder of an incident is used up, as `text` says, or (None) that incident is closed."""
+        if text is None:
+            self._escalated.pop(incident, None)
+        else:
+            self._escalated[incident] = (text, now)
         summary = f"[critical] {self.policy.source}: {text}" if text else f"[resolved] {self.policy.source}: {incident}"
         return Notification(
             at=now,
@@ -168,7 +197,20 @@ class Teller:
             for alert in alerts
             if alert.state is not AlertState.PENDING and (alert.name == WATCHDOG or not self.policy.elsewhere)
         ]
-        return found + [one for incident in ledger.incidents() for one in self._standing_incident(incident, now)]
+        told: dict[str, Standing] = {}
+        for incident in ledger.incidents():
+            page, closed = incident.last("page"), incident.last("incident", "closed")
+            if page is not None and (closed is None or now - closed.at <= RESOLVED_SECONDS):
+                until = closed.at if closed is not None else None
+                told[incident.id] = self._escalated_alert(
+                    incident.id, str(page.detail.get("reason", "")), page.at, now, until
+                )
+        over = {incident.id for incident in ledger.incidents() if incident.closed}
+        for id_, (text, at) in self._escalated.items():
+            if id_ in over:
+                continue
+            told.setdefault(id_, self._escalated_alert(id_, text, at, now))
+        return [*found, *told.values()]
 
     def _standing(self, alert: Alert, now: float) -> Standing:
         annotations = dict(alert.annotations)
@@ -178,7 +220,7 @@ class Teller:
         elif alert.name != WATCHDOG:
             annotations["next_step"] = self.policy.next_step(alert)
         return Standing(
-            labels={"instance": self.policy.source, **alert.labels, "alertname": alert.name},
+            labels=self.policy.labels(alert),
             annotations=annotations,
             severity=alert.severity,
             # As in Prometheus: `startsAt` is when it fired.
@@ -188,25 +230,22 @@ class Teller:
             ended_at=ended,
         )
 
-    def _standing_incident(self, incident: Incident, now: float) -> list[Standing]:
-        page, closed = incident.last("page"), incident.last("incident", "closed")
-        if page is None or (closed is not None and now - closed.at > RESOLVED_SECONDS):
-            return []
-        summary = f"{self.policy.source}: {page.detail.get('reason', '')}"
-        return [
-            Standing(
-                labels={
-                    "alertname": ESCALATION,
-                    "instance": self.policy.source,
-                    "severity": "critical",
-                    "component": "dsobs",
-                    "incident": incident.id,
-                },
-                annotations={"summary": summary, "description": f"See `dsobs incidents {incident.id}`."},
-                severity="critical",
-                started_at=page.at,
-                seen_at=now,
-                interval=1.0,
-                ended_at=closed.at if closed is not None else None,
-            )
-        ]
+    def _escalated_alert(self, incident: str, text: str, at: float, now: float, ended: float | None = None) -> Standing:
+        return Standing(
+            labels={
+                "alertname": ESCALATION,
+                "instance": self.policy.source,
+                "severity": "critical",
+                "component": "dsobs",
+                "incident": incident,
+            },
+            annotations={
+                "summary": f"{self.policy.source}: {text}",
+                "description": f"See `dsobs incidents {incident}`.",
+            },
+            severity="critical",
+            started_at=at,
+            seen_at=now,
+            interval=1.0,
+            ended_at=ended,
+        )

@@ -4,19 +4,20 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 
+from dsobs.collectors.gpus import open_gpus
 from dsobs.collectors.health import HealthCheck
-from dsobs.collectors.nvml import NvmlCollector
+from dsobs.collectors.host import HostCollector
 from dsobs.collectors.pause import PauseQuestion
 from dsobs.collectors.probe import Prober
 from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config, SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter
-from dsobs.model.observation import Gpu, Observation, Paused, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import Gpu, HostView, Observation, Paused, Probe, RuntimeView, Scrape, Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
@@ -27,16 +28,9 @@ from dsobs.signals.memory import kv_pool_of_log
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 HEALTH_SECONDS = 5.0
 """Between two `/health` requests to an engine that is up; each second else."""
 LOOK_FOR_RUNTIME_SECONDS = 5.0
-
-
-def _known(value: T | Unknown | None, otherwise: Unknown) -> T | Unknown:
-    """An `Unknown` has its own reason, though it is false."""
-    return otherwise if value is None else value
 
 
 class Watch:
@@ -62,8 +56,10 @@ class Watch:
         self._healths = Latest(HealthCheck(session, config.target, clock).check)
         self._pause_question = PauseQuestion(session, config.target)
         self._pauses = Latest(self._ask_paused)
-        self._nvml = NvmlCollector(config.gpu, clock)
-        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._nvml.read)
+        self._cards = open_gpus(config.gpu, clock)
+        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._cards.read)
+        self._host_collector = HostCollector(config.host, config.state.directory, clock)
+        self._host: Latest[HostView | Unknown] = Latest(self._view_host)
         self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
         self._probes: list[Probe] = []
         self._prober: Prober | None = None
@@ -73,14 +69,19 @@ class Watch:
         self._background: set[asyncio.Task[None]] = set()
         self._runtime_looked_at = float("-inf")
         self._health_at = float("-inf")
+        self._gpus_at = float("-inf")
         self._log_read_for: float | None = None
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""
         now = self._clock.now()
         questions: set[asyncio.Task[Any]] = {self._scrapes.start(), self._views.start()}
-        if self.config.gpu.enabled:
+        wait = self.config.gpu.interval
+        # A turn that comes a little early does not wait for the next.
+        if self.config.gpu.enabled and now - self._gpus_at >= wait - min(wait, interval) / 2:
+            self._gpus_at = now
             questions.add(self._gpus.start())
+        self._host.start()
         if not self._pipeline.view.ready or now - self._health_at >= HEALTH_SECONDS:
             questions.add(self._healths.start())
         await asyncio.wait(questions, timeout=interval)
@@ -91,22 +92,30 @@ class Watch:
             # The same reading once more: its XIDs are counted already. Without any it stays the very same object.
             self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in kept)
         paused = self._pauses.take()
+        self._host.take()
         health = self._healths.take()
         if health is not None:
             self._health_at = self._clock.now()
         probes, self._probes = tuple(self._probes), []
         disabled = Unknown("switched off (gpu.enabled)")
+        # What is unknown is falsy: its own reason must not be lost to "not read yet".
+        gpus = Unknown("not read yet") if self._gpus.value is None else self._gpus.value
+        view = self._views.value
+        if view is None:
+            view = self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")
         return Observation(
             at=self._clock.now(),
             scrape=scrape,
             health=health,
-            gpus=_known(self._gpus.value, Unknown("not read yet")) if self.config.gpu.enabled else disabled,
-            runtime=_known(
-                self._views.value, self.runtime if isinstance(self.runtime, Unknown) else Unknown("asked just now")
-            ),
+            gpus=gpus if self.config.gpu.enabled else disabled,
+            runtime=view,
             probes=probes,
             paused=paused,
+            host=self._host.value or Unknown("not read yet"),
         )
+
+    async def _view_host(self) -> HostView | Unknown:
+        return await self._host_collector.read(self._views.value or Unknown("not asked yet"))
 
     def ask_paused(self) -> None:
         """Asks the engine whether somebody paused it; one of the next observations has the answer."""
@@ -182,9 +191,9 @@ class Watch:
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""
-        for latest in (self._scrapes, self._healths, self._gpus, self._views, self._pauses):
+        for latest in (self._scrapes, self._healths, self._gpus, self._host, self._views, self._pauses):
             await latest.cancel()
-        await self._nvml.close()
+        await self._cards.close()
         tasks = {*self._asking, *self._background}
         for task in tasks:
             task.cancel()

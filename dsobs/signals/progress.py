@@ -312,6 +312,13 @@ class ProgressTracker:
                     wanted.append(key)
         return wanted
 
+    def due_at(self, now: float) -> float | None:
+        """When the next stall will have lasted as long as its threshold; None where none is on its way."""
+        times = [
+            e.moved_at + self._threshold(k, e)[0] for k, e in self._engines.items() if e.awake and e.outstanding > 0
+        ]
+        return min((at for at in times if at > now), default=None)
+
     def _threshold(self, key: EngineKey, engine: _Engine) -> tuple[float, bool]:
         """The stall that sends a probe, and whether a prefill is assumed."""
         settings = self._settings

@@ -96,8 +96,7 @@ class RestartWindow:
         # A start before the known one is new too: the wall clock was set back.
         if abs(start - known.runtime_start) <= SAME_INSTANCE_SECONDS:
             return []
-        starts = [at for at in history if known.runtime_start + SAME_INSTANCE_SECONDS < at < start]
-        starts = [at for at in starts if at < start - SAME_INSTANCE_SECONDS] + [start]
+        starts = [*_between(known.runtime_start, start, history), start]
         if count is not None and known.count is not None:
             # Docker's counter begins anew when a person starts the container.
             told = count - known.count if count >= known.count else count + 1
@@ -146,3 +145,11 @@ class RestartWindow:
     def in_24h(self, now: float) -> int:
         """How many there were in (now − 24 h, now]."""
         return sum(1 for restart in self._restarts if restart.at > now - DAY)
+
+
+def _between(known: float, start: float, history: tuple[float, ...]) -> list[float]:
+    """The starts after the known one and before `start`: by their order, since a wall clock that was set puts later
+    ones before earlier ones; by their times where the known one is not remembered."""
+    same = [index for index, at in enumerate(history) if abs(at - known) <= SAME_INSTANCE_SECONDS]
+    after = history[same[-1] + 1 :] if same else tuple(at for at in history if known < at < start)
+    return [at for at in after if abs(at - start) > SAME_INSTANCE_SECONDS]

@@ -134,11 +134,16 @@ class Scene:
         enforce: bool = True,
         program: tuple[str, ...] = ("dsobs.cli",),
         environ: dict[str, str] | None = None,
+        config: Path | None = None,
         **settings: str,
     ) -> None:
-        """`dsobs run` beside the engine; settings by their names with `__` for dots. `program`: the module that is
-        `dsobs`, and words before its own."""
+        """`dsobs run` beside the engine; settings by their names with `__` for dots, or all from the file `config`.
+        `program`: the module that is `dsobs`, and words before its own."""
         self.api = free_port()
+        if config is not None:
+            own = ("--set", f"api.listen=127.0.0.1:{self.api}", "--set", "log.format=json")
+            await self._run_dsobs(program, environ, "--config", str(config), *own)
+            return
         wanted = {
             "target.url": self.url,
             "target.name": "test",
@@ -152,6 +157,9 @@ class Scene:
             **{name.replace("__", "."): value for name, value in settings.items()},
         }
         flags = [word for name, value in wanted.items() if value for word in ("--set", f"{name}={value}")]
+        await self._run_dsobs(program, environ, *flags)
+
+    async def _run_dsobs(self, program: tuple[str, ...], environ: dict[str, str] | None, *flags: str) -> None:
         self.dsobs = await self.stack.enter_async_context(
             child(
                 *(sys.executable, "-m", *program, "run", *flags),

@@ -98,6 +98,19 @@ async def test_hang_while_idle_is_found_by_two_failed_probes(tmp_path: Path) -> 
         assert len([m for m in here.acted() if "restarting" in m]) == 1
 
 
+@pytest.mark.real
+async def test_hang_while_idle_is_paged_within_90_s_at_the_default_settings(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_dsobs(enforce=False)
+        await here.until(lambda: any(a == "probe-answered" for _, a, _ in here.events), 60, "a first answer")
+        stopped = here.stop_core()
+        await here.until(lambda: here.paged("EngineHung"), 100, "page")
+        page = here.paged("EngineHung")
+        assert page is not None
+        assert page.at - stopped <= 90.0
+
+
 async def test_with_no_configuration_nothing_is_sent_changed_or_paged(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         await here.start_engine()

@@ -495,3 +495,21 @@ async def test_the_address_is_free_again_afterwards(source: MemorySource) -> Non
         pass
     async with serve(source, f"{host}:{port}", None) as (_, again):
         assert again == port
+
+
+async def test_reload_says_what_changed_and_what_needs_a_restart(client: Client, bearer: dict[str, str]) -> None:
+    async with client.post("/-/reload") as refused:
+        assert refused.status == 401
+    async with client.post("/-/reload", headers=bearer) as done:
+        assert (done.status, (await done.json())["data"]) == (
+            200,
+            {"changed": ["remediation.mode"], "need_restart": ["api.listen"]},
+        )
+
+
+async def test_reload_of_settings_that_cannot_be_used_names_every_problem(
+    client: Client, source: MemorySource, bearer: dict[str, str]
+) -> None:
+    source.bad_settings = "dsobs.yaml:2: is no number\ndsobs.yaml:7: there is no such setting"
+    async with client.post("/-/reload", headers=bearer) as refused:
+        assert (refused.status, (await refused.json())["error"]) == (400, source.bad_settings)

@@ -11,7 +11,7 @@ BAD = {
         ":2: target.ulr: there is no such setting; did you mean target.url?",
         ":3: tagret: there is no such setting; did you mean target?",
         ":5: url: there is no such setting; did you mean target.url or notifiers.pagerduty.url or "
-        "notifiers.webhook.url?",
+        "notifiers.slack.url or notifiers.webhook.url or heartbeat.url?",
         ":7: hang.treshold: there is no such setting; did you mean hang.min_threshold?",
         ":8: hang.zzz: there is no such setting; there are idle_after, idle_probe_interval, learn_after, "
         "max_threshold, min_threshold, probe, probe_timeout, unresponsive_after",
@@ -67,6 +67,26 @@ BAD = {
         ":6: hang.idle_probe_interval: is 2s, not more than hang.probe_timeout of 3s; raise it, or write 0 to probe "
         "no idle engine",
         ":8: runtime.container: is empty, and runtime.name is docker; write the name or id of the engine's container",
+    ],
+    "alertmanager": [
+        ":3: notifiers.alertmanager.urls: names one address twice; each Alertmanager stands there once",
+        ":4: notifiers.alertmanager.labels[0]: 'cluster' is no label; write NAME=VALUE, such as cluster=eu-1",
+        ":5: notifiers.alertmanager.silence_scope[0]: 'pod=~(' holds a bad regular expression: missing ): (",
+        ":6: notifiers.alertmanager.bearer_token: is set, and notifiers.alertmanager.basic_user too; keep one of them",
+        ":7: notifiers.alertmanager.basic_user: and notifiers.alertmanager.basic_password belong together; set both "
+        "or none",
+        ":8: notifiers.alertmanager.cert_file: is missing for notifiers.alertmanager.key_file; name the certificate "
+        "that the key belongs to",
+        ":9: notifiers.slack.url: is missing; write file:PATH or env:NAME",
+        ":11: heartbeat.interval: is '0'; write more than 0",
+    ],
+    "fallback_alone": [
+        ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
+        "from; write false"
+    ],
+    "fallback_severities": [
+        ":4: notifiers.alertmanager.severities: leaves out some of notifiers.pagerduty.severities, which as a fallback "
+        "would never page them; add them"
     ],
     "nothing_to_restart": [
         ":2: remediation.mode: is enforce, and with runtime.name none nothing can be restarted; name a runtime or "

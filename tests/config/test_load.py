@@ -32,7 +32,8 @@ def test_a_file_without_settings_gives_the_defaults(tmp_path: Path, text: str) -
 
 
 def test_no_file_gives_the_defaults() -> None:
-    assert load(None, {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml"}, {}) == Config()
+    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
+    assert load(None, environ, {}) == Config()
 
 
 def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
@@ -152,6 +153,7 @@ def test_variables_that_kubernetes_sets_for_a_service_named_dsobs_are_let_be() -
         "DSOBS_PORT_9940_TCP_ADDR": "10.0.0.1",
         "DSOBS_CENTRAL_PORT_9940_TCP_PROTO": "tcp",
     }
+    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
     assert load(None, environ, {}) == Config()
 
 

@@ -554,3 +554,109 @@ async def test_what_was_only_in_memory_is_counted_when_it_is_lost(
         await time.quiet(outbox)
     assert counted("lossy", "dropped") == before + 1
     assert "lost with this process" in caplog.text
+
+
+class Taking:
+    """A notifier that keeps what it is sent."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.away = False
+        self.got: list[str] = []
+
+    def accepts(self, notification: Notification) -> bool:
+        return True
+
+    async def send(self, notification: Notification) -> Answer:
+        if self.away:
+            return Answer(detail="away", arrived=False)
+        self.got.append(f"{notification.event} {notification.dedup_key}")
+        return Answer(202)
+
+
+async def test_reload_what_waits_for_a_notifier_that_stays_goes_out_through_the_new_one(
+    db: StateDb, time: VirtualTime
+) -> None:
+    before, after = Taking("a"), Taking("a")
+    before.away = True
+    async with time.running(db, [before]) as outbox:
+        await outbox.put([trigger("k")])
+        await time.quiet(outbox)
+        outbox.use([after])
+        await time.until(outbox, lambda: outbox.pending == 0)
+        assert after.got == ["trigger k"]
+
+
+async def test_reload_a_notifier_that_comes_is_told_from_then_on_and_one_that_goes_no_more(
+    db: StateDb, time: VirtualTime
+) -> None:
+    stays, goes, comes = Taking("stays"), Taking("goes"), Taking("comes")
+    goes.away = True
+    async with time.running(db, [stays, goes]) as outbox:
+        await outbox.put([trigger("before")])
+        await time.quiet(outbox)
+        outbox.use([stays, comes])
+        await outbox.put([trigger("after")])
+        await time.quiet(outbox)
+        assert (stays.got, comes.got) == (["trigger before", "trigger after"], ["trigger after"])
+        assert outbox.pending == 0
+    rows = db.transact(lambda c: c.execute("SELECT state, reason FROM outbox WHERE notifier = 'goes'").fetchall())
+    assert rows == [("dropped", "no such notifier is configured")]
+
+
+async def test_reload_a_notifier_that_comes_back_resolves_what_it_has_open(db: StateDb, time: VirtualTime) -> None:
+    first, second = Taking("a"), Taking("a")
+    async with time.running(db, [first]) as outbox:
+        await outbox.put([trigger("k")])
+        await time.quiet(outbox)
+        outbox.use([])
+        await time.quiet(outbox)
+        outbox.use([second])
+        await outbox.put([resolve("k")])
+        await time.quiet(outbox)
+        assert second.got == ["resolve k"]
+
+
+async def test_age_of_the_oldest_page_is_a_gauge(db: StateDb, time: VirtualTime) -> None:
+    notifier = Taking("aged")
+    notifier.away = True
+    async with time.running(db, [notifier]) as outbox:
+        await outbox.put([trigger("k")])
+        await time.pass_by(outbox, 42)
+        outbox.note_age(time.clock.now())
+        assert telemetry.OUTBOX_OLDEST.labels("aged")._value.get() == 42
+        notifier.away = False
+        await time.until(outbox, lambda: outbox.pending == 0)
+        outbox.note_age(time.clock.now())
+        assert telemetry.OUTBOX_OLDEST.labels("aged")._value.get() == 0
+
+
+async def test_fallback_pages_what_the_primary_does_not_take_and_nothing_that_it_took(
+    db: StateDb, time: VirtualTime
+) -> None:
+    notifier = Taking("fallback")
+    notifier.fallback = True  # type: ignore[attr-defined]
+    async with time.running(db, [notifier]) as outbox:
+        outbox.leave_to_primary(True)
+        await outbox.put([trigger("taken"), trigger("waits")])
+        await time.pass_by(outbox, 60)
+        await outbox.put([resolve("taken")])
+        await time.pass_by(outbox, 60)
+        assert notifier.got == []
+        outbox.note_age(time.clock.now())
+        assert telemetry.OUTBOX_OLDEST.labels("fallback")._value.get() == 0
+        assert telemetry.OUTBOX_PENDING.labels("fallback")._value.get() == 0
+        await outbox.put([trigger("old")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 150)
+        assert outbox.pending == 2
+        await outbox.put([trigger("waits")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 40)
+        outbox.leave_to_primary(False)
+        await time.quiet(outbox)
+        assert notifier.got == ["trigger waits"]
+        outbox.leave_to_primary(True)
+        await outbox.put([resolve("waits"), trigger("later")])
+        await time.quiet(outbox)
+        assert notifier.got == ["trigger waits", "resolve waits"]

@@ -25,6 +25,7 @@ from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
 
 BEGUN = 1_000_000.0
+WATCHDOG = "Watchdog"
 ENFORCE = Config(remediation=Remediation(mode=Mode.ENFORCE))
 
 
@@ -120,8 +121,9 @@ class World:
         return made
 
     def firing(self) -> set[str]:
-        """Alerts that fire."""
-        return {alert.name for alert in self.evaluator.alerts() if alert.state is AlertState.FIRING}
+        """Alerts that fire; the one that always does left out."""
+        firing = {alert.name for alert in self.evaluator.alerts() if alert.state is AlertState.FIRING}
+        return firing - {WATCHDOG}
 
     def states(self, name: str) -> list[str]:
         """What became of an alert, in order."""
@@ -222,7 +224,7 @@ class World:
             paused=self._paused(),
         )
         turn = self.pipeline.turn(obs, self.ledger, Switches())
-        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions]
+        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.name != WATCHDOG]
         if turn.probes_wanted and self._asked_at is None:
             self._asked_at = self.now
             self.probes.append(self.at)

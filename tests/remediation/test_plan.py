@@ -119,6 +119,15 @@ def test_each_guard_refuses_with_its_name(view: View, switches: Switches, settin
     assert reason.startswith(guard + ":")
 
 
+@pytest.mark.parametrize("action", ["reset_gpu", "reboot_node", "escalate"])
+def test_a_broken_card_is_never_answered_with_a_restart(action: str) -> None:
+    steps = do([alert(), alert("GPUResetNeeded", action=action)])
+    assert [step.action for step in steps] == ["restart", "page"]
+    assert restarts(steps) == ["gpu_well: GPUResetNeeded: a restart does not mend the card"]
+    assert restarts(do([alert(), alert("GPUResetNeeded", AlertState.RESOLVED, action)])) == [None]
+    assert restarts(do([alert(), alert("GPUApplicationFault", action="restart_application")])) == [None]
+
+
 def test_a_ledger_that_can_not_be_written_refuses() -> None:
     book = replace(ledger(EVIDENCE), writable=False, why_not="disk full")
     assert restarts(do([alert()], book=book)) == ["ledger_writable: the ledger can't be written: disk full"]

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsobs import telemetry
@@ -292,20 +292,28 @@ def test_template_may_ask_the_store(bench: MakeBench) -> None:
     assert fired.alert.annotations["summary"] == "90 0 at 90"
 
 
-def test_alerts_are_series_too_and_rules_may_refer_to_them(bench: MakeBench) -> None:
+def test_alerts_are_series_too_and_later_rules_see_them_at_once(bench: MakeBench) -> None:
     b = bench(
         _RULE.replace("for: 1m", "for: 0").replace("interval: 15s", "interval: 1s")
         + '      - {alert: Any, expr: \'count(ALERTS{alertstate="firing", alertname="Hot"}) > 0\'}\n'
     )
-    b.at(0, _hot(90))
+    assert [t.alert.name for t in b.at(0, _hot(90))] == ["Hot", "Any"]
     names = {"alertname": "Hot", "severity": "warning", "host": "rule-0", "gpu": "0"}
     assert b.evaluator.alert_samples() == [
         Sample(labels("ALERTS", alertstate="firing", **names), 1.0),
         Sample(labels("ALERTS_FOR_STATE", **names), 0.0),
+        Sample(labels("ALERTS", alertstate="firing", alertname="Any"), 1.0),
+        Sample(labels("ALERTS_FOR_STATE", alertname="Any"), 0.0),
     ]
-    assert [t.alert.name for t in b.at(1, _hot(90))] == ["Any"]
-    assert [t.alert.name for t in b.at(2, _hot(70))] == ["Hot"]
-    assert [(t.alert.name, t.alert.state) for t in b.at(3, _hot(70))] == [("Any", _RESOLVED)]
+    assert b.at(1, _hot(90)) == []
+    assert [(t.alert.name, t.alert.state) for t in b.at(2, _hot(70))] == [("Hot", _RESOLVED), ("Any", _RESOLVED)]
+
+
+def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(bench: MakeBench) -> None:
+    text = _RULE.replace("GPU {{", "{{ with query `other offset 2h` }}{{ . | first | value }} {{ end }}{{")
+    evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
+    assert evaluator.metric_names == {"temperature", "other", "hottest"}
+    assert evaluator.lookback_seconds == 7_500
 
 
 def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
@@ -340,6 +348,7 @@ def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
     assert b.evaluator.alerts_view() == {"alerts": [alert]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 5), st.integers(0, 5))
 def test_states_follow_the_condition(holds: list[bool], hold_for: int, keep: int) -> None:
     """Against the definition, told over the whole history of the condition instead of step by step."""
@@ -376,3 +385,72 @@ def test_news_between_two_slots_fires_at_once_in_fast_groups_and_moves_no_slot(b
     slow.at(0, _hot(10))
     slow.store.append(labels("temperature", gpu="0", host="series"), 0.3, 95.0)
     assert slow.evaluator.evaluate(0.3, news=True) == []
+
+
+_TWO_RULES = """
+groups:
+  - name: g
+    interval: 15s
+    rules:
+      - alert: Hot
+        expr: temperature > 80
+        for: 1m
+        labels: {severity: warning, host: 'rule-{{ $labels.gpu }}'}
+        annotations: {summary: 'another text'}
+      - {alert: New, expr: temperature > 80}
+"""
+
+
+def test_reloaded_rule_that_did_not_change_keeps_its_pending_time_and_its_slots(bench: MakeBench) -> None:
+    b = bench(_RULE)
+    for now in (0, 15, 30):
+        b.at(now, _hot(90))
+    b.evaluator.replace_groups(load_text([("test.yaml", _TWO_RULES)]))
+    assert b.at(40, _hot(90)) == []
+    changes = [change for now in (45, 60) for change in b.at(now, _hot(90))]
+    assert [(c.alert.name, c.at) for c in changes if c.alert.state is _FIRING] == [("New", 45), ("Hot", 60)]
+    assert [a.annotations for a in b.evaluator.alerts() if a.name == "Hot"] == [{"summary": "another text"}]
+
+
+def test_reloaded_rules_firing_alert_does_not_fire_anew(bench: MakeBench) -> None:
+    b = bench(_RULE)
+    for now in (0, 15, 30, 45, 60):
+        b.at(now, _hot(90))
+    b.evaluator.replace_groups(load_text([("another.yaml", _RULE)]))
+    assert b.at(75, _hot(90)) == []
+    assert (b.only().state, b.only().fired_at) == (_FIRING, 60)
+
+
+def test_alerts_of_a_rule_that_is_gone_or_changed_resolve(bench: MakeBench) -> None:
+    b = bench(_RULE)
+    for now in (0, 15, 30, 45, 60):
+        b.at(now, _hot(90))
+    b.evaluator.replace_groups(load_text([("test.yaml", _RULE.replace("> 80", "> 85"))]))
+    gone = b.at(75, _hot(90))
+    assert [(c.alert.state, c.before) for c in gone] == [(_RESOLVED, _FIRING), (_PENDING, None)]
+    b.evaluator.replace_groups([])
+    assert b.at(90, _hot(90)) == []
+    assert b.states() == [("Hot", _RESOLVED)]
+
+
+def test_series_of_a_recording_rule_that_is_gone_end(bench: MakeBench) -> None:
+    text = "groups: [{name: g, interval: 15s, rules: [{record: twice, expr: temperature * 2}]}]"
+    b = bench(text)
+    b.store.want("twice")
+    b.at(0, _hot(10))
+    b.evaluator.replace_groups([])
+    (series,) = b.store.series("twice", None)
+    assert math.isnan(series.values[-1])
+
+
+def test_alerts_say_when_their_rule_last_gave_a_result(bench: MakeBench) -> None:
+    text = "groups: [{name: g, interval: 15s, rules: [{alert: A, expr: a >= on(x) b}]}]"
+    b = bench(text)
+    good = [("a", {"x": "1"}, 1.0), ("b", {"x": "1"}, 1.0)]
+    b.at(0, *good)
+    assert (b.only().seen_at, b.only().interval) == (0, 15)
+    b.at(15, *good)
+    assert b.only().seen_at == 15
+    b.at(30, *good, ("b", {"x": "1", "y": "2"}, 1.0))
+    assert b.evaluator.rules()["groups"][0]["rules"][0]["health"] == "err"
+    assert b.only().seen_at == 15

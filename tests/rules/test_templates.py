@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsobs.model.samples import Sample, labels
-from dsobs.rules.templates import Data, Template, TemplateError, format_float
+from dsobs.rules.template_functions import TemplateError, format_float
+from dsobs.rules.templates import Data, Template
 
 
 def _render(text: str, value: float = 1.5, **names: str) -> str:

@@ -122,6 +122,17 @@ def hung(tracker: ProgressTracker) -> float:
     return last
 
 
+def test_the_moment_is_known_at_which_a_stall_will_pass_its_threshold() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    assert tracker.due_at(0) is None
+    moved = decoding(tracker)
+    assert tracker.due_at(moved + 0.3) == moved + 5.0
+    # Passed, it is no longer waited for; nor where nothing is outstanding.
+    assert tracker.due_at(moved + 5.0) is None
+    tracker.observe(moved + 1, page(running=0, tokens=150.0, finished=8.0))
+    assert tracker.due_at(moved + 1) is None
+
+
 def test_a_probe_that_timed_out_with_no_movement_confirms_the_hang() -> None:
     tracker = ProgressTracker(Hang(), "on")
     last = hung(tracker)

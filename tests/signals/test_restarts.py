@@ -1,5 +1,7 @@
 """Restarts of the last 24 hours."""
 
+from dataclasses import replace
+
 import pytest
 
 from dsobs.model.observation import RuntimeView, Unknown
@@ -172,3 +174,12 @@ def test_an_older_start_on_the_page_is_a_restart_where_nobody_listened_in_betwee
     window.observe(10_000, NO, 9_000)
     assert window.observe(10_010, NO, 6_410, was_away=True) == [Restart(10_010)]
     assert window.observe(10_020, NO, 6_410) == []
+
+
+def test_starts_before_a_step_of_the_wall_clock_are_not_counted_again_after_it() -> None:
+    window = RestartWindow()
+    first, back, forward = 10_000.0, 10_060.0 - 3600, 10_120.0 + 3600
+    window.observe(10_010, replace(view(first), started_history=(first,)), None)
+    window.observe(10_061, replace(view(back), started_history=(first, back)), None)
+    window.observe(10_121, replace(view(forward), started_history=(first, back, forward)), None)
+    assert window.in_24h(10_121) == 2

@@ -1,0 +1,387 @@
+"""Prometheus' template functions, and values as Go prints them.
+
+https://prometheus.io/docs/prometheus/latest/configuration/template_reference/
+"""
+
+import datetime
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from dsobs.model.samples import Sample
+from dsobs.promql.patterns import expanded
+from dsobs.regex import Pattern, RegexError, compile_regex
+from dsobs.rules.duration import duration_seconds
+
+
+class TemplateError(Exception):
+    """The template can't be parsed, names something that is not supported, or failed on its data."""
+
+
+def truth(value: Any) -> bool:
+    """Go's: NaN is true, empty texts, lists and mappings are false."""
+    if isinstance(value, float) and math.isnan(value):
+        return True
+    return bool(value)
+
+
+# Values as Go prints them.
+
+
+def _special(value: float) -> str | None:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return None
+
+
+def format_float(value: float) -> str:
+    """As Go's `%v`: the shortest digits that read back as `value`; an exponent below -4 and from 6 on."""
+    special = _special(value)
+    if special is not None:
+        return special
+    if value == 0:
+        return "-0" if math.copysign(1, value) < 0 else "0"
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    assert isinstance(exponent, int)
+    text = "".join(map(str, digits))
+    power = len(text) + exponent - 1
+    if power < -4 or power >= 6:
+        mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
+        return f"{'-' if sign else ''}{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
+    return f"{'-' if sign else ''}{Decimal(repr(abs(value))).normalize():f}"
+
+
+def printed(value: Any) -> str:
+    """As Go prints it; TemplateError for what a template can't print."""
+    if value is None:
+        return "<no value>"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return format_float(value)
+    if isinstance(value, Mapping):
+        return "map[" + " ".join(f"{k}:{printed(value[k])}" for k in sorted(value)) + "]"
+    if isinstance(value, (str, int)):
+        return str(value)
+    raise TemplateError("only strings, numbers, booleans and label sets can be printed")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TemplateError("can't take a boolean for a number")
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise TemplateError(f"{value!r} is no number") from None
+    raise TemplateError("wants a number")
+
+
+def _g4(value: float) -> str:
+    return _special(value) or f"{value:.4g}"
+
+
+def _scaled(value: float, up: Sequence[str], down: Sequence[str], factor: float) -> str:
+    if value == 0 or _special(value):
+        return _g4(value)
+    prefix = ""
+    if abs(value) >= 1:
+        for unit in up:
+            if abs(value) < factor:
+                break
+            prefix = unit
+            value /= factor
+    else:
+        for unit in down:
+            if abs(value) >= 1:
+                break
+            prefix = unit
+            value *= factor
+    return f"{_g4(value)}{prefix}"
+
+
+_DOWN = ("m", "u", "n", "p", "f", "a", "z", "y")
+
+
+def _humanize(value: Any) -> str:
+    return _scaled(_number(value), ("k", "M", "G", "T", "P", "E", "Z", "Y"), _DOWN, 1000.0)
+
+
+def _humanize1024(value: Any) -> str:
+    return _scaled(_number(value), ("ki", "Mi", "Gi", "Ti", "Pi", "Ei", "Zi", "Yi"), (), 1024.0)
+
+
+def _humanize_percentage(value: Any) -> str:
+    return f"{_g4(_number(value) * 100)}%"
+
+
+def _humanize_duration(value: Any) -> str:
+    seconds = _number(value)
+    if _special(seconds):
+        return _g4(seconds)
+    if abs(seconds) < 1:
+        return f"{_scaled(seconds, (), _DOWN, 1000.0)}s"
+    sign = "-" if seconds < 0 else ""
+    seconds = abs(seconds)
+    whole = int(seconds)
+    days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
+    if days:
+        return f"{sign}{days}d {hours}h {minutes}m {rest}s"
+    if hours:
+        return f"{sign}{hours}h {minutes}m {rest}s"
+    if minutes:
+        return f"{sign}{minutes}m {rest}s"
+    return f"{sign}{_g4(seconds)}s"
+
+
+def _humanize_timestamp(value: Any) -> str:
+    seconds = _number(value)
+    if _special(seconds):
+        return _g4(seconds)
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise TemplateError(f"{seconds} is no time: {error}") from None
+    fraction = f".{moment.microsecond:06d}".rstrip("0") if moment.microsecond else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"
+
+
+_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d+)?(?:\.(?P<precision>\d*))?(?P<verb>.)", re.DOTALL)
+
+
+def _printf(form: Any, *arguments: Any) -> str:
+    if not isinstance(form, str):
+        raise TemplateError("wants a format string first")
+    left = list(arguments)
+
+    def one(match: re.Match[str]) -> str:
+        verb = match["verb"]
+        if verb == "%":
+            return "%"
+        if not left:
+            return f"%!{verb}(MISSING)"
+        return _verb(left.pop(0), verb, match["flags"], match["width"], match["precision"])
+
+    text = _VERB.sub(one, form)
+    if left:
+        text += "%!(EXTRA " + ", ".join(f"{_go_type(v)}={printed(v)}" for v in left) + ")"
+    return text
+
+
+def _go_type(value: Any) -> str:
+    return {bool: "bool", int: "int", float: "float64", str: "string"}.get(type(value), "map[string]string")
+
+
+def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str | None) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    numeric_flags = "".join(flag for flag in flags if flag in "+ #")
+    digits = None if precision is None else int(precision or 0)
+    if verb == "v" or (verb == "s" and isinstance(value, str)):
+        text = printed(value)
+        if digits is not None and isinstance(value, str):
+            text = text[:digits]
+    elif verb == "q" and isinstance(value, str):
+        text = json.dumps(value, ensure_ascii=False)
+    elif verb == "t" and isinstance(value, bool):
+        text = printed(value)
+    elif verb in "eEfFgG" and number and isinstance(value, float):
+        if (special := _special(value)) is not None:
+            text = special if "+" in flags or special != "+Inf" else "+Inf"
+        elif verb in "gG" and digits is None:
+            text = format_float(value)
+        else:
+            text = f"%{numeric_flags}.{6 if digits is None else digits}{verb}" % value
+    elif verb in "dxXo" and isinstance(value, int) and not isinstance(value, bool):
+        text = f"%{numeric_flags}{verb}" % value
+    else:
+        return f"%!{verb}({_go_type(value)}={printed(value)})"
+    if width is not None:
+        if "-" in flags:
+            text = text.ljust(int(width))
+        elif "0" in flags and number:
+            text = text.zfill(int(width))
+        else:
+            text = text.rjust(int(width))
+    return text
+
+
+def _compare(a: Any, b: Any) -> tuple[Any, Any]:
+    # Go compares only values of one basic kind; `gt $value 5` is an error there, `gt $value 5.0` is not.
+    if type(a) is not type(b) or not isinstance(a, (str, int, float)):
+        raise TemplateError(f"incompatible types for comparison: {_go_type(a)} and {_go_type(b)}")
+    return a, b
+
+
+def _eq(a: Any, *others: Any) -> bool:
+    return any(x == y for x, y in [_compare(a, other) for other in others])
+
+
+def _ne(a: Any, b: Any) -> bool:
+    x, y = _compare(a, b)
+    return bool(x != y)
+
+
+def _lt(a: Any, b: Any) -> bool:
+    x, y = _compare(a, b)
+    return bool(x < y)
+
+
+def _le(a: Any, b: Any) -> bool:
+    x, y = _compare(a, b)
+    return bool(x <= y)
+
+
+def _gt(a: Any, b: Any) -> bool:
+    x, y = _compare(a, b)
+    return bool(x > y)
+
+
+def _ge(a: Any, b: Any) -> bool:
+    x, y = _compare(a, b)
+    return bool(x >= y)
+
+
+def _not(value: Any) -> bool:
+    return not truth(value)
+
+
+def _len(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, (Mapping, list)):
+        return len(value)
+    raise TemplateError("wants a string, a label set or a query's result")
+
+
+def _index(value: Any, key: Any) -> Any:
+    if isinstance(value, list) and isinstance(key, int) and not isinstance(key, bool):
+        if not 0 <= key < len(value):
+            raise TemplateError(f"index {key} is out of range")
+        return value[key]
+    if isinstance(value, Mapping) and isinstance(key, str):
+        return value.get(key, "")
+    raise TemplateError("wants a label set and a name")
+
+
+def as_text(value: Any) -> str:
+    """An argument that must be a text."""
+    if not isinstance(value, str):
+        raise TemplateError(f"wants a string, not {_go_type(value)}")
+    return value
+
+
+def _regex(pattern: Any) -> Pattern:
+    try:
+        return compile_regex(as_text(pattern))
+    except RegexError as error:
+        raise TemplateError(f"bad regular expression {pattern!r}: {error}") from None
+
+
+def _re_replace_all(pattern: Any, replacement: Any, text: Any) -> str:
+    template = as_text(replacement)
+    return _regex(pattern).sub(lambda match: expanded(template, match), as_text(text))
+
+
+def _match(pattern: Any, text: Any) -> bool:
+    return _regex(pattern).search(as_text(text)) is not None
+
+
+def _strip_port(value: Any) -> str:
+    text = as_text(value)
+    match = re.fullmatch(r"\[([^\]]*)\](?::[^:]*)?|([^:]*):[^:]*", text)
+    if match is None:
+        return text
+    return match[1] if match[1] is not None else match[2]
+
+
+def _strip_domain(value: Any) -> str:
+    text = as_text(value)
+    host = _strip_port(text)
+    if re.fullmatch(r"[0-9.]+|.*:.*", host):
+        return text
+    return host.split(".", 1)[0] + text[len(host) :]
+
+
+def _parse_duration(value: Any) -> float:
+    try:
+        return duration_seconds(as_text(value))
+    except ValueError as error:
+        raise TemplateError(str(error)) from None
+
+
+def _first(value: Any) -> Sample:
+    if isinstance(value, list) and value and isinstance(value[0], Sample):
+        return value[0]
+    raise TemplateError("the query gave nothing")
+
+
+def _sample(value: Any) -> Sample:
+    if isinstance(value, Sample):
+        return value
+    raise TemplateError("wants one sample of a query; take it with `first`")
+
+
+def _sample_value(value: Any) -> float:
+    return _sample(value).value
+
+
+def _sample_label(name: Any, value: Any) -> str:
+    return dict(_sample(value).labels).get(as_text(name), "")
+
+
+def _print_all(*values: Any) -> str:
+    out = ""
+    for index, value in enumerate(values):
+        # Go's Sprint puts a space between operands when neither is a string.
+        if index and not isinstance(value, str) and not isinstance(values[index - 1], str):
+            out += " "
+        out += printed(value)
+    return out
+
+
+def _by_name(*_: Any) -> Any:
+    raise AssertionError("evaluated by name in _value")
+
+
+_MANY = 99
+
+FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
+    "and": (1, _MANY, _by_name),
+    "or": (1, _MANY, _by_name),
+    "not": (1, 1, _not),
+    "eq": (2, _MANY, _eq),
+    "ne": (2, 2, _ne),
+    "lt": (2, 2, _lt),
+    "le": (2, 2, _le),
+    "gt": (2, 2, _gt),
+    "ge": (2, 2, _ge),
+    "len": (1, 1, _len),
+    "index": (2, 2, _index),
+    "print": (0, _MANY, _print_all),
+    "printf": (1, _MANY, _printf),
+    "humanize": (1, 1, _humanize),
+    "humanize1024": (1, 1, _humanize1024),
+    "humanizeDuration": (1, 1, _humanize_duration),
+    "humanizePercentage": (1, 1, _humanize_percentage),
+    "humanizeTimestamp": (1, 1, _humanize_timestamp),
+    "title": (1, 1, lambda text: re.sub(r"(?<!\w)\w", lambda m: m[0].upper(), as_text(text))),
+    "toLower": (1, 1, lambda text: as_text(text).lower()),
+    "toUpper": (1, 1, lambda text: as_text(text).upper()),
+    "stripPort": (1, 1, _strip_port),
+    "stripDomain": (1, 1, _strip_domain),
+    "match": (2, 2, _match),
+    "reReplaceAll": (3, 3, _re_replace_all),
+    "parseDuration": (1, 1, _parse_duration),
+    "query": (1, 1, _by_name),
+    "first": (1, 1, _first),
+    "value": (1, 1, _sample_value),
+    "label": (2, 2, _sample_label),
+}
+"""Name → least and greatest number of arguments, and what it does."""

@@ -1,0 +1,65 @@
+"""`state.db` of one dsobs."""
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from dsobs import silences
+from dsobs.notifiers import outbox
+from dsobs.remediation import ledger
+from dsobs.rules import persistence
+from dsobs.sidecar import telling
+from dsobs.state import StateDb, StateError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    *silences.SCHEMA,
+    *ledger.SCHEMA,
+    *outbox.SCHEMA,
+    *persistence.SCHEMA,
+    *telling.SCHEMA,
+)
+STATE_FILE = "state.db"
+
+
+class Keeping:
+    """The open file, or why there is none: then alerts and pages go on from memory, and nothing is repaired."""
+
+    def __init__(self, folder: Path) -> None:
+        self.db: StateDb | None = None
+        self.error = ""
+        """Why nothing is kept; empty where it is."""
+        self._aside: Path | None = None
+        try:
+            self.db = StateDb(folder / STATE_FILE, SCHEMA)
+        except (StateError, OSError) as error:
+            self.error = str(error)
+            log.error("no state on disk: alerts and pages go on from memory, nothing is repaired: %s", error)
+            return
+        self._aside = self.db.set_aside or next(iter(sorted(folder.glob(STATE_FILE + ".corrupt-*"))), None)
+        if self._aside is not None:
+            log.error("unreadable state was set aside as %s; nothing is repaired while that file is there", self._aside)
+
+    def set_aside(self) -> Path | None:
+        """The unreadable file of before, while the operator has not removed it."""
+        if self._aside is not None and not self._aside.exists():
+            self._aside = None
+            log.info("the set-aside state is gone: the operator agrees to go on")
+        return self._aside
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` in one transaction; StateError if it did not commit."""
+        if self.db is None:
+            raise StateError(self.error)
+        return await self.db.transact_async(work)
+
+    def close(self) -> None:
+        """Closes the file; legal twice."""
+        if self.db is not None:
+            self.db.close()

@@ -1,0 +1,109 @@
+"""`dsobs run` with a settings file that changes: as a process, over its socket, by signals."""
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.scene import Scene, scene
+
+RULES = """\
+groups:
+  - name: own
+    interval: 1s
+    rules:
+      - {{alert: Stays, expr: dsobs_engine_up == 1, labels: {{severity: warning}}}}
+      - {{alert: {name}, expr: dsobs_engine_up == 1, labels: {{severity: warning}}}}
+  - name: self
+    interval: 1s
+    rules:
+      - alert: SettingsNotRead
+        expr: dsobs_config_last_reload_successful == 0
+        labels: {{severity: warning}}
+"""
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with scene(tmp_path) as stage:
+        (tmp_path / "own.yaml").write_text(RULES.format(name="First"))
+        (tmp_path / "token").write_text("a-token")
+        write(stage, mode="observe")
+        await stage.start_engine()
+        await stage.start_dsobs(config=tmp_path / "dsobs.yaml")
+        await stage.until(lambda: stage.paged("First") and stage.paged("Stays"), 20.0, "own rules page")
+        yield stage
+
+
+def write(stage: Scene, *, mode: str, url: str = "", more: str = "") -> None:
+    (stage.folder / "dsobs.yaml").write_text(
+        f"target: {{url: '{url or stage.url}', name: test}}\n"
+        f"rules: {{files: [own.yaml]}}\n"
+        f"notifiers: {{webhook: {{url: '{stage.receiver}'}}}}\n"
+        f"remediation: {{mode: {mode}, kill_switch_file: kill}}\n"
+        f"state: {{directory: state}}\n"
+        f"runtime: {{supervisor_socket: supervise.sock}}\n"
+        f"api: {{control_token: 'file:token'}}\n"
+        f"reload: {{interval: 0.2s}}\n{more}"
+    )
+
+
+async def reload(stage: Scene) -> tuple[int, dict[str, Any]]:
+    headers = {"Authorization": "Bearer a-token"}
+    async with stage.session.post(f"http://127.0.0.1:{stage.api}/-/reload", headers=headers) as answer:
+        return answer.status, await answer.json()
+
+
+async def own_metric(stage: Scene, name: str) -> float:
+    async with stage.session.get(f"http://127.0.0.1:{stage.api}/metrics") as answer:
+        found = re.search(rf"^{name} (\S+)$", await answer.text(), re.MULTILINE)
+    assert found, name
+    return float(found[1])
+
+
+async def mode(stage: Scene) -> str:
+    return str((await stage.status())["guards"]["mode"])
+
+
+async def test_a_changed_file_is_read_by_itself_and_states_of_rules_that_stay_survive(stage: Scene) -> None:
+    since = await own_metric(stage, "dsobs_config_last_reload_success_timestamp_seconds")
+    (stage.folder / "own.yaml").write_text(RULES.format(name="Second"))
+    await stage.until(lambda: stage.paged("Second"), 20.0, "the new rule pages")
+    await stage.until(lambda: stage.paged("First", "resolve"), 20.0, "the rule that is gone is resolved")
+    assert [page.event for page in stage.pages if page.name == "Stays"] == ["trigger"]
+    assert await own_metric(stage, "dsobs_config_last_reload_success_timestamp_seconds") > since
+    assert await own_metric(stage, "dsobs_config_last_reload_successful") == 1
+
+
+async def test_a_bad_file_keeps_what_runs_and_raises_its_own_alert_until_it_is_mended(stage: Scene) -> None:
+    write(stage, mode="enforce", more="hang: {probe: perhaps}\n")
+    await stage.until(lambda: stage.paged("SettingsNotRead"), 20.0, "its own alert")
+    assert await mode(stage) == "observe"
+    assert await own_metric(stage, "dsobs_config_last_reload_successful") == 0
+    assert "dsobs.yaml:9: hang.probe" in (await stage.status())["reload_error"]
+    status, told = await reload(stage)
+    assert status == 400
+    assert "dsobs.yaml:9: hang.probe" in told["error"]
+    write(stage, mode="enforce")
+    await stage.until(lambda: stage.paged("SettingsNotRead", "resolve"), 20.0, "its end")
+    assert await mode(stage) == "enforce"
+
+
+async def test_sighup_and_request_read_it_again_and_name_what_needs_a_restart(stage: Scene) -> None:
+    assert stage.dsobs is not None
+    write(stage, mode="enforce")
+    os.kill(stage.dsobs.pid, signal.SIGHUP)
+
+    async def enforces() -> bool:
+        return await mode(stage) == "enforce"
+
+    await stage.until(enforces, 10.0, "enforce after SIGHUP")
+    write(stage, mode="observe", url="http://127.0.0.1:1")
+    status, told = await reload(stage)
+    assert (status, told["data"]) == (200, {"changed": ["remediation.mode"], "need_restart": ["target.url"]})
+    assert await mode(stage) == "observe"
+    assert (await stage.status())["view"]["up"]

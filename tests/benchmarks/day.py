@@ -1,0 +1,198 @@
+"""Resident memory of the whole of `dsobs run` over a virtual day beside a busy engine.
+
+`python -m tests.benchmarks.day [HOURS]` prints one JSON object. It is the sidecar itself with everything that it starts
+(state.db and flight recorder on disk, pages sent to a receiver on loopback, the API asked for its metrics each minute),
+only that a second takes no longer than its turn, and that what it asks the engine, its runtime and NVML is answered
+from the recording's busy seconds, laid end to end. Each hour the engine is down for two minutes and comes back anew.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from array import array
+from pathlib import Path
+from typing import Any
+
+from dsobs.cli import footprint
+from dsobs.collectors.nvml import gpus_of_record
+from dsobs.config import Config
+from dsobs.config.models import Api, Notifiers, State, Webhook
+from dsobs.model.clock import ManualClock
+from dsobs.model.observation import Failure, Gpu, Health, RuntimeView, Scrape, Unknown
+from dsobs.model.samples import metric_name
+from dsobs.recorder.records import read_records
+from dsobs.series.exposition import Parser
+from dsobs.sidecar import Sidecar
+from dsobs.sidecar.latest import Latest
+
+RECORDING = Path(__file__).parents[1] / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
+BUSY = slice(50, 176)
+GROWS = ("_total", "_bucket", "_count", "_sum")
+HOUR = 3600
+DOWN = range(1800, 1920)
+"""Seconds of each hour in which the engine is down."""
+TOLD = (0, 1, 2, 3, 4, 5, 6, 9, 12, 15, 18, 21, 24)
+"""Hours after which memory is told; 0 stands for the first ten minutes, in which the store fills."""
+
+
+def resident_mib() -> float:
+    """Of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+class Engine:
+    """Busy seconds again and again; what only grows goes on growing until the engine is started anew."""
+
+    def __init__(self) -> None:
+        parser = Parser()
+        records = [record for record in list(read_records(RECORDING))[BUSY] if record["metrics"].startswith("# HELP")]
+        pages = [parser.parse(record["metrics"]) for record in records]
+        self._values = [array("d", (sample.value for sample in page.samples)) for page in pages]
+        grows = [metric_name(sample.labels).endswith(GROWS) for sample in pages[0].samples]
+        first, last = self._values[0], self._values[-1]
+        self._gains = array("d", (b - a if g else 0.0 for a, b, g in zip(first, last, grows, strict=True)))
+        lines = records[0]["metrics"].replace("%", "%%").splitlines()
+        lines = [line if line.startswith("#") else line.rpartition(" ")[0] + " %r" for line in lines]
+        self._template = "\n".join(lines) + "\n"
+        self._gpus = [gpus_of_record(record.get("nvml")) for record in records]
+        self.begun = float(records[0]["t"])
+        self.second = 0
+
+    def page(self) -> str:
+        """`/metrics` at this second."""
+        lap, index = divmod(self.second % HOUR, len(self._values))
+        values = self._values[index]
+        return self._template % tuple([value + lap * gain for value, gain in zip(values, self._gains, strict=True)])
+
+    @property
+    def down(self) -> bool:
+        """Nobody listens, and the process is gone."""
+        return self.second % HOUR in DOWN
+
+    def gpus(self) -> tuple[Gpu, ...] | Unknown:
+        """NVML's reading at this second."""
+        return self._gpus[self.second % len(self._gpus)]
+
+    def runtime(self) -> RuntimeView:
+        """The process, a new one after each time that it was down."""
+        starts, at = divmod(self.second, HOUR)
+        starts += at >= DOWN.stop
+        started = self.begun + (starts - 1) * HOUR + DOWN.stop
+        cpu = float(self.second)
+        if self.down:
+            return RuntimeView("process", "vllm", running=False, started_at=started, exit_code=1, cpu_seconds=cpu)
+        return RuntimeView("process", "vllm", running=True, started_at=started, cpu_seconds=cpu, pids=(1,))
+
+
+class VirtualSidecar(Sidecar):
+    """The sidecar, whose loop runs over virtual seconds."""
+
+    def __init__(self, config: Config, hours: int) -> None:
+        self.engine = Engine()
+        self._virtual = ManualClock(self.engine.begun)
+        super().__init__(config, self._virtual)
+        self.hours = hours
+        self.told: dict[int, float] = {}
+        self.spent = 0.0
+
+    async def _scraped(self) -> Scrape:
+        now = self.clock.now()
+        if self.engine.down:
+            return Scrape(
+                now, 0.0, failure=Failure.REFUSED, detail="connection refused", connected=False, answered=False
+            )
+        text = self.engine.page()
+        return Scrape(now, 0.01, page=self._parser.parse(text), text=text, status=200)
+
+    async def _health(self) -> Health:
+        down = self.engine.down
+        return Health(self.clock.now(), 0.0, *((None, Failure.REFUSED, "refused") if down else (200,)))
+
+    async def _gpu(self) -> tuple[Gpu, ...] | Unknown:
+        return self.engine.gpus()
+
+    async def _runtime(self) -> RuntimeView | Unknown:
+        return self.engine.runtime()
+
+    async def _loop(self) -> None:
+        watch = self.watch
+        watch._scrapes, watch._healths = Latest(self._scraped), Latest(self._health)
+        watch._gpus, watch._views = Latest(self._gpu), Latest(self._runtime)
+        begun = time.process_time()
+        while self.engine.second < self.hours * HOUR:
+            self.engine.second += 1
+            self._virtual.advance(1.0)
+            self._nudge.clear()
+            await self._turn(1.0)
+            if self.engine.second % 60 == 0:
+                async with self._session.get(f"http://{self.address}/metrics") as answer:
+                    await answer.read()
+            if self.engine.second % (24 * HOUR) == HOUR:
+                await self._prune()
+            if self.engine.second == 600:
+                footprint.give_back()
+                self._tell(0)
+            elif self.engine.second % HOUR == 0:
+                self._tell(self.engine.second // HOUR)
+        self.spent = time.process_time() - begun
+        await watch.stop_asking()
+
+    def _tell(self, hour: int) -> None:
+        if hour in TOLD:
+            self.told[hour] = resident_mib()
+            print(f"virtual hour {hour}: {self.told[hour]} MiB", file=sys.stderr, flush=True)
+
+
+async def receiver(pages: list[int]) -> tuple[asyncio.Server, str]:
+    """Takes every page; their number in `pages[0]`."""
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-l"))
+        await reader.readexactly(length)
+        pages[0] += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+async def measure(hours: int) -> dict[str, Any]:
+    """MiB by hour, and what happened."""
+    pages = [0]
+    server, url = await receiver(pages)
+    with tempfile.TemporaryDirectory() as folder:
+        config = Config(
+            state=State(directory=Path(folder)),
+            api=Api(listen="127.0.0.1:0"),
+            notifiers=Notifiers(webhook=Webhook.model_validate({"url": url})),
+        )
+        sidecar = VirtualSidecar(config, hours)
+        await sidecar.run()
+    server.close()
+    return {
+        "hours": hours,
+        "resident_mib": sidecar.told,
+        "turn_cpu_ms": round(1000 * sidecar.spent / (hours * HOUR), 2),
+        "pages": pages[0],
+    }
+
+
+def main() -> None:
+    """Prints one JSON object."""
+    footprint.one_heap()
+    # Said a hundred times an hour, and known.
+    logging.getLogger("dsobs").setLevel(logging.CRITICAL)
+    hours = int(sys.argv[1]) if len(sys.argv) > 1 else 24
+    print(json.dumps(asyncio.run(measure(hours))))
+
+
+if __name__ == "__main__":
+    main()

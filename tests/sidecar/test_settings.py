@@ -1,0 +1,75 @@
+"""Settings read again: what is used at once, what needs a restart, what can't be used."""
+
+from pathlib import Path
+
+import pytest
+
+from dsobs.config import Config, ReloadError, load
+from dsobs.sidecar.settings import changed, changed_at_start_only, kept, read_plan, reread_plan
+
+RULES = "groups: [{name: g, rules: [{alert: A, expr: up == 0}]}]\n"
+
+
+def written(folder: Path, text: str) -> Config:
+    file = folder / "dsobs.yaml"
+    file.write_text(text)
+    return load(file, {}, {})
+
+
+def test_changes_are_named_by_their_settings(tmp_path: Path) -> None:
+    old = written(tmp_path, "remediation: {mode: observe}\n")
+    new = written(tmp_path, "remediation: {mode: enforce}\nnotifiers: {webhook: {url: http://a}}\n")
+    assert changed(old, new) == ("notifiers.webhook.url", "notifiers.webhook.severities", "remediation.mode")
+    assert changed(old, old) == ()
+
+
+def test_what_needs_a_restart_is_named_and_stays_as_it_was(tmp_path: Path) -> None:
+    old = written(tmp_path, "{}\n")
+    new = written(
+        tmp_path,
+        "target: {url: 'http://other:8000'}\nstate: {directory: /elsewhere}\napi: {listen: '0.0.0.0:1', "
+        "native_metrics: true}\nlog: {level: debug, format: json}\nremediation: {mode: enforce}\n",
+    )
+    assert changed_at_start_only(old, new) == ("target.url", "state.directory", "api.listen", "log.format")
+    used = kept(old, new)
+    assert (used.target, used.state, used.api.listen, used.log.format) == (
+        old.target, old.state, old.api.listen, old.log.format,
+    )  # fmt: skip
+    assert (used.api.native_metrics, used.log.level, used.remediation.mode) == (True, "debug", "enforce")
+
+
+def test_a_plan_holds_settings_rules_and_inhibition(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(RULES)
+    (tmp_path / "am.yaml").write_text("inhibit_rules: [{source_matchers: [a=b], target_matchers: [c=d]}]\n")
+    config = written(
+        tmp_path, "rules: {shipped: false, files: [own.yaml]}\ninhibition: {shipped: false, files: [am.yaml]}\n"
+    )
+    plan = reread_plan(lambda: config, Config())
+    assert [group.name for group in plan.groups] == ["g"]
+    assert len(plan.inhibit) == 1
+    assert plan.left == ()
+    assert len(read_plan(Config()).inhibit) >= 4
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "where"),
+    [
+        ("dsobs.yaml", "remediation: {mode: maybe}\n", "dsobs.yaml:1"),
+        ("dsobs.yaml", "pages: {summary: '{{ $limit }}'}\n", "pages.summary"),
+        (
+            "dsobs.yaml",
+            "notifiers: {alertmanager: {urls: ['http://a'], silence_scope: ['pod=\"x']}}\n",
+            "silence_scope",
+        ),
+        ("own.yaml", "groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]\n", "own.yaml:1"),
+        ("am.yaml", "inhibit_rules: [{source_matchers: [], target_matchers: [a=b]}]\n", "am.yaml:1"),
+    ],
+)
+def test_one_bad_file_and_nothing_of_it_is_used(tmp_path: Path, file: str, text: str, where: str) -> None:
+    (tmp_path / "own.yaml").write_text(RULES)
+    (tmp_path / "am.yaml").write_text("{}\n")
+    settings = "rules: {files: [own.yaml]}\ninhibition: {files: [am.yaml]}\n"
+    (tmp_path / "dsobs.yaml").write_text(settings)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ReloadError, match=where.replace(".", r"\.")):
+        reread_plan(lambda: load(tmp_path / "dsobs.yaml", {}, {}), Config())

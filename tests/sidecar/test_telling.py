@@ -1,0 +1,182 @@
+"""Who is told of what, without input or output."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dsobs import silences, telemetry
+from dsobs.config import Config, Mode
+from dsobs.model.alert import Alert, AlertState
+from dsobs.model.clock import ManualClock
+from dsobs.model.notification import Event, Notification
+from dsobs.notifiers.inhibition import InhibitRule
+from dsobs.remediation.ledger import Entry, Ledger
+from dsobs.sidecar import telling
+from dsobs.sidecar.page_texts import PageTexts
+from dsobs.sidecar.telling import Policy, Teller
+from dsobs.silences import Matcher, Silence
+
+NOW = 1_800_000_000.0
+DOWN_HOLDS_LATENCY = InhibitRule((Matcher("alertname", "=", "Down"),), (Matcher("alertname", "=", "Slow"),), ())
+
+
+def alert(name: str, state: AlertState = AlertState.FIRING, **fields: Any) -> Alert:
+    labels = {"alertname": name, "severity": fields.pop("severity", "critical"), **fields.pop("labels", {})}
+    times = {"active_at": NOW - 60, "fired_at": NOW - 30, "seen_at": NOW, "interval": 1.0}
+    return Alert(name, labels, {"summary": f"{name} it is"}, state, 1.0, **{**times, **fields})
+
+
+def ended(one: Alert, at: float = NOW) -> Alert:
+    return replace(one, state=AlertState.RESOLVED, resolved_at=at)
+
+
+def teller(*inhibit: InhibitRule, elsewhere: bool = False) -> Teller:
+    return Teller(Policy("gpu-1", elsewhere, inhibit, Mode.OBSERVE, PageTexts.of(Config())), ManualClock(NOW))
+
+
+def told(teller: Teller, *alerts: Alert, held: Sequence[Silence] = (), now: float = NOW) -> list[tuple[Event, str]]:
+    found: list[Notification] = teller.turn(alerts, held, now)
+    return [(one.event, one.labels.get("alertname") or one.summary) for one in found]
+
+
+TRIGGER, RESOLVE = Event.TRIGGER, Event.RESOLVE
+
+
+def test_an_alert_is_told_of_once_and_its_end_once() -> None:
+    t, a = teller(), alert("A")
+    assert told(t, a) == [(TRIGGER, "A")]
+    assert told(t, a) == []
+    assert told(t, ended(a)) == [(RESOLVE, "A")]
+    assert told(t, ended(a)) == []
+    assert told(t, a) == [(TRIGGER, "A")]
+
+
+def test_pending_alerts_and_ends_of_alerts_that_nobody_heard_of_are_not_told() -> None:
+    assert told(teller(), alert("A", AlertState.PENDING), ended(alert("B"))) == []
+
+
+def test_a_restored_alert_is_told_of_when_its_rule_confirms_it() -> None:
+    t = teller()
+    assert told(t, alert("A", confirmed=False)) == []
+    assert told(t, alert("A")) == [(TRIGGER, "A")]
+
+
+def test_a_silenced_alert_is_told_of_when_the_silence_ends() -> None:
+    t, a = teller(), alert("A")
+    held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]
+    assert told(t, a, held=held) == []
+    assert told(t, a, held=held, now=NOW + 58) == []
+    assert told(t, a, held=held, now=NOW + 59) == [(TRIGGER, "A")]
+
+
+def test_a_silence_for_the_server_by_its_name_holds() -> None:
+    held = [silences.new([matcher], NOW - 1, 60, "me", "") for matcher in ("instance=gpu-2", "instance=gpu-1")]
+    assert told(teller(), alert("A"), held=held[:1]) == [(TRIGGER, "A")]
+    assert told(teller(), alert("A"), held=held) == []
+
+
+def test_an_alert_that_ends_while_it_is_silenced_is_never_told_of() -> None:
+    t, a = teller(), alert("A")
+    held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]
+    told(t, a, held=held)
+    assert told(t, ended(a), held=held) == []
+
+
+def test_one_that_was_told_of_is_resolved_though_it_is_silenced_now() -> None:
+    t, a = teller(), alert("A")
+    told(t, a)
+    held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]
+    assert told(t, ended(a), held=held) == [(RESOLVE, "A")]
+
+
+def test_one_fault_is_one_page_and_what_is_left_when_it_ends_is_told_of() -> None:
+    t, down, slow = teller(DOWN_HOLDS_LATENCY), alert("Down"), alert("Slow")
+    assert told(t, slow, down) == [(TRIGGER, "Down")]
+    assert told(t, slow, ended(down)) == [(TRIGGER, "Slow"), (RESOLVE, "Down")]
+
+
+def test_a_silenced_source_holds_its_targets_all_the_same() -> None:
+    t = teller(DOWN_HOLDS_LATENCY)
+    held = [silences.new(["alertname=Down"], NOW - 1, 60, "me", "")]
+    assert told(t, alert("Slow"), alert("Down"), held=held) == []
+
+
+def test_with_evaluation_in_prometheus_only_what_was_told_of_before_is_resolved() -> None:
+    t, a = teller(), alert("A")
+    told(t, a)
+    t.policy = replace(t.policy, elsewhere=True)
+    assert told(t, a, alert("B")) == []
+    assert told(t, ended(a), ended(alert("B"))) == [(RESOLVE, "A")]
+
+
+@pytest.mark.parametrize("quiet", [alert("Watchdog", severity="critical"), alert("X", severity="none")])
+def test_what_is_no_fault_pages_nobody(quiet: Alert) -> None:
+    assert told(teller(), quiet) == []
+
+
+def test_what_is_held_is_counted_by_reason() -> None:
+    t = teller(DOWN_HOLDS_LATENCY)
+    held = [silences.new(["alertname=S"], NOW - 1, 60, "me", "")]
+    told(t, alert("Down"), alert("Slow"), alert("S"), alert("Watchdog", severity="none"), held=held)
+    reasons = ("silenced", "inhibited", "evaluated_elsewhere", "no_fault")
+    assert [telemetry.ALERTS_HELD.labels(reason)._value.get() for reason in reasons] == [1, 1, 0, 1]
+
+
+def test_what_was_told_of_outlives_a_restart() -> None:
+    connection = sqlite3.connect(":memory:")
+    for statement in telling.SCHEMA:
+        connection.execute(statement)
+    t, a = teller(), alert("A")
+    told(t, a)
+    unsaved = t.unsaved
+    assert unsaved is not None
+    t.save(connection, unsaved)
+    t.saved(unsaved)
+    assert t.unsaved is None
+    again = teller()
+    again.restore(connection)
+    assert told(again, replace(a, confirmed=False)) == []
+    assert told(again, ended(a)) == [(RESOLVE, "A")]
+
+
+def test_an_escalation_and_its_end_have_one_key() -> None:
+    t = teller(elsewhere=True)
+    sent, over = t.escalation("i-1", "restart failed: no", NOW), t.escalation("i-1", None, NOW)
+    assert (sent.event, sent.dedup_key, sent.severity) == (TRIGGER, "dsobs/gpu-1/incident-i-1", "critical")
+    assert (over.event, over.dedup_key) == (RESOLVE, sent.dedup_key)
+
+
+def test_standing_alerts_carry_the_server_and_begin_when_they_fired() -> None:
+    (one,) = teller().standing([alert("A", AlertState.PENDING), alert("A", labels={"engine": "0"})], Ledger(), NOW)
+    assert one.labels == {"alertname": "A", "severity": "critical", "engine": "0", "instance": "gpu-1"}
+    assert (one.started_at, one.seen_at, one.interval, one.ended_at) == (NOW - 30, NOW, 1.0, None)
+    assert one.annotations["next_step"] == "nothing; this is for a person"
+    (own,) = teller().standing([alert("A", labels={"instance": "other"})], Ledger(), NOW)
+    assert own.labels["instance"] == "other"
+
+
+def test_with_evaluation_in_prometheus_only_watchdog_and_escalations_stand() -> None:
+    entries = (
+        Entry(NOW - 9, "i-1", "incident", "opened", {"alerts": ["A"]}, 1),
+        Entry(NOW - 5, "i-1", "page", "done", {"reason": "restart refused: budget"}, 2),
+    )
+    found = teller(elsewhere=True).standing([alert("A"), alert("Watchdog", severity="none")], Ledger(entries), NOW)
+    assert [one.labels["alertname"] for one in found] == ["Watchdog", "RemediationEscalated"]
+    assert found[1].annotations["summary"] == "gpu-1: restart refused: budget"
+    assert (found[1].started_at, found[1].seen_at) == (NOW - 5, NOW)
+    closed = Entry(NOW, "i-1", "incident", "closed", {}, 3)
+    (over,) = teller().standing([], Ledger((*entries, closed)), NOW + 900)
+    assert over.ended_at == NOW
+    assert teller().standing([], Ledger((*entries, closed)), NOW + 901) == []
+
+
+def test_an_escalation_that_the_ledger_could_not_take_stands_all_the_same() -> None:
+    t = teller()
+    t.escalation("i-1", "restart failed: no", NOW)
+    (one,) = t.standing([], Ledger(), NOW + 60)
+    assert (one.labels["incident"], one.started_at, one.ended_at) == ("i-1", NOW, None)
+    t.escalation("i-1", None, NOW + 90)
+    assert t.standing([], Ledger(), NOW + 91) == []
