@@ -25,7 +25,6 @@ from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
 
 BEGUN = 1_000_000.0
-WATCHDOG = "Watchdog"
 ENFORCE = Config(remediation=Remediation(mode=Mode.ENFORCE))
 
 
@@ -121,9 +120,9 @@ class World:
         return made
 
     def firing(self) -> set[str]:
-        """Alerts that fire; the one that always does left out."""
-        firing = {alert.name for alert in self.evaluator.alerts() if alert.state is AlertState.FIRING}
-        return firing - {WATCHDOG}
+        """Alerts of faults that fire; Watchdog is none."""
+        alerts = self.evaluator.alerts()
+        return {a.name for a in alerts if a.state is AlertState.FIRING and a.severity != "none"}
 
     def states(self, name: str) -> list[str]:
         """What became of an alert, in order."""
@@ -224,7 +223,8 @@ class World:
             paused=self._paused(),
         )
         turn = self.pipeline.turn(obs, self.ledger, Switches())
-        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.name != WATCHDOG]
+        # Watchdog always fires: it is no fault.
+        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.severity != "none"]
         if turn.probes_wanted and self._asked_at is None:
             self._asked_at = self.now
             self.probes.append(self.at)
