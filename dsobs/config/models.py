@@ -118,6 +118,8 @@ class Target(Model):
     """Seconds between scrapes; below 1 s they cost the server too much."""
     scrape_timeout: PositiveSeconds = 5.0
     """Deadline of one scrape. Longer than the interval is fine: one is in flight at a time."""
+    max_series: int = Field(default=20_000, ge=1)
+    """A page with more series is not read. A real one has some 500 for each engine."""
     max_page_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """A metrics page larger than this is refused."""
     ca_file: Path | None = None
@@ -433,6 +435,8 @@ class Remediation(Model):
     """Between two actions on this engine."""
     confirm_hang: Seconds = 30.0
     """After the failed probe, so long without progress before a restart."""
+    confirm_working: Seconds = 600.0
+    """The same where CPU time or GPU show the engine at work: one long step, or a loop that never ends."""
     confirm_unresponsive: Seconds = 300.0
     """So long without one byte, and a second source that stands still, before a restart."""
     random_delay: Seconds = 2.0

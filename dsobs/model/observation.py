@@ -51,6 +51,8 @@ class Failure(StrEnum):
     """200 with a body that is no exposition page."""
     TOO_LARGE = "too_large"
     """The body passed the size limit; it was not read further."""
+    TOO_MANY_SERIES = "too_many_series"
+    """More series, or engines, than are taken in; the page was not read."""
     REDIRECT = "redirect"
     """Answered with a redirect; never followed, since it may lead to another host."""
 
@@ -152,11 +154,24 @@ class RuntimeView:
     planned_stop: str | None = None
     """Who was seen to stop the present or last instance ("docker stop event", "SIGTERM forwarded by dsobs supervise").
     Only what was witnessed: an exit code never makes a stop planned."""
+    stopping: str | None = None
+    """Who was seen to ask the present instance, which still runs, to stop, or paused it."""
     cpu_seconds: float | None = None
     """CPU time of all the engine's processes so far: stands still in a hang, a second witness."""
     pids: tuple[int, ...] = ()
     started_history: tuple[float, ...] = ()
     """Starts in the last 24 hours that the runtime itself remembers, oldest first; also while dsobs was away."""
+
+
+class Paused(StrEnum):
+    """What an engine says when it is asked whether it is paused."""
+
+    YES = "yes"
+    NO = "no"
+    NOT_THERE = "not_there"
+    """This server can't be asked."""
+    UNKNOWN = "unknown"
+    """No answer in time, or none that says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +211,8 @@ class Observation:
     health: Health | None = None
     gpus: tuple[Gpu, ...] | Unknown = field(default_factory=lambda: Unknown("not collected"))
     runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
+    paused: Paused | None = None
+    """An answer since the last observation; None: there was none."""
     probes: tuple[Probe, ...] = ()
     """Probes that ended since the last observation."""
     host: HostView | Unknown = field(default_factory=lambda: Unknown("not collected"))

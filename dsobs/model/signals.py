@@ -110,11 +110,26 @@ SIGNALS: dict[str, Signal] = _table(
         "",
         _ENGINE,
     ),
+    Signal("dsobs_engine_paused", "gauge", "1 while the engine says that somebody paused it."),
+    Signal(
+        "dsobs_engine_standstill_witness",
+        "gauge",
+        "1 for what CPU time and GPU say of the engine beside its own page: still, working, conflicting or unknown.",
+        "",
+        ("verdict",),
+    ),
+    Signal(
+        "dsobs_engine_repair_unverified",
+        "gauge",
+        "1 for a firing alert that was answered with a restart, until the new instance has proved that it works.",
+        "",
+        ("alert", *_ENGINE),
+    ),
     Signal("dsobs_engine_probes_total", "counter", "Synthetic requests sent, by outcome.", "", ("outcome",)),
     Signal(
         "dsobs_engine_down",
         "gauge",
-        "1 if the process is gone unplanned, or the port refused 3 scrapes and no runtime knows better.",
+        "1 if the process is gone unplanned, or refused 3 scrapes though it was up, or no runtime knows better.",
     ),
     Signal(
         "dsobs_engine_planned_stop_seconds",

@@ -19,6 +19,7 @@ from dsobs.model.observation import (
     Health,
     HostView,
     Observation,
+    Paused,
     RuntimeView,
     Scrape,
 )
@@ -60,6 +61,8 @@ def record_of(obs: Observation, nvml: Any, health: Health | None, nvml_seconds: 
             for name in RuntimeView.__dataclass_fields__
             if getattr(view, name) not in (None, ())
         }
+    if obs.paused is not None:
+        record["paused"] = obs.paused.value
     if isinstance(obs.host, HostView):
         record["host"] = {
             name: getattr(obs.host, name)
@@ -145,6 +148,12 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
         return RuntimeView(**known)
     except TypeError:
         return None
+
+
+def paused_of(record: Mapping[str, Any]) -> Paused | None:
+    """What the engine said of a pause, in a record of dsobs's own recorder; None where it was not asked."""
+    told = record.get("paused")
+    return Paused(told) if told in set(Paused) else None
 
 
 def host_of(record: Mapping[str, Any]) -> HostView | None:

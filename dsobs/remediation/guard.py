@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsobs.config.models import Coordination
+from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.observation import Unknown
 from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
 
+DAY = 86400.0
 MAX_REFUSALS = 3
 """Restarts that a runtime refuses in one incident, before dsobs gives up."""
 
@@ -72,11 +73,11 @@ def coordination(case: Case) -> str | None:
 
 def runtime_known(case: Case) -> str | None:
     """Nothing is repaired on missing data."""
-    if not case.view.can_restart:
-        unknown = case.view.runtime
-        why = unknown.reason if isinstance(unknown, Unknown) else f"{unknown.runtime} can only be looked at"
-        return f"the runtime can't restart the engine: {why}"
-    return None
+    runtime = case.view.runtime
+    if case.view.can_restart:
+        return None
+    why = runtime.reason if isinstance(runtime, Unknown) else f"{runtime.runtime} can only be looked at"
+    return f"the runtime can't restart the engine: {why}"
 
 
 def not_starting(case: Case) -> str | None:
@@ -94,6 +95,11 @@ def not_starting(case: Case) -> str | None:
 def not_planned(case: Case) -> str | None:
     """Somebody stopped it on purpose."""
     return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
+
+
+def not_paused(case: Case) -> str | None:
+    """Whoever paused it will resume it."""
+    return "the engine is paused" if case.view.paused else None
 
 
 def not_asleep(case: Case) -> str | None:
@@ -114,21 +120,21 @@ def one_at_a_time(case: Case) -> str | None:
 
 def budget(case: Case) -> str | None:
     """Every restart of the last 24 h counts, whoever made it: dsobs never breaks the documented limit itself."""
-    used, limit = case.view.restarts_24h, case.settings.max_restarts_24h
-    if used is None:
+    seen, limit = case.view.restarts_24h, case.settings.max_restarts_24h
+    if seen is None:
         return "restarts of the last 24 h are not known"
-    attempts = sum(
-        1
-        for entry in case.ledger.entries
-        if entry.kind == "restart" and entry.state == "observed" and entry.at > case.now - 86400.0
-    )
-    used += attempts
+    if case.settings.mode is Mode.OBSERVE:
+        # What enforce would have done by now; in enforce nothing came of what was only observed.
+        used = seen + case.ledger.observed(case.now - DAY)
+    else:
+        # One whose outcome is not known counts as done, though no new instance of it was seen.
+        used = seen + max(case.ledger.attempts(case.now - DAY) - case.view.own_restarts_24h, 0)
     return f"budget used: {used} restarts in 24 h, limit {limit}" if used >= limit else None
 
 
 def cooldown(case: Case) -> str | None:
     """Between two attempts; one whose outcome is unknown counts as done."""
-    entry = case.ledger.last_attempt()
+    entry = case.ledger.last_attempt(observed=case.settings.mode is Mode.OBSERVE)
     if entry is None:
         return None
     left = entry.at + case.settings.cooldown - case.now
@@ -162,6 +168,7 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     state_agreed,
     coordination,
     not_planned,
+    not_paused,
     not_asleep,
     not_starting,
     runtime_known,

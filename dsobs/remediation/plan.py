@@ -2,6 +2,20 @@
 
 The ladder of an incident: evidence, drain (where the server still works), restart, verify, and a page when that is
 used up.
+
+When EngineHung, which is paged at once, becomes a restart; times at the default settings, from the first failed probe:
+
+| CPU time and GPU | restart |
+|---|---|
+| stand still (the core is stopped, blocked, or gone) | 30 s more without progress (`confirm_hang`) |
+| nothing to ask, or they say neither (a collective that spins) | the same |
+| at work (one long prefill step, a compilation; also a loop that never ends) | 10 min (`confirm_working`) |
+| contradict each other (CPU busy, GPU at 0 %: a compilation) | the same |
+| at work, and other engines of this server have moved since: theirs | 30 s, as if there were nothing to ask |
+| stand still, and the page can't be read any more | 5 min of that (`confirm_unresponsive`) |
+| anything else, and the page can't be read any more | never: page only |
+
+EngineUnresponsive needs both, no byte and a stand-still, for 5 min (`confirm_unresponsive`).
 """
 
 from collections.abc import Sequence
@@ -11,7 +25,7 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.view import View, Witness
+from dsobs.model.view import EngineProgress, View
 from dsobs.remediation.guard import MAX_REFUSALS, Case, Switches, refusal
 from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
 
@@ -61,9 +75,13 @@ def plan(
     owed = _owed(incident)
     if owed is not None:
         steps.append(Step("page", incident.id, owed, alerts=incident.alerts))
-    attempt = _unverified(incident)
+    attempt = _unproved(incident)
     if attempt is not None:
-        return steps + _verify(incident, attempt, view, now, settings)
+        proof = _proof(attempt, view, given_up=_given_up(incident, attempt))
+        if proof is not None:
+            return [*steps, Step("verified", incident.id, proof)]
+        if not _given_up(incident, attempt):
+            return steps + _overdue(incident, attempt, view, now, settings)
     if asking:
         steps += _restart(asking, _gpu_fault(alerts), incident, view, ledger, now, settings, switches)
     # One restored from before dsobs was restarted asks for nothing until it is seen anew, but it is not gone.
@@ -72,13 +90,19 @@ def plan(
     return steps
 
 
-def _unverified(incident: Incident) -> Entry | None:
-    """The last restart, if it was made (or may have been) and has no verdict yet."""
+def _unproved(incident: Incident) -> Entry | None:
+    """The last restart, if it was made (or may have been) and has not been verified."""
     attempt = incident.last("restart", *ATTEMPTED)
     if attempt is None or attempt.state not in ("done", "unknown"):
         return None
-    verdict = incident.last("verify")
+    verdict = incident.last("verify", "done")
     return attempt if verdict is None or verdict.id < attempt.id else None
+
+
+def _given_up(incident: Incident, attempt: Entry) -> bool:
+    """It was not verified in its time. A proof that comes later still ends the incident."""
+    verdict = incident.last("verify", "failed")
+    return verdict is not None and verdict.id > attempt.id
 
 
 def _owed(incident: Incident) -> str | None:
@@ -101,59 +125,109 @@ def _owed(incident: Incident) -> str | None:
 def awaits_verification(ledger: Ledger) -> bool:
     """Whether the engine has been restarted and has yet to prove that it works."""
     incident = ledger.open_incident()
-    return incident is not None and _unverified(incident) is not None
+    return incident is not None and _unproved(incident) is not None
+
+
+def under_repair(ledger: Ledger) -> bool:
+    """Whether it is being restarted, or has been and has yet to prove that it works."""
+    return ledger.attempt_in_flight() is not None or awaits_verification(ledger)
 
 
 def _settled(incident: Incident, view: View, now: float) -> bool:
     verdict = incident.last("verify")
     if verdict is not None and verdict.state == "done":
         return True
-    return view.ready and now - incident.entries[-1].at >= QUIET_SECONDS
+    over = view.ready or view.planned_stop is not None
+    return over and now - incident.entries[-1].at >= QUIET_SECONDS
 
 
-def _verify(incident: Incident, attempt: Entry, view: View, now: float, settings: Settings) -> list[Step]:
-    """Verified when a new instance is ready, a probe was answered since (or requests moved), and nothing stalls."""
+def _since(attempt: Entry) -> float:
+    return float(attempt.detail.get("reserved_at", attempt.at))
+
+
+def _fresh(attempt: Entry, view: View) -> bool:
+    """Another instance is there than the one that was restarted."""
     before = attempt.detail.get("instance_started_at")
-    since = float(attempt.detail.get("reserved_at", attempt.at))
-    fresh = view.instance_started_at is not None and (
-        # An earlier start is another instance too: the wall clock was set back.
+    # An earlier start is another instance too: the wall clock was set back.
+    return view.instance_started_at is not None and (
         before is None or abs(view.instance_started_at - float(before)) > 0.5
     )
-    answered = view.probe_answered_at is not None and view.probe_answered_at > since
-    moved = any(e.moved_tokens and e.last_moved_at > since for e in view.engines)
-    if fresh and view.ready and (answered or moved) and all(e.failed_at is None for e in view.engines):
-        how = "a probe was answered" if answered else "requests finish"
-        return [Step("verified", incident.id, f"new instance, ready, {how}")]
-    if now - since > settings.verify_timeout:
-        missing = "no new instance" if not fresh else "not ready" if not view.ready else "no request was answered"
-        return [Step("failed", incident.id, f"not verified within {settings.verify_timeout:.0f} s: {missing}")]
-    return []
+
+
+def _proof(attempt: Entry, view: View, *, given_up: bool) -> str | None:
+    """A new instance is ready, a probe was answered since (or requests moved), and nothing stalls.
+
+    The same instance proves something only where the restart's outcome is not known, once its time was over.
+    """
+    fresh = _fresh(attempt, view)
+    if not fresh and not (given_up and attempt.state == "unknown"):
+        return None
+    answered = view.probe_answered_at is not None and view.probe_answered_at > _since(attempt)
+    moved = any(e.moved_tokens and e.last_moved_at > _since(attempt) for e in view.engines)
+    if not view.ready or not (answered or moved) or any(e.failed_at is not None for e in view.engines):
+        return None
+    how = "a probe was answered" if answered else "requests finish"
+    return f"{'new' if fresh else 'the same'} instance, ready, {how}"
+
+
+def _overdue(incident: Incident, attempt: Entry, view: View, now: float, settings: Settings) -> list[Step]:
+    if now - _since(attempt) <= settings.verify_timeout:
+        return []
+    fresh = _fresh(attempt, view)
+    missing = "no new instance" if not fresh else "not ready" if not view.ready else "no request was answered"
+    return [Step("failed", incident.id, f"not verified within {settings.verify_timeout:.0f} s: {missing}")]
 
 
 def due(alert: Alert, view: View, now: float, settings: Settings) -> str | None:
     """Why this alert wants a restart at this moment; None while its evidence is not enough."""
     if alert.name == "EngineHung":
-        for engine in view.engines:
-            if engine.failed_at is None or engine.last_moved_at >= engine.failed_at:
-                continue
-            still = engine.last_seen_at - engine.failed_at
-            if now - engine.last_seen_at > FRESH_SECONDS:
-                # Its page can't be read any more: it takes what an unresponsive server takes, and the same witness.
-                if view.witness is Witness.STILL and now - engine.failed_at >= settings.confirm_unresponsive:
-                    return f"a probe failed, no page for {now - engine.last_seen_at:.0f} s, CPU or GPU stand still"
-            elif still >= settings.confirm_hang:
-                return f"no progress for {engine.last_seen_at - engine.last_moved_at:.0f} s, probe failed"
-        return None
+        return next((why for e in view.engines if (why := _hung_due(e, view, now, settings)) is not None), None)
     if alert.name == "EngineUnresponsive":
-        if view.unresponsive_since is None or view.witness is not Witness.STILL:
+        if view.unresponsive_since is None or view.still_since is None:
             return None
-        silent = now - view.unresponsive_since
-        if silent >= settings.confirm_unresponsive:
-            return f"not one byte for {silent:.0f} s, and CPU or GPU stand still"
+        if now - max(view.unresponsive_since, view.still_since) >= settings.confirm_unresponsive:
+            return f"not one byte for {now - view.unresponsive_since:.0f} s, and CPU or GPU stand still"
         return None
     if alert.name == "EngineDown":
         return _down_due(view, now, settings)
     return None
+
+
+def _hung_due(engine: EngineProgress, view: View, now: float, settings: Settings) -> str | None:
+    failed_at, seen_at = engine.failed_at, engine.last_seen_at
+    if failed_at is None or engine.last_moved_at >= failed_at:
+        return None
+    if now - seen_at > FRESH_SECONDS:
+        # Its page can't be read any more: it takes what an unresponsive server takes, and the same witness.
+        if view.still_since is None or now - max(failed_at, view.still_since) < settings.confirm_unresponsive:
+            return None
+        return f"a probe failed, no page for {now - seen_at:.0f} s, CPU or GPU stand still"
+    reason = f"no progress for {seen_at - engine.last_moved_at:.0f} s, probe failed"
+    if seen_at - (_worked_at(engine, view) or failed_at) >= settings.confirm_hang:
+        return reason
+    if seen_at - failed_at >= settings.confirm_working:
+        return f"{reason}, though CPU or GPU are at work"
+    return None
+
+
+def _at_work(alert: Alert, view: View, settings: Settings) -> bool:
+    """A hang that would be restarted by now, were nothing at work."""
+    return alert.name == "EngineHung" and any(
+        engine.failed_at is not None
+        and engine.last_seen_at - engine.failed_at >= settings.confirm_hang
+        and view.at - engine.last_seen_at <= FRESH_SECONDS
+        and _worked_at(engine, view) is not None
+        for engine in view.engines
+    )
+
+
+def _worked_at(engine: EngineProgress, view: View) -> float | None:
+    """When CPU or GPU last showed this engine at work in its hang; None: not since the probe failed."""
+    assert engine.failed_at is not None
+    if view.worked_at is None or view.worked_at <= engine.failed_at:
+        return None
+    others = any(e.key != engine.key and e.last_moved_at > engine.failed_at for e in view.engines)
+    return None if others else view.worked_at
 
 
 def _down_due(view: View, now: float, settings: Settings) -> str | None:
@@ -193,9 +267,12 @@ def _restart(
 ) -> list[Step]:
     reasons = [reason for alert in asking if (reason := due(alert, view, now, settings)) is not None]
     failed = incident.last("restart", "failed")
+    names = tuple(sorted({alert.name for alert in asking}))
+    if not reasons and any(_at_work(alert, view, settings) for alert in asking):
+        why = f"at_work: CPU or GPU show work, so it has {settings.confirm_working:.0f} s from the failed probe"
+        return [Step("restart", incident.id, "no progress, probe failed", refused=why, alerts=names)]
     if not reasons or (failed is not None and now - failed.at < RETRY_SECONDS):
         return []
-    names = tuple(sorted({alert.name for alert in asking}))
     refused = refusal(Case(view, ledger, switches, settings, now, gpu_fault))
     step = Step("restart", incident.id, reasons[0], refused=refused, alerts=names)
     if refused is None:

@@ -20,6 +20,7 @@ resolves.
 import datetime
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,8 @@ _EARLY_SECONDS = 0.25
 """A slot may be begun this much early, so that a loop whose turns jitter misses none."""
 
 
+_WITH_SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{(?!\{)")
+"""A metric in a template's query: the query itself may be known only when it is rendered."""
 _compiled = lru_cache(256)(promql.compile)
 """Of expressions in templates, and of metrics' names."""
 
@@ -161,7 +164,9 @@ class Evaluator:
         """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
         named = {name for query in self._queries() for name in query.metric_names}
         recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
-        return frozenset(named | recorded)
+        rules = [s.rule for g in self._groups for s in g.rules if isinstance(s.rule, AlertRule)]
+        shown = {name for rule in rules for _, text in rule.annotations for name in _WITH_SELECTOR.findall(text.text)}
+        return frozenset(named | recorded | shown)
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""

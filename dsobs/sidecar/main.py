@@ -252,6 +252,8 @@ class Sidecar:
             await self._actor.carry_out(turn.steps, turn.view)
         for key in turn.probes_wanted[:1]:
             self.watch.probe(key[1] if self.pipeline.facts.addressable else None)
+        if turn.pause_wanted:
+            self.watch.ask_paused()
         await self.ledger.retry(obs.at)
         self.watch.read_start_up_log(turn.view)
         if obs.scrape is not None:

@@ -11,12 +11,24 @@ import aiohttp
 from dsobs.collectors.gpus import open_gpus
 from dsobs.collectors.health import HealthCheck
 from dsobs.collectors.host import HostCollector
+from dsobs.collectors.pause import PauseQuestion
 from dsobs.collectors.probe import Prober
 from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config, SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter
-from dsobs.model.observation import Failure, Gpu, Health, HostView, Observation, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import (
+    Failure,
+    Gpu,
+    Health,
+    HostView,
+    Observation,
+    Paused,
+    Probe,
+    RuntimeView,
+    Scrape,
+    Unknown,
+)
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
@@ -53,6 +65,8 @@ class Watch:
         self._nudge = nudge
         self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape, self._no_scrape)
         self._healths = Latest(HealthCheck(session, config.target, clock).check, self._no_health)
+        self._pause_question = PauseQuestion(session, config.target)
+        self._pauses = Latest(self._ask_paused, lambda _: Paused.UNKNOWN)
         self._cards = open_gpus(config.gpu, clock)
         self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._cards.read, Unknown)
         self._host_collector = HostCollector(config.host, config.state.directory, clock)
@@ -90,9 +104,11 @@ class Watch:
         await asyncio.wait(questions, timeout=interval)
         scrape: Scrape | None = self._scrapes.take()
         self._views.take()
-        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
-            # The same reading once more: its XIDs are counted already.
-            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
+        kept = self._gpus.value if self._gpus.take() is None else None
+        if isinstance(kept, tuple) and any(gpu.xids for gpu in kept):
+            # The same reading once more: its XIDs are counted already. Without any it stays the very same object.
+            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in kept)
+        paused = self._pauses.take()
         self._host.take()
         health = self._healths.take()
         if health is not None:
@@ -111,11 +127,20 @@ class Watch:
             gpus=gpus if self.config.gpu.enabled else disabled,
             runtime=view,
             probes=probes,
+            paused=paused,
             host=self._host.value or Unknown("not read yet"),
         )
 
     async def _view_host(self) -> HostView | Unknown:
         return await self._host_collector.read(self._views.value or Unknown("not asked yet"))
+
+    def ask_paused(self) -> None:
+        """Asks the engine whether somebody paused it; one of the next observations has the answer."""
+        self._pauses.start()
+
+    async def _ask_paused(self) -> Paused:
+        adapter = self._pipeline.adapter
+        return Paused.NOT_THERE if adapter is None else await self._pause_question.ask(adapter)
 
     async def _view_runtime(self) -> RuntimeView | Unknown:
         now = self._clock.now()
@@ -183,7 +208,7 @@ class Watch:
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""
-        for latest in (self._scrapes, self._healths, self._gpus, self._host, self._views):
+        for latest in (self._scrapes, self._healths, self._gpus, self._host, self._views, self._pauses):
             await latest.cancel()
         await self._cards.close()
         tasks = {*self._asking, *self._background}

@@ -174,7 +174,7 @@ def test_flags_are_named_as_they_were_given() -> None:
         "--mode: 'repair' is none of observe, enforce; write one of them",
         "--set remediation.mode: sets remediation.mode, and so does --mode; give one of them",
         "--set target: is a section; set one of target.api_key, target.ca_file, target.engine, target.max_page_bytes, "
-        "target.name, target.scrape_interval, target.scrape_timeout, target.url",
+        "target.max_series, target.name, target.scrape_interval, target.scrape_timeout, target.url",
         "--set target.ulr: there is no such setting; did you mean target.url?",
         "--set notifiers.pagerduty.routing_key: is a secret on the command line, where others can read it; "
         "write file:PATH or env:NAME",

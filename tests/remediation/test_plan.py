@@ -273,6 +273,10 @@ def test_an_incident_that_ends_by_itself_closes_after_a_quiet_minute() -> None:
     quiet = replace(VIEW, engines=())
     assert do([], quiet, ledger((59, "evidence", "done"))) == []
     assert [s.action for s in do([], quiet, ledger((61, "evidence", "done")))] == ["close"]
+    away = replace(quiet, up=False, ready=False)
+    assert do([], away, ledger((61, "evidence", "done"))) == []
+    stopped = replace(away, planned_stop="docker stop event")
+    assert [s.action for s in do([], stopped, ledger((61, "evidence", "done")))] == ["close"]
 
 
 def test_a_refusal_that_will_not_pass_by_itself_pages_once() -> None:
@@ -305,18 +309,26 @@ def test_an_api_server_without_its_core_is_restarted_only_if_a_request_was_answe
 
 
 @pytest.mark.parametrize(
-    ("seconds", "witness", "restarted"),
+    ("seconds", "still", "restarted"),
     [
-        (301, Witness.STILL, True),
-        (299, Witness.STILL, False),
-        (3000, Witness.WORKING, False),
-        (3000, Witness.UNKNOWN, False),
+        (301, 400, True),
+        (299, 400, False),
+        (3000, 301, True),
+        (3000, 299, False),  # It worked until then.
+        (3000, None, False),
     ],
 )
-def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still(
-    seconds: float, witness: Witness, restarted: bool
+def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still_over_all_of_them(
+    seconds: float, still: float | None, restarted: bool
 ) -> None:
-    view = replace(VIEW, up=False, engines=(), unresponsive_since=NOW - seconds, witness=witness)
+    view = replace(
+        VIEW,
+        up=False,
+        engines=(),
+        unresponsive_since=NOW - seconds,
+        witness=Witness.UNKNOWN if still is None else Witness.STILL,
+        still_since=None if still is None else NOW - still,
+    )
     assert bool(restarts(do([alert("EngineUnresponsive")], view))) is restarted
 
 
@@ -332,3 +344,102 @@ def test_other_engines_of_the_server_that_still_work_are_drained_first() -> None
 
 def test_an_alert_that_asks_for_no_action_is_never_repaired() -> None:
     assert do([alert("EngineStartSlow", action="")], book=Ledger()) == []
+
+
+def attempts(count: int, state: str) -> tuple[Entry, ...]:
+    """Restarts of hours ago, each with its outcome."""
+    made: list[Entry] = []
+    for number in range(count):
+        at, first = NOW - 20_000.0 + 4000 * number, 100 + 2 * number
+        if state == "observed":
+            made.append(Entry(at, f"o{number}", "restart", "observed", {}, first))
+        else:
+            made.append(Entry(at, f"o{number}", "restart", "reserved", {}, first))
+            made.append(Entry(at + 1, f"o{number}", "restart", state, {"attempt": first}, first + 1))
+    return tuple(made)
+
+
+def with_attempts(count: int, state: str) -> Ledger:
+    return Ledger((*attempts(count, state), *ledger(EVIDENCE).entries))
+
+
+def test_what_observe_mode_would_have_done_uses_up_no_budget_of_enforce() -> None:
+    assert restarts(do([alert("EngineDown")], DOWN, with_attempts(3, "observed"), ENFORCE)) == [None]
+    (refused,) = restarts(do([alert("EngineDown")], DOWN, with_attempts(3, "observed")))
+    assert refused == "budget: budget used: 3 restarts in 24 h, limit 3"
+    lately = Entry(NOW - 60, "o9", "restart", "observed", {}, 1)
+    book = Ledger((lately, *ledger(EVIDENCE).entries))
+    assert restarts(do([alert("EngineDown")], DOWN, book, ENFORCE)) == [None]
+    (refused,) = restarts(do([alert("EngineDown")], DOWN, book))
+    assert refused is not None
+    assert refused.startswith("cooldown")
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "own", "allowed"),
+    [
+        ("unknown", 0, 0, False),  # No new instance of any was seen: they count all the same.
+        ("done", 3, 3, False),  # Each counts once.
+        ("done", 2, 2, False),
+        ("failed", 0, 0, True),  # Surely nothing was done.
+    ],
+)
+def test_attempts_count_towards_the_budget_once_each(state: str, seen: int, own: int, allowed: bool) -> None:
+    view = replace(DOWN, restarts_24h=seen, own_restarts_24h=own)
+    (refused,) = restarts(do([alert("EngineDown")], view, with_attempts(3, state), ENFORCE))
+    assert (refused is None) is allowed
+    one = replace(DOWN, restarts_24h=1, own_restarts_24h=1)
+    assert restarts(do([alert("EngineDown")], one, with_attempts(1, "unknown"), ENFORCE)) == [None]
+
+
+def test_nothing_is_restarted_while_the_runtime_does_not_say_how_the_engine_is() -> None:
+    view = replace(DOWN, runtime=Unknown("Docker does not answer"), can_restart=False)
+    (refused,) = restarts(do([alert("EngineDown")], view))
+    assert refused == "runtime_known: the runtime can't restart the engine: Docker does not answer"
+
+
+OTHER = EngineProgress(("m", "1"), 8.0, NOW - 1, NOW, 0.0, 5.0, in_prefill=False)
+
+
+@pytest.mark.parametrize(
+    ("since_failed", "worked_ago", "engines", "outcome"),
+    [
+        (31, None, (), [None]),
+        (31, 40, (), [None]),  # Before the probe failed: a core that was stopped later.
+        (31, 0, (), ["at_work"]),
+        (599, 0, (), ["at_work"]),
+        (600, 0, (), [None]),
+        (60, 29, (), ["at_work"]),  # It stands still, but not for 30 s.
+        (60, 30, (), [None]),
+        (31, 0, (OTHER,), [None]),  # The work that is seen is another engine's.
+    ],
+)
+def test_a_hang_that_cpu_or_gpu_deny_has_a_long_patience(
+    since_failed: float, worked_ago: float | None, engines: tuple[EngineProgress, ...], outcome: list[str | None]
+) -> None:
+    hung = replace(HUNG, failed_at=NOW - since_failed, last_moved_at=NOW - since_failed - 9)
+    view = replace(
+        VIEW,
+        engines=(hung, *engines),
+        witness=Witness.WORKING,
+        worked_at=None if worked_ago is None else NOW - worked_ago,
+    )
+    drained = ledger(EVIDENCE, (40, "drain", "done"))
+    steps = [s for s in do([alert()], view, drained) if s.action == "restart"]
+    assert [s.refused and s.refused.partition(":")[0] for s in steps] == outcome
+    assert all("at work" in s.reason for s in steps if since_failed == 600)
+
+
+def test_a_repair_that_is_proved_late_is_verified_all_the_same() -> None:
+    book = after_restart(90.0).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {"reason": "not ready"}, 5))
+    book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
+    assert [s.action for s in do([alert()], BACK, book)] == ["verified"]
+
+
+@pytest.mark.parametrize(("state", "verified"), [("unknown", True), ("done", False)])
+def test_the_same_instance_is_proof_only_after_a_restart_whose_outcome_is_not_known(state: str, verified: bool) -> None:
+    same = replace(BACK, instance_started_at=1000.0)
+    assert do([], same, after_restart(state=state)) == []
+    book = after_restart(90.0, state).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {}, 5))
+    book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
+    assert ("verified" in [s.action for s in do([alert()], same, book)]) is verified

@@ -146,7 +146,7 @@ def test_settings_reach_every_place_of_their_rule() -> None:
     assert dict(latency.annotations)["threshold"].text == "2s at P99 over 10m, 50 requests or more"
     assert "request latency" in dict(latency.annotations)["summary"].text
     assert rules["ContainerRestartsHigh"].expr == "dsobs_container_restarts_24h > 5"
-    assert rules["EngineUnresponsive"].expr == "dsobs_engine_unresponsive_seconds >= 120"
+    assert rules["EngineUnresponsive"].expr.startswith("dsobs_engine_unresponsive_seconds >= 120\n")
     assert dict(rules["EngineUnresponsive"].annotations)["threshold"].text == "2m"
 
 

@@ -401,15 +401,16 @@ QUESTIONS: tuple[Question, ...] = (
     ),
     Question("processes", ALWAYS, _processes, "GetComputeRunningProcesses_v3", 0.02),
     Question("energy", 10.0, _energy, "GetTotalEnergyConsumption", 3.4),
-    Question("clock_event_durations", 5.0, _more(_reasons), "GetFieldValues", wide=True),
+    Question("clock_event_durations", 5.0, _more(_reasons), "GetFieldValues", 1.8, wide=True),
     Question(
         "temperatures",
         5.0,
         _more(_fields((82, "memory_temperature_celsius", 1.0, {})), _margin),
         "GetFieldValues, GetMarginTemperature",
+        1.1,
         wide=True,
     ),
-    Question("performance_state", 5.0, _more(_performance_state), "GetPerformanceState", wide=True),
+    Question("performance_state", 5.0, _more(_performance_state), "GetPerformanceState", 0.02, wide=True),
     Question("fan", 10.0, _more(_fan), "GetFanSpeed", wide=True),
     Question(
         "ecc",
@@ -423,10 +424,11 @@ QUESTIONS: tuple[Question, ...] = (
             ),
         ),
         "GetTotalEccErrors",
+        0.05,
         wide=True,
     ),
-    Question("remapped_rows", 10.0, _more(_remapped_rows), "GetRemappedRows", wide=True),
-    Question("recovery", 10.0, _more(_recovery), "GetFieldValues", wide=True),
+    Question("remapped_rows", 10.0, _more(_remapped_rows), "GetRemappedRows", 0.02, wide=True),
+    Question("recovery", 10.0, _more(_recovery), "GetFieldValues", 0.1, wide=True),
     Question("nvlink_states", 10.0, _more(_nvlink_states), "GetNvLinkState", wide=True),
     Question("nvlink_errors", 10.0, _more(_nvlink_errors), "GetFieldValues", wide=True),
     Question("nvlink_bytes", 10.0, _more(_nvlink_bytes), "GetFieldValues", wide=True),
@@ -435,9 +437,10 @@ QUESTIONS: tuple[Question, ...] = (
         10.0,
         _more(_pcie_replays, _pcie_link),
         "GetPcieReplayCounter, GetCurrPcieLinkGeneration, GetCurrPcieLinkWidth",
+        0.53,
         wide=True,
     ),
-    Question("mig", 10.0, _more(_mig), "GetMigMode, GetMigDeviceHandleByIndex, GetMemoryInfo", wide=True),
+    Question("mig", 10.0, _more(_mig), "GetMigMode, GetMigDeviceHandleByIndex, GetMemoryInfo", 0.38, wide=True),
     Question(
         "pcie_transmit",
         30.0,
@@ -473,6 +476,7 @@ QUESTIONS: tuple[Question, ...] = (
         ),
         "GetPowerManagementLimit, …DefaultLimit, …LimitConstraints, GetMaxClockInfo, GetApplicationsClock, "
         "GetTemperatureThreshold, GetMaxPcieLinkGeneration, GetMaxPcieLinkWidth",
+        7.5,
         wide=True,
     ),
     Question(
@@ -481,6 +485,7 @@ QUESTIONS: tuple[Question, ...] = (
         _more(_persistence, _ecc_mode, _info),
         "GetPersistenceMode, GetEccMode, GetName, GetPciInfo, GetMinorNumber, GetComputeMode, "
         "nvmlSystemGetDriverVersion, nvmlSystemGetCudaDriverVersion_v2",
+        0.6,
         wide=True,
     ),
 )
