@@ -130,6 +130,7 @@ class Pipeline:
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
         self.adapter: EngineAdapter | None = None
+        self._adapter_error = ""
         self.view = View(at=0.0)
         self.gpus: Unknown | tuple[Any, ...] = Unknown("not read yet")
         self.probe_counts = dict.fromkeys(ProbeOutcome, 0)
@@ -316,13 +317,21 @@ class Pipeline:
                 self._facts = EngineFacts()
                 return 0
             log.info("engine recognized: %s", self.adapter.name)
-        facts = self.adapter.facts(page)
-        engines = len(facts.engine_keys)
-        if engines > MAX_ENGINES:
-            return engines
+        try:
+            facts = self.adapter.facts(page)
+            raw = self.adapter.canonical(page)
+            self._adapter_error = ""
+        except Exception as error:  # A plugin's mistake: the page tells nothing, and the rest goes on.
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self._adapter_error:
+                log.exception("the metrics page can't be read as one of %s: %s", self.adapter.name, reason)
+            self._adapter_error = reason
+            raw, facts = [], EngineFacts()
+        if len(facts.engine_keys) > MAX_ENGINES:
+            return len(facts.engine_keys)
         self.page = page
         self._facts = facts
-        self._raw = self.adapter.canonical(page)
+        self._raw = raw
         self._recall_gaps()
         self._canonical = self._offset.corrected(
             self._raw,
@@ -338,7 +347,7 @@ class Pipeline:
                 names = dict(series)
                 usage[names.get("model_name", ""), names.get("engine", "")] = value
         self._kv_usage = usage
-        return engines
+        return len(facts.engine_keys)
 
     def _recall_gaps(self) -> None:
         """What was learned is kept by model and flags: another model on the same port begins anew."""

@@ -24,6 +24,8 @@ CRITICAL_PER_WINDOW = 110
 """Of these for critical alerts; the rest is kept for coalesced pages."""
 OTHERS_PER_WINDOW = 100
 """Of these for all that is not critical."""
+LOUD_EACH = 10
+"""Of tries that fail for wrong settings the first and then each tenth, about every 10 min, is said."""
 PARALLEL = 4
 """Requests in flight for one notifier, each for another dedup key."""
 
@@ -306,10 +308,13 @@ class Lane:
 
     def _postpone(self, items: list[Item], notification: Notification, retry: RetryAt, now: float) -> None:
         telemetry.NOTIFICATIONS.labels(self.notifier.name, "retried").inc()
+        attempts = items[0].attempts
+        level = logging.ERROR if retry.loud and attempts % LOUD_EACH == 0 else logging.WARNING
         log.log(
-            logging.DEBUG if items[0].attempts else logging.WARNING,
-            "outbox: %s did not take this, next try in %.1f s: %s: %s",
+            level if attempts == 0 or level == logging.ERROR else logging.DEBUG,
+            "outbox: %s did not take this%s, next try in %.1f s: %s: %s",
             self.notifier.name,
+            "; check its settings" if retry.loud else "",
             retry.at - now,
             retry.reason,
             notification.summary,

@@ -19,7 +19,7 @@ from dsobs.model.clock import Clock
 from dsobs.model.notifier import Answer, Standing, StandingNotifier
 from dsobs.model.samples import Labels
 from dsobs.notifiers.alertmanager import valid_until
-from dsobs.notifiers.retry import Accepted, GiveUp, decide
+from dsobs.notifiers.retry import Accepted, GiveUp, RetryAt, decide
 from dsobs.notifiers.rows import RowState
 from dsobs.notifiers.wait import Wait, wait_on
 
@@ -160,13 +160,17 @@ class StandingLane:
             case Accepted():
                 self._took(alerts, now)
                 return True
-            case GiveUp(reason) if answer.status in (400, 413):
+            case GiveUp(reason):
                 self._refused(alerts[0], reason, now)
                 return True
-            case GiveUp(reason):
+            case RetryAt(reason=reason) if answer.status == 413:
+                # There is no smaller one.
+                self._refused(alerts[0], reason, now)
+                return True
+            case RetryAt(reason=reason, loud=True):
                 # Wrong settings: said once, and tried as often as alerts are sent.
                 self._failed(alerts, reason, now + self.notifier.resend_delay, logging.ERROR)
-            case retry:
+            case RetryAt() as retry:
                 self._failed(alerts, retry.reason, retry.at, logging.WARNING)
         return False
 

@@ -10,6 +10,8 @@ from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
 
 DAY = 86400.0
+MAX_REFUSALS = 3
+"""Restarts that a runtime refuses in one incident, before dsobs gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,18 @@ def cooldown(case: Case) -> str | None:
     return f"cooldown: {left:.0f} s left" if left > 0 else None
 
 
+def refused_before(case: Case) -> str | None:
+    """What the runtime refused is tried again, but neither at once nor for ever."""
+    incident = case.ledger.open_incident()
+    refusals = incident.refusals() if incident is not None else []
+    if not refusals:
+        return None
+    if len(refusals) >= MAX_REFUSALS:
+        return f"the runtime refused {len(refusals)} times; this is for a person"
+    left = refusals[-1].at + case.settings.cooldown - case.now
+    return f"the runtime refused, next try in {left:.0f} s" if left > 0 else None
+
+
 def breaker(case: Case) -> str | None:
     """A fault of the whole fleet is no fault of this engine."""
     share = case.switches.fleet_acting_share
@@ -162,6 +176,7 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     one_at_a_time,
     budget,
     cooldown,
+    refused_before,
     breaker,
 )
 

@@ -126,6 +126,14 @@ class Incident:
         """It has ended."""
         return self.last("incident", "closed") is not None
 
+    def refusals(self) -> list[Entry]:
+        """Restarts that the runtime refused, oldest first; not those that dsobs withdrew before it asked."""
+        return [
+            entry
+            for entry in self.entries
+            if entry.kind == "restart" and entry.state == "failed" and not entry.detail.get("withdrawn")
+        ]
+
     @property
     def alerts(self) -> tuple[str, ...]:
         """The alerts that opened it."""

@@ -21,11 +21,12 @@ EngineUnresponsive needs both, no byte and a stand-still, for 5 min (`confirm_un
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.view import EngineProgress, View, Witness
-from dsobs.remediation.guard import Case, Switches, refusal
+from dsobs.remediation.guard import MAX_REFUSALS, Case, Switches, refusal
 from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
 
 ACTION_LABEL = "action"
@@ -37,7 +38,7 @@ QUIET_SECONDS = 60.0
 FRESH_SECONDS = 15.0
 """A standstill that was seen longer ago proves nothing about now."""
 RETRY_SECONDS = 60.0
-"""From a restart that the runtime refused, and so surely did nothing, to the next try."""
+"""From a restart that surely did nothing, withdrawn or refused, to the next try; a guard holds refused ones longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +107,18 @@ def _given_up(incident: Incident, attempt: Entry) -> bool:
 
 def _owed(incident: Incident) -> str | None:
     """What a failed repair has to tell a person and has not told, also where dsobs was killed in between."""
-    failure = max(
-        (e for e in (incident.last("restart", "failed"), incident.last("verify", "failed")) if e is not None),
-        key=lambda entry: entry.id,
-        default=None,
-    )
+    refusals = incident.refusals()
+    failures = [*refusals, incident.last("verify", "failed")]
+    failure = max((e for e in failures if e is not None), key=lambda entry: entry.id, default=None)
     told = incident.last("page")
     if failure is None or (told is not None and told.id > failure.id):
         return None
     if failure.kind == "restart":
-        return f"restart failed: {failure.detail.get('why', 'no reason known')}"
+        # Told once when it is first refused, and once more when dsobs gives up.
+        if 1 < len(refusals) < MAX_REFUSALS:
+            return None
+        often = f" {len(refusals)} times, dsobs tries no more" if len(refusals) >= MAX_REFUSALS else ""
+        return f"restart failed{often}: {failure.detail.get('why', 'no reason known')}"
     return f"restart did not help: {failure.detail.get('reason', 'not verified')}"
 
 
@@ -286,7 +289,7 @@ def _restart(
     final = refused.startswith(
         ("budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
     )
-    if final and told is None:
+    if final and told is None and settings.mode is Mode.ENFORCE:  # In observe the alert's own page says all.
         return [step, Step("page", incident.id, f"restart refused: {refused}", alerts=names)]
     return [step]
 

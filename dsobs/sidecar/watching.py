@@ -17,7 +17,18 @@ from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config, SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter
-from dsobs.model.observation import Gpu, HostView, Observation, Paused, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import (
+    Failure,
+    Gpu,
+    Health,
+    HostView,
+    Observation,
+    Paused,
+    Probe,
+    RuntimeView,
+    Scrape,
+    Unknown,
+)
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
@@ -52,15 +63,15 @@ class Watch:
         self._clock = clock
         self._pipeline = pipeline
         self._nudge = nudge
-        self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape)
-        self._healths = Latest(HealthCheck(session, config.target, clock).check)
+        self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape, self._no_scrape)
+        self._healths = Latest(HealthCheck(session, config.target, clock).check, self._no_health)
         self._pause_question = PauseQuestion(session, config.target)
-        self._pauses = Latest(self._ask_paused)
+        self._pauses = Latest(self._ask_paused, lambda _: Paused.UNKNOWN)
         self._cards = open_gpus(config.gpu, clock)
-        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._cards.read)
+        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._cards.read, Unknown)
         self._host_collector = HostCollector(config.host, config.state.directory, clock)
-        self._host: Latest[HostView | Unknown] = Latest(self._view_host)
-        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
+        self._host: Latest[HostView | Unknown] = Latest(self._view_host, Unknown)
+        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime, Unknown)
         self._probes: list[Probe] = []
         self._prober: Prober | None = None
         self._prober_for: tuple[EngineAdapter, float] | None = None
@@ -71,6 +82,12 @@ class Watch:
         self._health_at = float("-inf")
         self._gpus_at = float("-inf")
         self._log_read_for: float | None = None
+
+    def _no_scrape(self, reason: str) -> Scrape:
+        return Scrape(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
+
+    def _no_health(self, reason: str) -> Health:
+        return Health(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""

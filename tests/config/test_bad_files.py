@@ -6,7 +6,15 @@ from dsobs.config import ConfigError, load
 
 DATA = Path(__file__).parent / "data"
 
+WRITTEN_OUT = "is a secret written out; put it into a file or a variable and write file:PATH or env:NAME here"
+
 BAD = {
+    "secrets_written_out": [
+        f":2: target.api_key: {WRITTEN_OUT}",
+        f":5: notifiers.pagerduty.routing_key: {WRITTEN_OUT}",
+        f":8: notifiers.webhook.token: {WRITTEN_OUT}",
+        f":10: api.control_token: {WRITTEN_OUT}",
+    ],
     "unknown_keys": [
         ":2: target.ulr: there is no such setting; did you mean target.url?",
         ":3: tagret: there is no such setting; did you mean target?",

@@ -71,7 +71,7 @@ async def test_cards_are_read_as_often_as_the_setting_says_and_their_xids_told_o
     told = []
     async with open_session(config.target) as session:
         watch = Watch(config, session, clock, pipeline, Parser(), lambda: None)
-        watch._gpus = Latest(read)
+        watch._gpus = Latest(read, Unknown)
         for _ in range(7):
             obs = await watch.observe(1.0)
             assert isinstance(obs.gpus, tuple)

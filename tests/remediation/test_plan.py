@@ -121,7 +121,7 @@ def test_each_guard_refuses_with_its_name(view: View, switches: Switches, settin
 
 @pytest.mark.parametrize("action", ["reset_gpu", "reboot_node", "escalate"])
 def test_a_broken_card_is_never_answered_with_a_restart(action: str) -> None:
-    steps = do([alert(), alert("GPUResetNeeded", action=action)])
+    steps = do([alert(), alert("GPUResetNeeded", action=action)], settings=ENFORCE)
     assert [step.action for step in steps] == ["restart", "page"]
     assert restarts(steps) == ["gpu_well: GPUResetNeeded: a restart does not mend the card"]
     assert restarts(do([alert(), alert("GPUResetNeeded", AlertState.RESOLVED, action)])) == [None]
@@ -153,7 +153,7 @@ def test_cooldown_counts_attempts_whose_outcome_is_not_known() -> None:
 
 def test_an_attempt_that_surely_did_nothing_starts_no_cooldown() -> None:
     book = ledger(EVIDENCE, (500, "restart", "reserved"))
-    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "failed", {"attempt": 3}, 9))
+    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "failed", {"attempt": 3, "withdrawn": True}, 9))
     assert restarts(do([alert()], book=book)) == [None]
 
 
@@ -212,11 +212,48 @@ def test_a_failure_is_paged_once_also_by_a_dsobs_that_was_killed_before_it_paged
     assert [s.action for s in do([], BACK, paged) if s.action == "page"] == []
 
 
-def test_a_runtime_that_refuses_is_asked_again_once_a_minute() -> None:
-    book = ledger(EVIDENCE, (60, "restart", "reserved"), (5, "page", "done"))
-    failed = Entry(NOW - 59, "i1", "restart", "failed", {"attempt": 3}, 3)
-    assert restarts(do([alert()], book=book.with_entry(failed))) == []
-    assert restarts(do([alert()], book=book.with_entry(replace(failed, at=NOW - 61)))) == [None]
+def test_a_restart_that_was_withdrawn_is_tried_again_after_a_minute_and_pages_nobody() -> None:
+    book = ledger(EVIDENCE, (60, "restart", "reserved"))
+    withdrawn = Entry(NOW - 59, "i1", "restart", "failed", {"attempt": 3, "withdrawn": True}, 3)
+    assert do([alert()], book=book.with_entry(withdrawn)) == []
+    assert restarts(do([alert()], book=book.with_entry(replace(withdrawn, at=NOW - 61)))) == [None]
+
+
+def refused(*ago: float, paged: bool = True) -> Ledger:
+    """A ledger in which the runtime refused so many seconds ago; the first refusal was `paged`."""
+    book, id_ = ledger(EVIDENCE), 3
+    for number, seconds in enumerate(ago):
+        why = {"attempt": id_, "why": "no such container"}
+        lines = [Entry(NOW - seconds - 1, "i1", "restart", "reserved", {}, id_)]
+        lines.append(Entry(NOW - seconds, "i1", "restart", "failed", why, id_ + 1))
+        if paged and number == 0:
+            lines.append(Entry(NOW - seconds, "i1", "page", "done", {}, id_ + 2))
+        for line in lines:
+            book = book.with_entry(line)
+        id_ += 3
+    return book
+
+
+def pages(steps: list[Step]) -> list[str]:
+    return [step.reason for step in steps if step.action == "page"]
+
+
+def test_fault_37_a_runtime_that_refuses_is_paged_once_and_asked_again_after_a_cooldown() -> None:
+    assert pages(do([alert()], book=refused(1, paged=False))) == ["restart failed: no such container"]
+    for ago in (1, 61, 599):
+        steps = do([alert()], book=refused(ago))
+        assert pages(steps) == []
+        assert restarts(steps) in ([], [f"refused_before: the runtime refused, next try in {600 - ago} s"])
+    assert restarts(do([alert()], book=refused(601))) == [None]
+    assert pages(do([alert()], book=refused(601, 1))) == []
+
+
+def test_fault_37_a_runtime_that_goes_on_refusing_is_given_up_with_a_page() -> None:
+    book = refused(5000, 3000, 1000)
+    steps = do([alert()], book=book)
+    assert pages(steps) == ["restart failed 3 times, dsobs tries no more: no such container"]
+    assert restarts(steps) == ["refused_before: the runtime refused 3 times; this is for a person"]
+    assert pages(do([alert()], book=book.with_entry(Entry(NOW - 999, "i1", "page", "done", {}, 99)))) == []
 
 
 def test_an_incident_stays_open_while_its_restored_alert_is_not_seen_anew() -> None:
@@ -244,9 +281,13 @@ def test_an_incident_that_ends_by_itself_closes_after_a_quiet_minute() -> None:
 
 def test_a_refusal_that_will_not_pass_by_itself_pages_once() -> None:
     used = replace(VIEW, restarts_24h=3)
-    assert [s.action for s in do([alert()], used)] == ["restart", "page"]
+    assert [s.action for s in do([alert()], used, settings=ENFORCE)] == ["restart", "page"]
     book = ledger(EVIDENCE, (5, "page", "done"))
-    assert [s.action for s in do([alert()], used, book)] == ["restart"]
+    assert [s.action for s in do([alert()], used, book, ENFORCE)] == ["restart"]
+
+
+def test_in_observe_a_refused_restart_pages_nobody() -> None:
+    assert [s.action for s in do([alert()], replace(VIEW, restarts_24h=3))] == ["restart"]
 
 
 def test_a_dead_engine_is_restarted_after_its_runtime_had_time_to() -> None:
