@@ -347,7 +347,7 @@ class Pipeline:
                 names = dict(series)
                 usage[names.get("model_name", ""), names.get("engine", "")] = value
         self._kv_usage = usage
-        return engines
+        return len(facts.engine_keys)
 
     def _recall_gaps(self) -> None:
         """What was learned is kept by model and flags: another model on the same port begins anew."""

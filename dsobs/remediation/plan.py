@@ -25,7 +25,7 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.view import EngineProgress, View
+from dsobs.model.view import EngineProgress, View, Witness
 from dsobs.remediation.guard import MAX_REFUSALS, Case, Switches, refusal
 from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
 
@@ -241,6 +241,13 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
         return f"{view.down_reason}, and a request was answered with an error"
     if isinstance(runtime, Unknown) and view.up:
         return None
+    if isinstance(runtime, RuntimeView) and runtime.running and view.starting_since is None:
+        # What lives behind the closed port may be starting the engine again (a wrapper), and then it works. What only
+        # failed to exit stands still.
+        if view.witness is not Witness.STILL or view.still_since is None:
+            return None
+        if now - max(view.still_since, view.down_since) < settings.confirm_unresponsive:
+            return None
     return f"down for {now - view.down_since:.0f} s: {view.down_reason}"
 
 

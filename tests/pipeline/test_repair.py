@@ -70,14 +70,28 @@ def test_a_container_that_the_operator_stopped_is_not_started_again_though_the_w
     assert world.restarts == []
 
 
-def test_a_port_that_closes_while_the_process_lives_is_paged_and_what_is_left_restarted() -> None:
+def test_a_port_that_closes_while_the_process_lives_is_paged_and_what_stands_still_behind_it_restarted() -> None:
     world = World()
     world.run(60)
     world.server.failure = Failure.REFUSED
+    world.server.cores = 0.0
     begun = world.at
     assert world.run(60, until=lambda: "EngineDown" in world.firing()) - begun <= 5
-    world.run(60)
+    world.run(400)
     assert len(world.restarts) == 1
+    assert 300 <= world.restarts[0] - begun <= 320
+    assert world.states("EngineDown") == ["firing", "resolved"]
+
+
+def test_a_wrapper_that_starts_the_engine_again_behind_a_closed_port_is_left_to_it() -> None:
+    world = World()
+    world.run(60)
+    world.server.failure = Failure.REFUSED
+    world.run(1800)
+    assert world.restarts == []
+    assert world.states("EngineDown") == ["firing"]
+    world.server.failure = None
+    world.run(120)
     assert world.states("EngineDown") == ["firing", "resolved"]
 
 
