@@ -204,7 +204,9 @@ class Pipeline:
 
     def _prepare_rules(self) -> None:
         queries = self.config.queries
-        self.evaluator.limits = Limits(samples=queries.max_samples, seconds=queries.timeout)
+        self.evaluator.limits = Limits(
+            samples=queries.max_samples, seconds=queries.timeout, subquery_step=queries.subquery_step
+        )
         for name in self.evaluator.metric_names:
             self.store.want(name, self.evaluator.lookback_seconds)
 

@@ -148,7 +148,7 @@ class Evaluator:
         self._restore_grace = restore_grace
         self._default_interval = default_interval
         self.limits = promql.LIMITS
-        """What the query of one rule may take."""
+        """What the query of one rule may take, and the step of its subqueries that name none."""
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
