@@ -390,7 +390,8 @@ class Sidecar:
             policy = Policy.of(plan.config, self.name, plan.inhibit)
         except (LookupError, ValueError) as error:
             raise ReloadError(str(error)) from error
-        self.config = self.watch.config = plan.config
+        self.config = plan.config
+        self.watch.configure(plan.config)
         self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
         self.teller.policy = policy
         self._actor.configure(plan.config.remediation)

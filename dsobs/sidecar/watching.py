@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from dsobs.collectors.gpus import open_gpus
+from dsobs.collectors.gpus import GpuCollector, open_gpus
 from dsobs.collectors.health import HealthCheck
 from dsobs.collectors.host import HostCollector
 from dsobs.collectors.pause import PauseQuestion
@@ -88,6 +88,29 @@ class Watch:
 
     def _no_health(self, reason: str) -> Health:
         return Health(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
+
+    def configure(self, config: Config) -> None:
+        """Other settings from now on; GPUs and host are opened anew where theirs changed."""
+        before, self.config = self.config, config
+        if config.gpu != before.gpu:
+            self._leave(self._gpus, self._cards)
+            self._cards = open_gpus(config.gpu, self._clock)
+            self._gpus = Latest(self._cards.read, Unknown)
+            self._gpus_at = float("-inf")
+        if config.host != before.host:
+            self._leave(self._host)
+            self._host_collector = HostCollector(config.host, config.state.directory, self._clock)
+            self._host = Latest(self._view_host, Unknown)
+
+    def _leave(self, latest: Latest[Any], cards: GpuCollector | None = None) -> None:
+        async def leave() -> None:
+            await latest.cancel()
+            if cards is not None:
+                await cards.close()
+
+        task = asyncio.create_task(leave())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""
