@@ -63,7 +63,18 @@ def decide(
         return Decision(Action.SPLIT if count > 1 else Action.DEAD_LETTER)
     if status in (401, 403, 404, 407) or status < 400 or type_ in _HELD_TYPES:
         return Decision(Action.HOLD, HOLD_DELAY / 2 + HOLD_DELAY / 2 * chance)
-    return Decision(Action.DEAD_LETTER)
+    # One record of a request that is bad as a whole may be the cause.
+    return Decision(Action.SPLIT if count > 1 else Action.DEAD_LETTER)
 
 
-_HELD_TYPES = frozenset({"cluster_block_exception", "index_closed_exception", "index_not_found_exception"})
+_HELD_TYPES = frozenset(
+    {
+        "cluster_block_exception",
+        "index_closed_exception",
+        "index_not_found_exception",
+        "invalid_index_name_exception",
+        "media_type_header_exception",
+        "unsupported_product",
+    }
+)
+"""Refusals with another status that no record is to blame for."""

@@ -1,0 +1,399 @@
+"""The loop: files are watched, blocks are read while the sink takes them, and what it took is kept each second.
+
+Two tasks share the work. The watch looks for files and changes, flushes, closes and keeps, so that a rotation is seen
+while the sink is away; the pump reads. Each step between two awaits is one block or one look, a few milliseconds.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dsobs.config.logs import Logs
+from dsobs.logs.batch import Batch
+from dsobs.logs.checkpoint import Checkpoints
+from dsobs.logs.dead_letters import DeadLetters
+from dsobs.logs.delivery import Delivery
+from dsobs.logs.feed import FLUSH_SECONDS, Feed
+from dsobs.logs.metrics import BEHIND_SECONDS, HELD
+from dsobs.logs.record import Lines, Record
+from dsobs.logs.sinks import Sink, SinkSettings, open_sink
+from dsobs.logs.sources import SCAN_SECONDS, Sources
+from dsobs.logs.tail import TruncatedError
+from dsobs.logs.transforms import open_transforms
+from dsobs.state import StateError
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""Between two savings of what is acknowledged."""
+LOOK_SECONDS = 0.1
+DRAIN_SECONDS = 5.0
+"""What a stop may take to have the last records acknowledged; the rest is sent after the next start."""
+_ECS_VERSION = "8.11.0"
+
+
+class LockedError(Exception):
+    """Another process ships with this state directory; the message names it."""
+
+
+@dataclass(slots=True)
+class Status:
+    """How shipping stands."""
+
+    total_bytes: int = 0
+    """Size of the files that are open."""
+    acknowledged_bytes: int = 0
+    """Of these, what the sink is done with."""
+    files: int = 0
+    in_flight: int = 0
+    """Batches that are not decided."""
+    trouble: tuple[str, str] | None = None
+    """(reason, text) of what keeps records from being sent."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Path → why it can't be read."""
+    ever_sent: bool = False
+    """The sink has taken something since the start."""
+
+
+class Shipper:
+    """Ships what the settings name, until `stop`; with `once`, until all that is there is acknowledged."""
+
+    def __init__(
+        self,
+        settings: Logs,
+        directory: Path,
+        *,
+        service: str = "",
+        once: bool = False,
+        on_tick: Callable[[Status], None] = lambda _: None,
+    ) -> None:
+        """`directory` holds `logs.db` and is made; `service` is used where the settings name none."""
+        self.settings = settings
+        self.directory = directory
+        self.unfinished: dict[str, int] = {}
+        """With `once`: files whose last line has no end → its bytes, which were sent as they stand."""
+        self._service = settings.service or service
+        self._once = once
+        self._on_tick = on_tick
+        self._stopping = asyncio.Event()
+        self._work = asyncio.Event()
+        """There may be something to read."""
+        self._batches: dict[str, Batch] = {}
+        self._behind_since: float | None = None
+        self._kept_error = ""
+        self._pump_idle = False
+        self._failure: BaseException | None = None
+
+    def stop(self) -> None:
+        """Asks the loop to end; legal before the start and twice."""
+        self._stopping.set()
+        self._work.set()
+
+    async def run(self) -> None:
+        """Until the end; LockedError, StateError, LookupError or OSError where it can't begin."""
+        raise_file_limit()
+        with locked(self.directory), contextlib.closing(Checkpoints(self.directory / "logs.db")) as checkpoints:
+            if checkpoints.db.set_aside is not None:
+                log.error("%s was unreadable and set aside; files are sent again, under the same ids", self.directory)
+            self._checkpoints = checkpoints
+            self._transforms = open_transforms(self.settings)
+            elastic = self.settings.elasticsearch
+            name = "elasticsearch" if elastic is not None else "file"
+            sink: Sink = open_sink(name, SinkSettings(self.settings, self.directory))
+            self.delivery = Delivery(
+                sink,
+                DeadLetters(self.directory),
+                most_in_flight=elastic.max_in_flight if elastic is not None else 1,
+                most_refused=elastic.max_refused if elastic is not None else 1.0,
+            )
+            origin = self.settings.origin or socket.gethostname()
+            self.sources = Sources(
+                self.settings,
+                origin=origin,
+                common=self._common(origin),
+                transforms=self._transforms,
+                kept=checkpoints.load(),
+                new_id=checkpoints.new_id,
+                first_run=checkpoints.first_run(),
+                whole=self._once,
+            )
+            try:
+                await self._both()
+            finally:
+                await self.delivery.drain(0 if self._failure else DRAIN_SECONDS)
+                await self._keep()
+                self.sources.close_all()
+                await sink.close()
+                self._on_tick(self.status())
+
+    def _common(self, origin: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {"ecs.version": _ECS_VERSION, "host.name": origin}
+        if self._service:
+            fields["service.name"] = self._service
+        for pair in self.settings.labels:
+            name, _, value = pair.partition("=")
+            fields[f"labels.{name}"] = value
+        return fields
+
+    async def _both(self) -> None:
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._pump())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._failure = task.exception()
+                if self._failure is not None:
+                    raise self._failure
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for index in list(self._batches):
+                self._send(index)
+
+    # The watch.
+
+    async def _watch(self) -> None:
+        scanned = ticked = float("-inf")
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now - scanned >= (SCAN_SECONDS if not self._once else float("inf")):
+                scanned = now
+                self.sources.scan(now)
+                await asyncio.sleep(0)
+            if self.sources.look(now):
+                self._work.set()
+            if now - ticked >= TICK_SECONDS:
+                ticked = now
+                await self._tick(now)
+            if self._once and self._done():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), LOOK_SECONDS)
+
+    async def _tick(self, now: float) -> None:
+        self._end_gone(now)
+        await self._keep()
+        status = self.status()
+        behind = status.acknowledged_bytes < status.total_bytes
+        self._behind_since = (self._behind_since or now) if behind else None
+        BEHIND_SECONDS.set(now - self._behind_since if self._behind_since is not None else 0.0)
+        self._on_tick(status)
+
+    def status(self) -> Status:
+        """How it stands now."""
+        feeds = list(self.sources.feeds.values())
+        return Status(
+            total_bytes=sum(feed.tail.size for feed in feeds),
+            acknowledged_bytes=sum(min(feed.progress.acknowledged, feed.tail.size) for feed in feeds),
+            files=len(feeds),
+            in_flight=self.delivery.in_flight,
+            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble,
+            unreadable=dict(self.sources.unreadable),
+            ever_sent=self.delivery.succeeded_at is not None,
+        )
+
+    def _end_gone(self, now: float) -> None:
+        """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
+        for feed in list(self.sources.feeds.values()):
+            if not feed.drained or feed.id == 0:
+                if feed.id == 0 and feed.may_close(now, at_once=False) and feed.tail.size == 0:
+                    self.sources.close(feed)
+                continue
+            if feed.holds and now - feed.moved_at >= FLUSH_SECONDS:
+                self._add(feed, feed.flush(), feed.tail.position)
+            if feed.may_close(now, at_once=self._once) and not feed.progress.outstanding:
+                rest = self._rest(feed, gone=True)
+                if not rest:
+                    self.sources.close(feed)
+
+    def _rest(self, feed: Feed, *, gone: bool) -> bool:
+        """Adds the last line without its end; whether there was one."""
+        try:
+            pieces = feed.tail.rest(time.time(), gone=gone)
+        except OSError as error:
+            log.error("%s: %s", feed.path, error.strerror)
+            return False
+        for piece in pieces:
+            self._add_lines(feed, piece)
+        if feed.holds:
+            self._add(feed, feed.flush(), feed.tail.position if gone else feed.progress.acknowledged)
+        return bool(pieces)
+
+    async def _keep(self) -> None:
+        """Commits what is acknowledged. While that fails nothing more is read."""
+        changed = []
+        for feed in self.sources.feeds.values():
+            with contextlib.suppress(OSError):
+                one = feed.checkpoint()
+                if one is not None:
+                    changed.append((feed, one))
+        gone, self.sources.forgotten = self.sources.forgotten, []
+        if not changed and not gone:
+            return
+        try:
+            await self._checkpoints.save([one for _, one in changed], gone)
+        except StateError as error:
+            self.sources.forgotten += gone
+            if self._kept_error != str(error):
+                log.error("shipping pauses, what is acknowledged can't be kept: %s", error)
+            self._kept_error = str(error)
+            HELD.labels("state").set(1)
+            return
+        if self._kept_error:
+            log.info("what is acknowledged is kept again")
+        self._kept_error = ""
+        HELD.labels("state").set(0)
+        for feed, one in changed:
+            feed.kept(one)
+        self._work.set()
+
+    # The pump.
+
+    async def _pump(self) -> None:
+        wait = self._wait_seconds()
+        while not self._stopping.is_set():
+            self._pump_idle = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), wait)
+            self._work.clear()
+            self._pump_idle = False
+            while not self._stopping.is_set():
+                ready = self.sources.readable() if not self._kept_error else []
+                for feed in ready:
+                    await self.delivery.room()
+                    if feed.readable:
+                        self._read(feed)
+                    await asyncio.sleep(0)
+                self._send_aged(everything=self._once and not ready)
+                if not ready:
+                    break
+            wait = self._wait_seconds()
+
+    def _read(self, feed: Feed) -> None:
+        """One block of it."""
+        before = feed.tail.position
+        try:
+            pieces = feed.tail.read(time.time())
+        except TruncatedError:
+            self.sources.truncated(feed, time.monotonic())
+            return
+        except OSError as error:
+            log.error("%s can't be read: %s", feed.path, error.strerror)
+            feed.drained = True
+            return
+        for piece in pieces:
+            self._add_lines(feed, piece)
+        if feed.tail.position == before:
+            feed.drained = True
+            if self._once:
+                self._end_of(feed)
+
+    def _end_of(self, feed: Feed) -> None:
+        """With `once`: all that is there, and so also what has no end."""
+        size = feed.tail.size
+        if self._rest(feed, gone=False):
+            self.unfinished[str(feed.path)] = size - feed.progress.acknowledged
+        elif feed.holds:
+            self._add(feed, feed.flush(), feed.tail.position)
+
+    def _add_lines(self, feed: Feed, lines: Lines) -> None:
+        records = feed.parse(lines)
+        self._add(feed, records, feed.done_to(lines.end))
+
+    def _add(self, feed: Feed, records: list[Record], end: int) -> None:
+        for transform in self._transforms:
+            records = transform.apply(records)
+        if not records:
+            feed.progress.done(feed.progress.begin(end))
+            return
+        piece = feed.encode(records)
+        elastic = self.settings.elasticsearch
+        index = (elastic.index if elastic is not None else "") or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
+        batch = self._batches.get(index)
+        if batch is None:
+            batch = self._batches[index] = Batch(index, time.monotonic())
+        batch.add(piece, len(records), feed.progress, end)
+        if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
+            self._send(index)
+
+    @property
+    def _bulk_bytes(self) -> int:
+        return self.settings.elasticsearch.bulk_bytes if self.settings.elasticsearch is not None else 4 * 1024 * 1024
+
+    @property
+    def _bulk_records(self) -> int:
+        return self.settings.elasticsearch.bulk_records if self.settings.elasticsearch is not None else 10_000
+
+    @property
+    def _bulk_wait(self) -> float:
+        return self.settings.elasticsearch.bulk_wait if self.settings.elasticsearch is not None else 0.2
+
+    def _send(self, index: str) -> None:
+        self.delivery.submit(self._batches.pop(index))
+
+    def _send_aged(self, *, everything: bool) -> None:
+        now = time.monotonic()
+        for index in [
+            name for name, batch in self._batches.items() if everything or now - batch.began >= self._bulk_wait
+        ]:
+            if self.delivery.has_room():
+                self._send(index)
+
+    def _wait_seconds(self) -> float | None:
+        """Until the oldest batch is due."""
+        if not self._batches:
+            return None
+        due = min(batch.began for batch in self._batches.values()) + self._bulk_wait
+        return max(0.01 if self.delivery.has_room() else LOOK_SECONDS, 0.0 if self._once else due - time.monotonic())
+
+    def _done(self) -> bool:
+        """With `once`: everything that is there was read, and is acknowledged."""
+        return (
+            self._pump_idle
+            and not self._work.is_set()
+            and not self._batches
+            and not self.delivery.in_flight
+            and not any(feed.readable for feed in self.sources.feeds.values())
+        )
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process; the kernel lets go of it when the process ends, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "r+") as file:
+        _lock(file, directory)
+        yield
+
+
+def _lock(file: IO[str], directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = file.read(20).strip() or "unknown"
+        raise LockedError(
+            f"{directory} is in use by process {owner}; stop that one, or give another --state directory"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+
+
+def raise_file_limit() -> None:
+    """Each watched file is kept open: as many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
