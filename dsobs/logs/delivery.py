@@ -52,9 +52,18 @@ class Window:
 class Delivery:
     """Requests in flight, and what follows from their answers."""
 
-    def __init__(self, sink: Sink, dead_letters: DeadLetters, *, most_in_flight: int, most_refused: float) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        dead_letters: DeadLetters,
+        *,
+        most_in_flight: int,
+        most_refused: float,
+        retry_share: float = 1.0,
+    ) -> None:
         self._sink = sink
         self._dead_letters = dead_letters
+        self._retry_share = retry_share
         self._concurrency = Concurrency(most_in_flight)
         self._window = Window(most_refused)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,7 +134,7 @@ class Delivery:
             if answer.status == 200:
                 pieces, count, delay = self._sort(index, pieces, count, answer, attempt)
                 if count:
-                    await asyncio.sleep(delay)
+                    await self._pause(delay)
                 continue
             decision = decide(answer.status, answer.type, attempt, count=count, retry_after=answer.retry_after)
             if decision.action is Action.SPLIT:
@@ -139,10 +148,13 @@ class Delivery:
                 kept = self._put_aside(index, [(record, refusal) for record in split(pieces)], count)
                 if kept:
                     return
-                await asyncio.sleep(HOLD_DELAY)
+                await self._pause(HOLD_DELAY)
                 continue
             self._in_trouble(_hold_reason(answer) if decision.action is Action.HOLD else "sink", answer.detail)
-            await asyncio.sleep(decision.delay)
+            await self._pause(decision.delay)
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds * self._retry_share)
 
     async def _attempt(self, index: str, pieces: list[bytes], count: int) -> Answer:
         began = time.monotonic()

@@ -9,18 +9,12 @@ from dsobs.logs.batch import Encoder
 from dsobs.logs.checkpoint import Checkpoint, Progress
 from dsobs.logs.formats import Parser, format_named
 from dsobs.logs.identity import identity_key
+from dsobs.logs.pace import Pace
 from dsobs.logs.record import Common, Lines, LogFile, Record
 from dsobs.logs.tail import Tail
 from dsobs.logs.transforms import Transform
 
 log = logging.getLogger(__name__)
-
-FLUSH_SECONDS = 1.0
-"""A record that may go on is sent as it is after this long without a further line."""
-RENAMED_SECONDS = 300.0
-"""A renamed file is closed after this long without a further line: writers notice a rotation late."""
-DELETED_SECONDS = 30.0
-"""The same for a deleted one, which holds disk space."""
 
 
 class Feed:
@@ -48,7 +42,6 @@ class Feed:
         self.moved_at = now
         """When it last grew."""
         self.encoder: Encoder | None = None
-        self.dataset = ""
         self._parser: Parser | None = None
         self._kept: tuple[int, Path, int, int] | None = None
 
@@ -92,6 +85,12 @@ class Feed:
         return self._parser.flush()
 
     @property
+    def dataset(self) -> str:
+        """What kind of log it is, once there was a record."""
+        assert self._parser is not None
+        return self._parser.dataset
+
+    @property
     def holds(self) -> bool:
         """The parser waits for further lines of a record."""
         return self._parser is not None and self._parser.held_from is not None
@@ -105,7 +104,6 @@ class Feed:
         """Their body."""
         assert self._parser is not None
         if self.encoder is None:
-            self.dataset = self._parser.dataset
             self.encoder = Encoder(self._key, Common({**self._common.fields, **self._parser.fields}))
         return self.encoder.encode(records)
 
@@ -152,9 +150,9 @@ class Feed:
         """`one` is on disk."""
         self._kept = (one.acknowledged, one.path, one.size, one.inode)
 
-    def may_close(self, now: float, *, at_once: bool) -> bool:
-        """Gone for so long that its writer has gone too; `at_once`: nobody waits for writers."""
+    def gone_for_good(self, now: float, pace: Pace) -> bool:
+        """Gone for so long that its writer has gone too."""
         if self.gone_at is None:
             return False
-        patience = DELETED_SECONDS if self.tail.links == 0 else RENAMED_SECONDS
-        return at_once or now - max(self.moved_at, self.gone_at) >= patience
+        patience = pace.deleted if self.tail.links == 0 else pace.renamed
+        return now - max(self.moved_at, self.gone_at) >= patience

@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,22 +23,18 @@ from dsobs.logs.batch import Batch
 from dsobs.logs.checkpoint import Checkpoints
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
-from dsobs.logs.feed import FLUSH_SECONDS, Feed
+from dsobs.logs.feed import Feed
 from dsobs.logs.metrics import BEHIND_SECONDS, HELD
+from dsobs.logs.pace import Pace
 from dsobs.logs.record import Lines, Record
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
-from dsobs.logs.sources import SCAN_SECONDS, Sources
+from dsobs.logs.sources import Sources
 from dsobs.logs.tail import TruncatedError
 from dsobs.logs.transforms import open_transforms
 from dsobs.state import StateError
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 1.0
-"""Between two savings of what is acknowledged."""
-LOOK_SECONDS = 0.1
-DRAIN_SECONDS = 5.0
-"""What a stop may take to have the last records acknowledged; the rest is sent after the next start."""
 _ECS_VERSION = "8.11.0"
 
 
@@ -74,6 +71,7 @@ class Shipper:
         *,
         service: str = "",
         once: bool = False,
+        pace: Pace | None = None,
         on_tick: Callable[[Status], None] = lambda _: None,
     ) -> None:
         """`directory` holds `logs.db` and is made; `service` is used where the settings name none."""
@@ -82,12 +80,17 @@ class Shipper:
         self.unfinished: dict[str, int] = {}
         """With `once`: files whose last line has no end → its bytes, which were sent as they stand."""
         self._service = settings.service or service
-        self._once = once
+        self._once, self._pace = once, pace or Pace()
+        self.running = False
+        """It has opened everything, and ships."""
         self._on_tick = on_tick
         self._stopping = asyncio.Event()
         self._work = asyncio.Event()
         """There may be something to read."""
         self._batches: dict[str, Batch] = {}
+        """By index, what is being filled."""
+        self._full: deque[Batch] = deque()
+        """What waits for room; while something does, nothing is read."""
         self._behind_since: float | None = None
         self._kept_error = ""
         self._pump_idle = False
@@ -113,6 +116,7 @@ class Shipper:
                 sink,
                 DeadLetters(self.directory),
                 most_in_flight=elastic.max_in_flight if elastic is not None else 1,
+                retry_share=self._pace.retry,
                 most_refused=elastic.max_refused if elastic is not None else 1.0,
             )
             origin = self.settings.origin or socket.gethostname()
@@ -124,12 +128,15 @@ class Shipper:
                 kept=checkpoints.load(),
                 new_id=checkpoints.new_id,
                 first_run=checkpoints.first_run(),
+                pace=self._pace,
                 whole=self._once,
             )
             try:
+                self.running = True
                 await self._both()
             finally:
-                await self.delivery.drain(0 if self._failure else DRAIN_SECONDS)
+                self.running = False
+                await self.delivery.drain(0 if self._failure else self._pace.drain)
                 await self._keep()
                 self.sources.close_all()
                 await sink.close()
@@ -156,8 +163,8 @@ class Shipper:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for index in list(self._batches):
-                self._send(index)
+            self._full += self._batches.values()
+            self._submit_full()
 
     # The watch.
 
@@ -165,19 +172,19 @@ class Shipper:
         scanned = ticked = float("-inf")
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now - scanned >= (SCAN_SECONDS if not self._once else float("inf")):
+            if now - scanned >= (self._pace.scan if not self._once else float("inf")):
                 scanned = now
                 self.sources.scan(now)
                 await asyncio.sleep(0)
             if self.sources.look(now):
                 self._work.set()
-            if now - ticked >= TICK_SECONDS:
+            if now - ticked >= self._pace.tick:
                 ticked = now
                 await self._tick(now)
             if self._once and self._done():
                 return
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._stopping.wait(), self._pace.look)
 
     async def _tick(self, now: float) -> None:
         self._end_gone(now)
@@ -205,12 +212,12 @@ class Shipper:
         """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
         for feed in list(self.sources.feeds.values()):
             if not feed.drained or feed.id == 0:
-                if feed.id == 0 and feed.may_close(now, at_once=False) and feed.tail.size == 0:
+                if feed.id == 0 and feed.gone_for_good(now, self._pace) and feed.tail.size == 0:
                     self.sources.close(feed)
                 continue
-            if feed.holds and now - feed.moved_at >= FLUSH_SECONDS:
+            if feed.holds and now - feed.moved_at >= self._pace.flush:
                 self._add(feed, feed.flush(), feed.tail.position)
-            if feed.may_close(now, at_once=self._once) and not feed.progress.outstanding:
+            if feed.gone_for_good(now, self._pace) and not feed.progress.outstanding:
                 rest = self._rest(feed, gone=True)
                 if not rest:
                     self.sources.close(feed)
@@ -269,11 +276,12 @@ class Shipper:
             while not self._stopping.is_set():
                 ready = self.sources.readable() if not self._kept_error else []
                 for feed in ready:
-                    await self.delivery.room()
+                    await self._room()
                     if feed.readable:
                         self._read(feed)
                     await asyncio.sleep(0)
-                self._send_aged(everything=self._once and not ready)
+                self._close_aged(everything=self._once and not ready)
+                self._submit_full()
                 if not ready:
                     break
             wait = self._wait_seconds()
@@ -299,9 +307,8 @@ class Shipper:
 
     def _end_of(self, feed: Feed) -> None:
         """With `once`: all that is there, and so also what has no end."""
-        size = feed.tail.size
         if self._rest(feed, gone=False):
-            self.unfinished[str(feed.path)] = size - feed.progress.acknowledged
+            self.unfinished[str(feed.path)] = feed.tail.behind
         elif feed.holds:
             self._add(feed, feed.flush(), feed.tail.position)
 
@@ -315,15 +322,26 @@ class Shipper:
         if not records:
             feed.progress.done(feed.progress.begin(end))
             return
-        piece = feed.encode(records)
+        while records:
+            batch = self._batch(feed)
+            some = records[: self._bulk_records - batch.count]
+            records = records[len(some) :]
+            # The position moves up to what is still to come.
+            done = min(end, *(start for start, _, _ in records)) if records else end
+            batch.add(feed.encode(some), len(some), feed.progress, done)
+            if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
+                self._full.append(self._batches.pop(batch.index))
+
+    def _batch(self, feed: Feed) -> Batch:
+        """The one that records of `feed` are added to."""
         elastic = self.settings.elasticsearch
         index = (elastic.index if elastic is not None else "") or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
         batch = self._batches.get(index)
         if batch is None:
             batch = self._batches[index] = Batch(index, time.monotonic())
-        batch.add(piece, len(records), feed.progress, end)
-        if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
-            self._send(index)
+            # Whoever adds to it, the pump sends it when it is due.
+            self._work.set()
+        return batch
 
     @property
     def _bulk_bytes(self) -> int:
@@ -337,23 +355,32 @@ class Shipper:
     def _bulk_wait(self) -> float:
         return self.settings.elasticsearch.bulk_wait if self.settings.elasticsearch is not None else 0.2
 
-    def _send(self, index: str) -> None:
-        self.delivery.submit(self._batches.pop(index))
+    async def _room(self) -> None:
+        """Waits until what is full is under way, and there is room for more."""
+        self._submit_full()
+        while not self.delivery.has_room():
+            await self.delivery.room()
+            self._submit_full()
 
-    def _send_aged(self, *, everything: bool) -> None:
+    def _submit_full(self) -> None:
+        while self._full and self.delivery.has_room():
+            self.delivery.submit(self._full.popleft())
+
+    def _close_aged(self, *, everything: bool) -> None:
+        """Adds no more to those that waited long enough."""
         now = time.monotonic()
-        for index in [
-            name for name, batch in self._batches.items() if everything or now - batch.began >= self._bulk_wait
-        ]:
-            if self.delivery.has_room():
-                self._send(index)
+        for batch in list(self._batches.values()):
+            if everything or now - batch.began >= self._bulk_wait:
+                self._full.append(self._batches.pop(batch.index))
 
     def _wait_seconds(self) -> float | None:
         """Until the oldest batch is due."""
+        if self._full:
+            return self._pace.look
         if not self._batches:
             return None
         due = min(batch.began for batch in self._batches.values()) + self._bulk_wait
-        return max(0.01 if self.delivery.has_room() else LOOK_SECONDS, 0.0 if self._once else due - time.monotonic())
+        return max(0.001, due - time.monotonic())
 
     def _done(self) -> bool:
         """With `once`: everything that is there was read, and is acknowledged."""
@@ -361,6 +388,7 @@ class Shipper:
             self._pump_idle
             and not self._work.is_set()
             and not self._batches
+            and not self._full
             and not self.delivery.in_flight
             and not any(feed.readable for feed in self.sources.feeds.values())
         )

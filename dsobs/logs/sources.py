@@ -19,21 +19,17 @@ from dsobs.logs.checkpoint import Checkpoint
 from dsobs.logs.feed import Feed
 from dsobs.logs.identity import stem
 from dsobs.logs.metrics import BEHIND_BYTES, FILES, LOST
+from dsobs.logs.pace import Pace
 from dsobs.logs.siblings import find_between, find_moved, is_of, open_tail
 from dsobs.logs.tail import Change, FileId, Tail, file_id
 from dsobs.logs.transforms import Transform
 
 log = logging.getLogger(__name__)
 
-SCAN_SECONDS = 1.0
-"""Between two looks for new files; a folder that has not changed is not read again."""
-CLOCK_STEP_NS = 100_000_000
-DEEP_SCAN_SECONDS = 10.0
-"""The same for patterns with `**`, and for all, whatever the folders' times say."""
-BUSY_LOOK_SECONDS = 0.1
-"""Between two looks at a file that grew in the last minute."""
-IDLE_LOOK_SECONDS = 1.0
 BUSY_SECONDS = 60.0
+"""A file that grew within this time is looked at more often."""
+CLOCK_STEP_NS = 100_000_000
+"""A folder's time of modification moves in steps no longer than this."""
 
 
 @dataclass(slots=True)
@@ -53,13 +49,13 @@ class Pattern:
         head = os.path.dirname(self.glob)  # noqa: PTH120 - a pattern, no path
         return None if glob.has_magic(head) else head or "."
 
-    def look_up(self, now: float) -> bool:
+    def look_up(self, now: float, deep_scan: float) -> bool:
         """Looks what it finds now, if that may have changed; whether it looked."""
         folder, changed = self.folder, 0
         if folder is not None:
             with contextlib.suppress(OSError):
                 changed = Path(folder).stat().st_mtime_ns
-        if now - self.looked_at < DEEP_SCAN_SECONDS and (folder is None or changed == self.folder_time):
+        if now - self.looked_at < deep_scan and (folder is None or changed == self.folder_time):
             return False
         # The folder's clock moves in steps: within one, something may come after the look.
         settled = time.time_ns() - changed > CLOCK_STEP_NS
@@ -91,6 +87,7 @@ class Sources:
         kept: Iterable[Checkpoint],
         new_id: Callable[[], int],
         first_run: bool,
+        pace: Pace,
         whole: bool = False,
     ) -> None:
         """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
@@ -110,7 +107,7 @@ class Sources:
         self._kept = {one.id: one for one in kept}
         self._new_id = new_id
         self._from_end = first_run and settings.from_end
-        self._whole = whole
+        self._whole, self._pace = whole, pace
         self._scanned = False
         self._all_looked_at = float("-inf")
         self._busy: list[Feed] = []
@@ -120,7 +117,7 @@ class Sources:
 
     def scan(self, now: float) -> None:
         """Looks for files that came or went."""
-        if not [pattern for pattern in self._patterns if pattern.look_up(now)]:
+        if not [pattern for pattern in self._patterns if pattern.look_up(now, self._pace.deep_scan)]:
             return
         found: dict[FileId, tuple[str, str]] = {}
         excluded = self._settings.exclude
@@ -276,7 +273,7 @@ class Sources:
 
     def look(self, now: float) -> list[Feed]:
         """Generations that may have something to read."""
-        if now - self._all_looked_at >= IDLE_LOOK_SECONDS:
+        if now - self._all_looked_at >= self._pace.look_idle:
             self._all_looked_at = now
             for feed in list(self.feeds.values()):
                 self._look_at(feed, now)

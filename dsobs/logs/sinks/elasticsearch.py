@@ -6,6 +6,8 @@ The client is version 8's, whose compatibility headers both servers understand; 
 import asyncio
 import base64
 import contextlib
+import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -105,7 +107,8 @@ def _why(error: BaseException) -> str:
         inner = error.certificate_error
     if isinstance(inner, ssl.SSLError):
         return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or 'failed'}"
-    return getattr(inner, "strerror", None) or type(error).__name__
+    number = getattr(inner, "errno", None)
+    return os.strerror(number) if number else getattr(inner, "strerror", None) or type(error).__name__
 
 
 class _Raw(Serializer):
@@ -147,12 +150,12 @@ class ElasticsearchSink:
             response = await client.perform_request(
                 "POST", f"/{quote(index, safe='')}/_bulk{_BULK}", headers=headers, body=data
             )
-        except ApiError as error:
-            return self._refused(error, where)
         except UnsupportedProductError:
             return Answer(
                 400, type="unsupported_product", detail=f"{where} is not Elasticsearch (OpenSearch is not supported)"
             )
+        except ApiError as error:
+            return self._refused(error, where)
         except (SecretError, OSError) as error:
             return Answer(401, type="credentials", detail=str(error))
         except TransportError as error:
@@ -196,6 +199,8 @@ class ElasticsearchSink:
 
 def connect(settings: Elasticsearch) -> AsyncElasticsearch:
     """A client of these servers that makes single attempts; OSError names a certificate file that can't be used."""
+    # It warns of each attempt that fails; what is told of failures, and how often, is decided in delivery.
+    logging.getLogger("elastic_transport.node_pool").setLevel(logging.ERROR)
     proxy = settings.proxy.reveal() if settings.proxy is not None else None
     node = type("Node", (Node,), {"proxy": proxy})
     tls = _tls(settings) if any(url.startswith("https:") for url in settings.urls) else None
