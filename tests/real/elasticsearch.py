@@ -57,6 +57,8 @@ class Elasticsearch:
         """`settings`: further lines of elasticsearch.yml."""
         self.version = version
         self.port = _free_port()
+        self.stream = "logs-test"
+        """A data stream that tests write to."""
         self.url = f"http://127.0.0.1:{self.port}"
         self._settings = dict(settings or {})
         self._folder = Path(tempfile.mkdtemp(prefix="elasticsearch-"))
