@@ -196,7 +196,14 @@ async def _follow(stream: asyncio.StreamReader, timeline: Timeline, log: TextIO)
             timeline.tell(_ACTIONS[action], text)
 
 
-async def _ready(session: aiohttp.ClientSession, url: str, seconds: float, process: asyncio.subprocess.Process) -> None:
+async def _ready(
+    session: aiohttp.ClientSession,
+    url: str,
+    seconds: float,
+    process: asyncio.subprocess.Process,
+    log: Path | None = None,
+) -> None:
+    """Until `url` answers with 200; the last line of `log` tells meanwhile what is being done."""
     deadline = time.monotonic() + seconds
     shown = time.monotonic()
     while time.monotonic() < deadline:
@@ -208,12 +215,13 @@ async def _ready(session: aiohttp.ClientSession, url: str, seconds: float, proce
                     return
         if time.monotonic() - shown > 10:
             shown = time.monotonic()
-            print(f"  … still waiting for {url}", flush=True)
+            lines = _tail(log) if log is not None else []
+            print(f"  … still waiting for {url}{': ' + lines[-1].strip()[-100:] if lines else ''}", flush=True)
         await asyncio.sleep(0.1)
     raise DemoError(f"{url} was not ready within {seconds:.0f} s")
 
 
-async def _story(command: str, start_seconds: float, folder: Path, timeline: Timeline) -> None:
+async def _story(command: str, start_seconds: float, folder: Path, timeline: Timeline, *, kept: bool) -> None:
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         port, api = free_port(), free_port()
@@ -228,7 +236,7 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
                 output=folder / "engine.log",
             )
         )
-        await _ready(session, f"{url}/health", start_seconds, engine)
+        await _ready(session, f"{url}/health", start_seconds, engine, folder / "engine.log")
         await stack.enter_async_context(
             child(
                 *(sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", "4"),
@@ -265,7 +273,7 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
         stack.callback(following.cancel)
         await _ready(session, f"http://127.0.0.1:{api}/readyz", 30.0, dsobs)
         timeline.say(f"  metrics http://127.0.0.1:{api}/metrics, API http://127.0.0.1:{api}/api/v1/status")
-        timeline.say(f"  logs in {folder}")
+        timeline.say(f"  logs in {folder}{'' if kept else ', until the demo ends (--keep DIR keeps them)'}")
         before = await _started(session, api)
         await _work(session, api, 60.0)
         timeline.say(f"4 clients are being answered; stopping the engine core with SIGSTOP in {WORK_SECONDS:.0f} s")
@@ -330,7 +338,7 @@ async def demo(command: str, start_seconds: float, out: TextIO, keep: Path | Non
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsobs-demo-")))
         try:
-            await _story(command, start_seconds, folder, timeline)
+            await _story(command, start_seconds, folder, timeline, kept=keep is not None)
         except DemoError as error:
             print(f"dsobs demo: {error}", file=sys.stderr)
             for name in ("engine.log", "dsobs.log"):

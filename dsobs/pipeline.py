@@ -8,23 +8,26 @@ or output or waits.
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dsobs.collectors.detect import detect, named
-from dsobs.collectors.nvml import GpuSignals
+from dsobs.collectors.host import host_samples
+from dsobs.collectors.nvml import GpuSignals, engine_pids
 from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
-from dsobs.model.alert import Alert, Transition
+from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
-from dsobs.model.view import View
+from dsobs.model.view import View, Witness
+from dsobs.promql import Limits
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
-from dsobs.remediation.plan import Step, awaits_verification, plan
-from dsobs.rules import Evaluator, Group, load, render
-from dsobs.rules.shipped import FILE_NAME
+from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
+from dsobs.rules import Evaluator, Group, RuleFileError, load
+from dsobs.rules.files import out_of_reach
+from dsobs.rules.shipped import sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -35,14 +38,18 @@ from dsobs.signals.witness import StandstillWitness
 
 log = logging.getLogger(__name__)
 
+MAX_ENGINES = 256
+"""Of one server: models × ranks. A page with more is not taken in."""
 VERDICT_SECONDS = 5.0
 """Between two synthetic requests to an instance whose restart is to be verified."""
 
 
 def rule_groups(config: Config) -> list[Group]:
     """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
-    shipped = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
-    return load(config.rules.files, shipped)
+    groups = load(config.rules.files, sources(config))
+    if problems := out_of_reach(groups):
+        raise RuleFileError(problems)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,8 @@ class Turn:
     transitions: list[Transition]
     steps: list[Step]
     probes_wanted: list[EngineKey]
+    pause_wanted: bool = False
+    """The engine is to be asked whether somebody paused it."""
 
 
 @dataclass(slots=True)
@@ -61,6 +70,8 @@ class Memory:
     `load`."""
 
     seen: bool = False
+    was_up: bool = False
+    """The last instance answered."""
     known: Known = field(default_factory=Known)
     restarts: tuple[Restart, ...] = ()
     gaps: dict[str, tuple[dict[int, int], float]] = field(default_factory=dict)
@@ -71,6 +82,7 @@ class Memory:
         """For JSON."""
         return {
             "seen": self.seen,
+            "was_up": self.was_up,
             "known": [self.known.runtime_start, self.known.page_start, self.known.count],
             "restarts": [[restart.at, restart.by_dsobs] for restart in self.restarts],
             "gaps": {
@@ -85,6 +97,8 @@ class Memory:
         """From what `dump` gave."""
         return cls(
             seen=bool(value["seen"]),
+            # Written by an older dsobs, it is not known: an engine that may be starting is left alone.
+            was_up=bool(value.get("was_up", False)),
             known=Known(*value["known"]),
             restarts=tuple(Restart(at, own) for at, own in value["restarts"]),
             gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
@@ -111,11 +125,12 @@ class Pipeline:
         self.store = store
         self.evaluator = evaluator
         self.tracker = ProgressTracker(config.hang, probes)
-        self.lifecycle = Lifecycle(seen=memory.seen)
+        self.lifecycle = Lifecycle(seen=memory.seen, was_up=memory.was_up)
         self.restarts = RestartWindow(memory.restarts, memory.known)
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
         self.adapter: EngineAdapter | None = None
+        self._adapter_error = ""
         self.view = View(at=0.0)
         self.gpus: Unknown | tuple[Any, ...] = Unknown("not read yet")
         self.probe_counts = dict.fromkeys(ProbeOutcome, 0)
@@ -123,6 +138,8 @@ class Pipeline:
         self._probes = probes
         self._assume_restart = assume_restart
         self._witness = StandstillWitness()
+        self._repairing = False
+        """A restart is under way or not verified yet."""
         self._gpu_signals = GpuSignals()
         self._offset = ProbeOffset()
         self._probes_ended: list[Probe] = []
@@ -134,6 +151,8 @@ class Pipeline:
         self._scrape_duration: float | None = None
         self._last_failure: Failure | None = None
         """Of the scrape that ended last; None: it succeeded."""
+        self._was_away = False
+        """The port has refused since its page was read last."""
         self._canonical: list[Sample] = []
         self._derived: list[Sample] = []
         self._gpu: list[Sample] = []
@@ -142,9 +161,9 @@ class Pipeline:
         self._answered_at: float | None = None
         self._error_at: float | None = None
         self._unrecognized = False
+        self._told_too_many = False
         self._data_since: float | None = None
-        for name in evaluator.metric_names:
-            store.want(name, evaluator.lookback_seconds)
+        self._prepare_rules()
         self.can_restart = False
         """The runtime that the sidecar found can restart the engine."""
         self.page: Page | None = None
@@ -166,7 +185,14 @@ class Pipeline:
         gaps = dict(self._learned)
         for key, learned in self.tracker.gaps.items():
             gaps[self._fingerprints.get(key, "/".join(key))] = (learned.counts(), learned.worked_seconds)
-        return Memory(self.lifecycle.seen, self.restarts.known, self.restarts.restarts, gaps, self.kv_pool_bytes)
+        return Memory(
+            seen=self.lifecycle.seen,
+            was_up=self.lifecycle.was_up,
+            known=self.restarts.known,
+            restarts=self.restarts.restarts,
+            gaps=gaps,
+            kv_pool_bytes=self.kv_pool_bytes,
+        )
 
     def reconfigure(self, config: Config, groups: Sequence[Group], probes: str) -> None:
         """Other settings and rules from now on; windows, alerts and all that was learned stay."""
@@ -174,6 +200,11 @@ class Pipeline:
         self._probes = probes
         self.tracker.configure(config.hang, probes)
         self.evaluator.replace_groups(groups)
+        self._prepare_rules()
+
+    def _prepare_rules(self) -> None:
+        queries = self.config.queries
+        self.evaluator.limits = Limits(samples=queries.max_samples, seconds=queries.timeout)
         for name in self.evaluator.metric_names:
             self.store.want(name, self.evaluator.lookback_seconds)
 
@@ -182,7 +213,9 @@ class Pipeline:
     def turn(self, obs: Observation, ledger: Ledger, switches: Switches, silenced: Sequence[str] = ()) -> Turn:
         """Takes one observation. `silenced`: fingerprints of alerts that repair nothing now."""
         now = obs.at
-        self._see(obs)
+        # Nobody repairs the engine of a recording.
+        self._repairing = not self._assume_restart and under_repair(ledger)
+        obs = self._see(obs)
         # A page that can't be read tells nothing, so what was firing before a restart of dsobs is not over by it.
         if obs.scrape is not None and (obs.scrape.ok or obs.scrape.failure is Failure.REFUSED):
             self.evaluator.inputs_ready(now, self._data_since)
@@ -190,7 +223,8 @@ class Pipeline:
         self._tell_changes(self.view, self._view(obs))
         alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
         steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
-        return Turn(self.view, transitions, steps, self._probes_wanted(now, ledger))
+        probes, pause = self._probes_wanted(now, ledger), self.view.up and self.tracker.pause_wanted(now)
+        return Turn(self.view, transitions, steps, probes, pause)
 
     def _tell_changes(self, before: View, view: View) -> None:
         """What a person following the log wants to know at once."""
@@ -199,6 +233,9 @@ class Pipeline:
             log.info("the engine is ready", extra={"event.action": "engine-ready"})
         elif before.up and not view.up:
             log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
+        if view.paused != before.paused:
+            word = "is paused: no hang is looked for" if view.paused else "is not paused any more"
+            log.info("the engine %s", word, extra={"event.action": "paused" if view.paused else "resumed"})
         stalled = {e.key for e in before.engines if is_stalled(e)}
         for engine in view.engines:
             if is_stalled(engine) and engine.key not in stalled:
@@ -213,11 +250,12 @@ class Pipeline:
         """Takes an observation from before a restart of dsobs: it fills windows, and what moved last is known."""
         if obs.scrape is not None and obs.scrape.page is not None:
             before = self._facts.process_start_time
-            self._read_page(obs.scrape.page, obs.at)
+            if self._read_page(obs.scrape.page, obs.at) > MAX_ENGINES:
+                return
             if before is not None and self._facts.process_start_time != before:
                 self.tracker.forget()
             # A hang that began before dsobs was restarted must not look like a prefill that has just begun.
-            self.tracker.observe(obs.at, self._raw)
+            self.tracker.observe(obs.at, self._raw, there=self._facts.engine_keys)
             self.store.append_samples(self._canonical, obs.at, source="engine")
             self._data_since = obs.at if self._data_since is None else self._data_since
 
@@ -225,25 +263,35 @@ class Pipeline:
         """Pending, firing and lately resolved."""
         return self.evaluator.alerts()
 
-    def _see(self, obs: Observation) -> None:
+    def _see(self, obs: Observation) -> Observation:
+        """The observation as it is taken."""
         now, scrape = obs.at, obs.scrape
         self.gpus = obs.gpus
-        self._witness.observe(now, obs.runtime, obs.gpus)
-        self.tracker.witness = self._witness.verdict(now)
+        self.tracker.witness = self._witness.observe(now, obs.runtime, obs.gpus)
+        if obs.paused is not None:
+            self.tracker.pause_told(obs.paused)
         for probe in obs.probes:
             self._probe_ended(probe)
         page = scrape.page if scrape is not None and scrape.ok else None
-        if page is not None:
-            self._read_page(page, now)
-        fresh = self.restarts.observe(now, obs.runtime, self._facts.process_start_time if page is not None else None)
+        if scrape is not None and page is not None and (engines := self._read_page(page, now)) > MAX_ENGINES:
+            detail = f"{engines} engines (models and ranks), the limit is {MAX_ENGINES}"
+            scrape = replace(scrape, page=None, text=None, failure=Failure.TOO_MANY_SERIES, detail=detail)
+            obs, page = replace(obs, scrape=scrape), None
+        page_start = self._facts.process_start_time if page is not None else None
+        fresh = self.restarts.observe(now, obs.runtime, page_start, was_away=self._was_away)
+        if scrape is not None:
+            self._was_away = page is None and (self._was_away or scrape.failure is Failure.REFUSED)
         self.lifecycle.observe(obs, new_instance=bool(fresh))
         if fresh:
             self._new_instance()
         if page is not None:
-            self.tracker.observe(now, self._raw, probing=self.probes_in_flight)
+            self.tracker.observe(now, self._raw, probing=self.probes_in_flight, there=self._facts.engine_keys)
             self.store.append_samples(self._canonical, now, source="engine")
         elif scrape is not None:
             assert scrape.failure is not None
+            if scrape.failure is Failure.TOO_MANY_SERIES and not self._told_too_many:
+                self._told_too_many = True
+                log.warning("the engine's metrics page is not read: %s", scrape.detail)
             self._scrape_failures[scrape.failure] += 1
             self._canonical = []
             self._kv_usage = {}
@@ -252,9 +300,11 @@ class Pipeline:
             self._scrape_duration = scrape.duration_seconds
             self._last_failure = scrape.failure
         self._derive(obs)
+        return obs
 
-    def _read_page(self, page: Page, now: float) -> None:
-        self.page = page
+    def _read_page(self, page: Page, now: float) -> int:
+        """How many engines the page has. One with more than are followed is not taken in: what is kept of each would
+        add up."""
         if self.adapter is None or not self.adapter.recognizes(page):
             name = self.config.target.engine
             self.adapter = detect(page) if name == "auto" else named(name)
@@ -262,12 +312,26 @@ class Pipeline:
                 if not self._unrecognized:
                     log.warning("the metrics page is of no engine that dsobs knows; set target.engine if it should be")
                 self._unrecognized = True
+                self.page = page
                 self._raw = self._canonical = []
                 self._facts = EngineFacts()
-                return
+                return 0
             log.info("engine recognized: %s", self.adapter.name)
-        self._raw = self.adapter.canonical(page)
-        self._facts = self.adapter.facts(page)
+        try:
+            facts = self.adapter.facts(page)
+            raw = self.adapter.canonical(page) if len(facts.engine_keys) <= MAX_ENGINES else []
+            self._adapter_error = ""
+        except Exception as error:  # A plugin's mistake: the page tells nothing, and the rest goes on.
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self._adapter_error:
+                log.exception("the metrics page can't be read as one of %s: %s", self.adapter.name, reason)
+            self._adapter_error = reason
+            facts, raw = EngineFacts(), []
+        engines = len(facts.engine_keys)
+        if engines > MAX_ENGINES:
+            return engines
+        self.page = page
+        self._facts, self._raw = facts, raw
         self._recall_gaps()
         self._canonical = self._offset.corrected(
             self._raw,
@@ -283,6 +347,7 @@ class Pipeline:
                 names = dict(series)
                 usage[names.get("model_name", ""), names.get("engine", "")] = value
         self._kv_usage = usage
+        return len(facts.engine_keys)
 
     def _recall_gaps(self) -> None:
         """What was learned is kept by model and flags: another model on the same port begins anew."""
@@ -329,7 +394,7 @@ class Pipeline:
 
     def _verdict_wanted(self, now: float, ledger: Ledger) -> bool:
         """A restarted or a sick instance is asked once in a while whether it answers."""
-        if now - (self.tracker.last_probe_at or 0.0) < VERDICT_SECONDS:
+        if self.tracker.paused or now - (self.tracker.last_probe_at or 0.0) < VERDICT_SECONDS:
             return False
         return self.lifecycle.sick_since is not None or (self.view.ready and awaits_verification(ledger))
 
@@ -338,8 +403,11 @@ class Pipeline:
         derived = self.lifecycle.samples(now, self.config.startup.budget)
         if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
+        derived += self._unverified()
+        derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
+        derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
-        gpu = self._gpu_signals.samples(obs.gpus)
+        gpu = self._gpu_signals.samples(obs.gpus, now, engine_pids(obs.runtime))
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)
@@ -353,6 +421,23 @@ class Pipeline:
         for outcome, count in self.probe_counts.items():
             derived.append(Sample(_PROBES[outcome], count))
         self._derived, self._gpu, self._container = derived, gpu, container
+
+    def _unverified(self) -> list[Sample]:
+        """What was firing when the engine was restarted is not over by that: not before the repair is verified."""
+        if not self._repairing:
+            return []
+        return [
+            Sample(
+                labels(
+                    "dsobs_engine_repair_unverified",
+                    alert=alert.name,
+                    **{name: alert.labels[name] for name in ("model_name", "engine") if name in alert.labels},
+                ),
+                1.0,
+            )
+            for alert in self.evaluator.alerts()
+            if alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
+        ]
 
     def _holds_hang(self, runtime: RuntimeView | Unknown) -> bool:
         """A hang stays as it was last seen until something disproves it: progress, an answered probe, another instance,
@@ -378,7 +463,7 @@ class Pipeline:
         if known.runtime_start is not None or known.page_start is not None:
             count = float(self.restarts.in_24h(now))
             out.append(Sample(labels("dsobs_container_restarts_24h", runtime=kind, name=name), count))
-        return out
+        return out + host_samples(obs.host, now, self.config.host.interval, kind, name)
 
     def _view(self, obs: Observation) -> View:
         life, now = self.lifecycle, obs.at
@@ -396,16 +481,21 @@ class Pipeline:
             up=life.up,
             ready=life.ready,
             asleep=self.tracker.asleep,
+            paused=self.tracker.paused,
             starting_since=life.starting_since,
             down_since=life.down_since,
             down_reason=life.down_reason,
             planned_stop=life.planned_stop,
             unresponsive_since=life.unresponsive_since,
             runtime=runtime,
-            can_restart=self._assume_restart or self.can_restart,
+            # What can restart it must be there to be asked now.
+            can_restart=self._assume_restart or (self.can_restart and isinstance(runtime, RuntimeView)),
             witness=self.tracker.witness,
+            still_since=self._witness.still_since,
+            worked_at=self._witness.worked_at,
             engines=self.tracker.progress(),
             restarts_24h=self.restarts.in_24h(now) if counted else None,
+            own_restarts_24h=self.restarts.own_in_24h(now),
             instance_started_at=started,
             probe_answered_at=self._answered_at,
             probe_error_at=self._error_at,
@@ -414,4 +504,5 @@ class Pipeline:
 
 
 _FAILURES: dict[Failure, Labels] = {f: labels("dsobs_engine_scrape_failures_total", reason=f.value) for f in Failure}
+_WITNESS: dict[Witness, Labels] = {w: labels("dsobs_engine_standstill_witness", verdict=w.value) for w in Witness}
 _PROBES: dict[ProbeOutcome, Labels] = {o: labels("dsobs_engine_probes_total", outcome=o.value) for o in ProbeOutcome}

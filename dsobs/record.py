@@ -7,8 +7,9 @@ from typing import TextIO
 import orjson
 
 from dsobs.collectors.exchange import open_session
+from dsobs.collectors.gpus import open_gpus
 from dsobs.collectors.health import HealthCheck
-from dsobs.collectors.nvml import NvmlCollector, record_of_gpus
+from dsobs.collectors.nvml import record_of_gpus
 from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config
 from dsobs.model.clock import SteadyClock
@@ -28,7 +29,7 @@ async def record(config: Config, file: Path, seconds: float, told: TextIO | None
     clock = SteadyClock()
     loop = asyncio.get_running_loop()
     answered, count = 0, 0
-    nvml = NvmlCollector(config.gpu, clock)
+    cards = open_gpus(config.gpu, clock)
     try:
         with gzip.open(file, "wb", compresslevel=6) as out:
             async with open_session(config.target) as session:
@@ -36,7 +37,7 @@ async def record(config: Config, file: Path, seconds: float, told: TextIO | None
                 health = HealthCheck(session, config.target, clock)
                 begun = due = loop.time()
                 while loop.time() - begun < seconds:
-                    gpus = await nvml.read() if config.gpu.enabled else Unknown("switched off (gpu.enabled)")
+                    gpus = await cards.read() if config.gpu.enabled else Unknown("switched off (gpu.enabled)")
                     said = await health.check()
                     scrape = await scraper.scrape()
                     obs = Observation(at=clock.now(), scrape=scrape, health=said, gpus=gpus)
@@ -50,7 +51,7 @@ async def record(config: Config, file: Path, seconds: float, told: TextIO | None
                     due = max(due + config.target.scrape_interval, loop.time())
                     await asyncio.sleep(max(due - loop.time(), 0.0))
     finally:
-        await nvml.close()
+        await cards.close()
         if told is not None:
             print(file=told)
     return answered

@@ -16,7 +16,7 @@ from dsobs.model.alert import AlertState
 from dsobs.model.observation import Failure, Observation, Scrape, Unknown
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline, rule_groups
-from dsobs.recorder.records import failed_scrape_of, health_of, read_records, runtime_of
+from dsobs.recorder.records import failed_scrape_of, health_of, host_of, paused_of, read_records, runtime_of
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
@@ -44,6 +44,8 @@ def observation_of(record: dict[str, Any], parser: Parser) -> Observation:
         health=health_of(record),
         gpus=gpus_of_record(record.get("nvml")),
         runtime=runtime if runtime is not None else Unknown("not in the recording"),
+        paused=paused_of(record),
+        host=host_of(record) or Unknown("not in the recording"),
     )
 
 
@@ -68,6 +70,8 @@ class Replay:
         self._refused: str | None = None
         self._start: float | None = None
         self.samples = 0
+        self.out_of_order = 0
+        """Records that were left out, since they are older than the one before."""
 
     def run(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Events as `dsobs replay --json` prints them; the last one has kind `end`."""
@@ -77,6 +81,7 @@ class Replay:
             if self._start is None:
                 self._start = obs.at
             if self.samples and obs.at < last:
+                self.out_of_order += 1
                 continue
             last = obs.at
             self.samples += 1

@@ -1,6 +1,7 @@
 """State on disk: SQLite in WAL mode with `synchronous=FULL`, one writer, never on the event loop.
 
 What is committed survives SIGKILL and power loss; a file that can't be read is set aside, never repaired by guess.
+A disk that hangs holds up nobody for longer than a deadline, and then nobody until it answers again.
 Each part of dsobs that keeps state owns its tables and brings them as `Schema`.
 """
 
@@ -8,16 +9,24 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 RESERVE_BYTES = 256 * 1024
 """Kept allocated beside the file, and given up when the disk is full, so that the last rows can be committed."""
+WRITE_SECONDS = 2.0
+"""A transaction that has not ended after this has failed for whoever waits."""
+OPEN_SECONDS = 30.0
+"""The same for opening the file and for what is read at the start, when nothing else goes on yet."""
+LOCK_SECONDS = 1.0
+"""Waiting for another process that has the file locked; less than `WRITE_SECONDS`, so that the error says so."""
 
 
 class StateError(Exception):
@@ -31,6 +40,10 @@ class StateDb:
     statements. A file that is not a readable database is renamed to `NAME.corrupt-<Unix seconds>` and a new one is
     begun; `set_aside` then names the old one, and enforcement must wait for the operator's word. On a full disk the
     reserve is given up once (`reserve_used`); it is set up anew when the file is next opened with room for it.
+
+    A transaction that misses its deadline is a StateError: it is rolled back where that is still possible, and may be
+    committed late where the disk hangs in the commit itself. Until it ends, every other is a StateError at once, so
+    that nothing piles up behind it.
     """
 
     def __init__(self, path: Path | str, schema: Sequence[str] = ()) -> None:
@@ -38,9 +51,18 @@ class StateDb:
         self.set_aside: Path | None = None
         self.reserve_used = False
         self._schema = list(schema)
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dsobs-state")
         self._connection: sqlite3.Connection | None = None
-        self._writer.submit(self._open_or_set_aside).result()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._overdue: _Job | None = None
+        self._closed = False
+        # A daemon, unlike those of an executor: a disk that hangs must not keep the process from ending.
+        threading.Thread(target=self._write, name="dsobs-state", daemon=True).start()
+        self._wait(self._submit(lambda _: self._open_or_set_aside()), OPEN_SECONDS)
+
+    def _write(self) -> None:
+        """The writer's thread."""
+        while (job := self._jobs.get()) is not None:
+            job.run()
 
     def _open_or_set_aside(self) -> None:
         try:
@@ -66,7 +88,9 @@ class StateDb:
     def _open(self) -> None:
         if self.path != ":memory:":
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        self._connection = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, timeout=LOCK_SECONDS
+        )
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         if self._connection.execute("PRAGMA quick_check").fetchone()[0] != "ok":
@@ -138,17 +162,118 @@ class StateDb:
 
         An exception of `work` itself rolls back and is raised as it is.
         """
-        return self._writer.submit(self._transaction, work).result()
+        result: T = self._wait(self._submit(lambda job: self._transaction(job.guarded(work))), OPEN_SECONDS)
+        return result
 
-    async def transact_async(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """The same without holding the event loop."""
-        return await asyncio.wrap_future(self._writer.submit(self._transaction, work))
+    async def transact_async(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        *,
+        deadline: float = WRITE_SECONDS,
+        late: Callable[[T], object] | None = None,
+    ) -> T:
+        """The same without holding the event loop, for at most `deadline` seconds.
 
-    def close(self) -> None:
-        """Ends the writer's thread and closes the file; legal twice."""
-        with contextlib.suppress(RuntimeError):
-            self._writer.submit(self._discard).result()
-        self._writer.shutdown()
+        `late` gets the result of one that was committed after all when nobody waited any more, on the event loop.
+        """
+        job = self._submit(lambda job: self._transaction(job.guarded(work)))
+        writing = asyncio.wrap_future(job.future)
+        # An end that comes too late must not go unread. Cancelling who waits does not cancel what is being written.
+        writing.add_done_callback(lambda future: future.cancelled() or future.exception())
+        done, _ = await asyncio.wait([writing], timeout=deadline)
+        if not done:
+            error = self._give_up(job, deadline)
+            if late is not None:
+                loop = asyncio.get_running_loop()
+                job.future.add_done_callback(lambda _: _tell_late(job, loop, late))
+            raise error
+        result: T = await writing
+        return result
+
+    def _submit(self, work: "Callable[[_Job], Any]") -> "_Job":
+        job = _Job(work)
+        if self._closed:
+            raise StateError(f"{self.path}: closed")
+        overdue = self._overdue
+        if overdue is not None and not overdue.future.done():
+            raise StateError(f"{self.path}: the disk has not answered for {overdue.age:.0f} s")
+        self._jobs.put(job)
+        return job
+
+    def _wait(self, job: "_Job", deadline: float) -> Any:
+        try:
+            return job.future.result(deadline)
+        except TimeoutError:
+            if job.future.done():
+                raise
+            raise self._give_up(job, deadline) from None
+
+    def _give_up(self, job: "_Job", deadline: float) -> StateError:
+        job.give_up()
+        if not job.future.cancelled():
+            self._overdue = job
+        return StateError(f"{self.path}: the disk has not answered for {deadline:g} s")
+
+    def close(self, deadline: float = WRITE_SECONDS) -> None:
+        """Ends the writer's thread and closes the file, unless the disk hangs for longer; legal twice."""
+        if self._closed:
+            return
+        with contextlib.suppress(StateError):
+            self._wait(self._submit(lambda _: self._discard()), deadline)
+        self._closed = True
+        self._jobs.put(None)
+
+
+class _Job:
+    """What the writer's thread is to do, and its end."""
+
+    def __init__(self, work: "Callable[[_Job], Any]") -> None:
+        self.future: Future[Any] = Future()
+        self.given_up = False
+        self._work = work
+        self._since = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was asked for."""
+        return time.monotonic() - self._since
+
+    def guarded(self, work: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
+        """`work`, which is not committed once nobody waits for it."""
+
+        def guarded(connection: sqlite3.Connection) -> T:
+            result = work(connection)
+            if self.given_up:
+                raise _GivenUpError
+            return result
+
+        return guarded
+
+    def run(self) -> None:
+        """On the writer's thread."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._work(self)
+        except BaseException as error:  # noqa: BLE001  It is raised where the result is waited for.
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def give_up(self) -> None:
+        """Nobody waits any more: it is not begun, or rolled back if that is still possible."""
+        self.given_up = True
+        self.future.cancel()
+
+
+class _GivenUpError(Exception):
+    """The transaction came too late."""
+
+
+def _tell_late(job: _Job, loop: asyncio.AbstractEventLoop, late: Callable[[Any], object]) -> None:
+    if not job.future.cancelled() and job.future.exception() is None:
+        with contextlib.suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(late, job.future.result())
 
 
 @contextlib.contextmanager

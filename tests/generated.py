@@ -4,15 +4,28 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dsobs_nvml import documentation as nvml
+
 from dsobs.cli.reference import commands_page
 from dsobs.config.reference import schema_text, settings_page
+from dsobs.rules.catalogue import rules_page
 
 ROOT = Path(__file__).parent.parent
+
+NVML_README = "exporters/nvml/README.md"
+
+
+def nvml_readme() -> str:
+    """Of dsobs-nvml, whose tables are generated and whose text is not."""
+    return nvml.written((ROOT / NVML_README).read_text(encoding="utf-8"))
+
 
 GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/settings.md", settings_page),
     ("docs/reference/config.schema.json", schema_text),
     ("docs/reference/cli.md", commands_page),
+    ("docs/reference/rules.md", rules_page),
+    (NVML_README, nvml_readme),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, ValidationError
 from starlette.exceptions import HTTPException
 
 from dsobs.api.answers import answer, error_answer, plain
@@ -92,7 +92,7 @@ class NewSilence(BaseModel):
 
     matchers: list[str]
     """Such as `alertname=EngineHung`."""
-    duration: str | float
+    duration: str | StrictFloat
     """Such as `2h`, or seconds."""
     created_by: str = Field(default="", alias="createdBy", max_length=200)
     comment: str = Field(default="", max_length=1000)

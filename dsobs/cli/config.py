@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsobs.cli.exit_codes import ExitCode
+from dsobs.cli.exit_codes import CommandError, ExitCode
 from dsobs.cli.options import add_config_options, load_with_origins, read_config
 from dsobs.cli.output import print_error, print_json
 
@@ -25,7 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "are not there. Exit status 2 if anything is.",
         allow_abbrev=False,
     )
-    check.add_argument("file", metavar="FILE", nargs="?", type=Path, help="settings file, in place of --config")
+    _add_file(check)
     check.add_argument("--json", action="store_true", help="one object a line: where, name, message")
     add_config_options(check)
     check.set_defaults(run=run_check)
@@ -36,6 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Prints all settings in force as YAML. Secrets are shown as references or stars.",
         allow_abbrev=False,
     )
+    _add_file(show)
     show.add_argument("--json", action="store_true", help="one JSON object")
     show.add_argument("--origin", action="store_true", help="say where each value that is no default was written")
     add_config_options(show)
@@ -45,21 +46,28 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     schema.set_defaults(run=run_schema)
 
 
+def _add_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="settings file, in place of --config")
+
+
+def _take_file(args: argparse.Namespace) -> None:
+    if args.file is not None:
+        if args.config is not None:
+            raise CommandError("give the file once: as FILE or by --config", ExitCode.USAGE)
+        args.config = args.file
+
+
 def run_check(args: argparse.Namespace) -> int:
     """Prints each problem; 0 if there is none, else 2."""
     from dsobs.config import ConfigError, unready
-    from dsobs.sidecar.page_texts import bad_templates
+    from dsobs.sidecar.settings import unusable
 
-    if args.file is not None:
-        if args.config is not None:
-            print_error("give the file once: as FILE or by --config")
-            return ExitCode.USAGE
-        args.config = args.file
+    _take_file(args)
     problems: list[Problem] | tuple[Problem, ...]
     try:
         loaded = read_config(args)
-        findings = [*unready(loaded.config), *bad_templates(loaded.config)]
-        problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_inhibition(loaded.config)]
+        findings = [*unready(loaded.config), *unusable(loaded.config)]
+        problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_in_files(loaded.config)]
     except ConfigError as error:
         problems = error.problems
     for problem in problems:
@@ -94,20 +102,19 @@ def _unknown_plugins(loaded: "Loaded") -> "list[Problem]":
     return loaded.problems(findings)
 
 
-def _inhibition(config: "Config") -> "list[Problem]":
-    """What is wrong with the files of `inhibition.files` that are there."""
-    from dsobs.config import ConfigError
-    from dsobs.notifiers.inhibition import load_inhibition
+def _in_files(config: "Config") -> "list[Problem]":
+    """What is wrong with the files that the settings name and that are there."""
+    from dsobs.sidecar.settings import read_files
 
-    try:
-        load_inhibition(path for path in config.inhibition.files if path.is_file())
-    except ConfigError as error:
-        return list(error.problems)
-    return []
+    problems: list[Problem] = []
+    read_files(config, problems)
+    absent = {str(path) for path in (*config.rules.files, *config.inhibition.files) if not path.is_file()}
+    return [problem for problem in problems if problem.where not in absent]
 
 
 def run_show(args: argparse.Namespace) -> int:
     """Prints the settings in force."""
+    _take_file(args)
     loaded = load_with_origins(args)
     tree = _tree(loaded)
     if args.json:

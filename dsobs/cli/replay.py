@@ -17,7 +17,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="run rules and planning over a recording",
         description="Runs parsing, rules and planning over a recording (a flight recorder's file, or one made by "
         "`dsobs record`) in virtual time and prints what would have been alerted, paged and done, as in enforce mode. "
-        "There is no probe in a replay.",
+        "There is no probe in a replay. Records that are out of order are left out, and said.",
     )
     parser.add_argument("file", type=Path, nargs="+", help="recording, JSON lines, gzip'ed or not; several in order")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -26,7 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 2 if a file is no recording."""
+    """0; 1 if records were left out; 2 if a file is no recording."""
     from dsobs.recorder.records import RecordError, read_records
     from dsobs.replay import Replay
 
@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(config.log.model_copy(update={"level": "error"}))
     records = (record for path in args.file for record in read_records(path))
     try:
-        for event in Replay(config).run(records):
+        replay = Replay(config)
+        for event in replay.run(records):
             if args.json:
                 print_json(event)
             else:
@@ -46,6 +47,12 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print_error(f"{error.filename}: {error.strerror}")
         return ExitCode.USAGE
+    if replay.out_of_order:
+        print_error(
+            f"{replay.out_of_order} records are older than the one before them and were left out; "
+            "give the files in order of time, and sort what was put together by hand"
+        )
+        return ExitCode.FAILED
     return 0
 
 

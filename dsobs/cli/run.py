@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     footprint.one_heap()
     from dsobs.api.server import ListenError
     from dsobs.config import ConfigError
-    from dsobs.rules.files import RuleFileError
     from dsobs.sidecar import Sidecar
 
     config = load_config(args)
@@ -47,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
                 loop.add_signal_handler(number, sidecar.stop)
             loop.call_later(START_SECONDS, footprint.give_back)
             await sidecar.run()
-        except (ListenError, ConfigError, RuleFileError, LookupError) as error:
+        except ConfigError as error:
+            for problem in error.problems:
+                print_error(str(problem))
+            return ExitCode.USAGE
+        except (ListenError, LookupError) as error:
             print_error(f"{error}")
             return ExitCode.USAGE
         return 0

@@ -5,25 +5,15 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dsobs_nvml import (
-    CLOCK_EVENT_REASONS,
-    XIDS,
-    Nvml,
-    NvmlSource,
-    NvmlUnavailable,
-    Process,
-    Reading,
-    readings_of_record,
-    record_of_readings,
-)
+from dsobs_nvml import CardSeries, Nvml, NvmlSource, NvmlUnavailable, Row, readings_of_record, record_of_readings
 
 from dsobs.model.clock import Clock
-from dsobs.model.observation import Gpu, GpuProcess, Unknown
-from dsobs.model.samples import Sample, labels
+from dsobs.model.observation import Gpu, RuntimeView, Unknown
+from dsobs.model.samples import Labels, Sample, labels
 
 if TYPE_CHECKING:
     from dsobs.config.models import Gpu as GpuSettings
@@ -35,20 +25,10 @@ DEADLINE_SECONDS = 2.0
 RETRY_SECONDS = 60.0
 """Between tries to reach a driver that is not there."""
 
-_SIGNALS = (
-    ("dsobs_gpu_memory_total_bytes", "memory_total_bytes"),
-    ("dsobs_gpu_memory_used_bytes", "memory_used_bytes"),
-    ("dsobs_gpu_utilization_ratio", "utilization_ratio"),
-    ("dsobs_gpu_memory_utilization_ratio", "memory_utilization_ratio"),
-    ("dsobs_gpu_power_watts", "power_watts"),
-    ("dsobs_gpu_power_limit_watts", "power_limit_watts"),
-    ("dsobs_gpu_temperature_celsius", "temperature_celsius"),
-    ("dsobs_gpu_sm_clock_hertz", "sm_clock_hertz"),
-    ("dsobs_gpu_memory_clock_hertz", "memory_clock_hertz"),
-    ("dsobs_gpu_energy_joules_total", "energy_joules"),
-)
+MAX_SERIES = 4096
+"""Identities of series that are remembered; process ids come and go."""
 
-_Answer = asyncio.Future["list[Reading] | str"]
+_Answer = asyncio.Future["list[Gpu] | str"]
 """The readings, or why there are none."""
 
 
@@ -114,11 +94,10 @@ class NvmlCollector:
         self._seen = True
         late, self._late_xids = self._late_xids, {}
         return tuple(
-            replace(gpu, xids=late[gpu.uuid] + (gpu.xids or ())) if gpu.uuid in late else gpu
-            for gpu in map(_gpu, result)
+            replace(gpu, xids=late[gpu.uuid] + (gpu.xids or ())) if gpu.uuid in late else gpu for gpu in result
         )
 
-    def _keep_xids(self, result: "list[Reading] | str") -> None:
+    def _keep_xids(self, result: "list[Gpu] | str") -> None:
         """An answer past its deadline is too old, but XIDs are told once only."""
         if isinstance(result, str):
             return
@@ -146,7 +125,7 @@ class NvmlCollector:
         started = False
         while (question := self._questions.get()) is not None:
             loop, answer = question
-            result: list[Reading] | str
+            result: list[Gpu] | str
             try:
                 if not started:
                     self._source.init()
@@ -173,7 +152,7 @@ class NvmlCollector:
             await asyncio.to_thread(thread.join, self._deadline)
 
 
-def _settle(answer: _Answer, result: "list[Reading] | str") -> None:
+def _settle(answer: _Answer, result: "list[Gpu] | str") -> None:
     if not answer.done():
         answer.set_result(result)
 
@@ -182,62 +161,56 @@ class GpuSignals:
     """Canonical `dsobs_gpu_*` samples; counts XID errors. Live and in replay."""
 
     def __init__(self) -> None:
-        self._xids: dict[tuple[int, str], dict[int, int]] = {}
+        self._series = CardSeries()
+        self._names: dict[tuple[Any, ...], Labels] = {}
+        self._matched = False
 
-    def samples(self, gpus: tuple[Gpu, ...] | Unknown) -> list[Sample]:
+    def samples(self, gpus: tuple[Gpu, ...] | Unknown, at: float, pids: Collection[int] | None = None) -> list[Sample]:
         """The samples of one reading; call it once for each. None for what is unknown; the ratios of memory in use are
         made where the KV cache is known.
 
-        Where XIDs are watched each one of dsobs_nvml.XIDS is there from the start with 0, so that an increase shows
-        the first one. Clock events: every reason that slows has a series, the others only while they are active.
+        `at`: when it was made, Unix time. `pids`: the engine's processes; None if they are not known.
         """
-        out: list[Sample] = []
         if isinstance(gpus, Unknown):
-            return out
-        for gpu in gpus:
-            names = {"gpu": str(gpu.index), "uuid": gpu.uuid}
-            for signal, field in _SIGNALS:
-                value = getattr(gpu, field)
-                if value is not None:
-                    out.append(Sample(labels(signal, **names), float(value)))
-            if gpu.clock_event_reasons is not None:
-                for reason, active in _clock_events(gpu.clock_event_reasons):
-                    out.append(Sample(labels("dsobs_gpu_clock_event_active", reason=reason, **names), float(active)))
-            counts = self._xids.get((gpu.index, gpu.uuid))
-            if gpu.xids is not None:
-                if counts is None:
-                    counts = self._xids[gpu.index, gpu.uuid] = dict.fromkeys(XIDS, 0)
-                for xid in gpu.xids:
-                    counts[xid] = counts.get(xid, 0) + 1
-            for xid, count in (counts or {}).items():
-                out.append(Sample(labels("dsobs_gpu_xid_errors_total", xid=str(xid), **names), float(count)))
+            return []
+        self._series.take(gpus, at)
+        out = [Sample(self._labels(row), row.value) for row in self._series.rows(gpus)]
+        if pids is not None:
+            engine = frozenset(pids)
+            self._matched = self._matched or any(p.pid in engine for gpu in gpus for p in gpu.processes or ())
+            for gpu in gpus:
+                foreign = self._foreign(gpu, engine)
+                if foreign is not None:
+                    names = labels("dsobs_gpu_foreign_memory_bytes", gpu=str(gpu.index), uuid=gpu.uuid)
+                    out.append(Sample(names, float(foreign)))
         return out
 
+    def _foreign(self, gpu: Gpu, engine: frozenset[int]) -> int | None:
+        """Memory of processes that are not the engine's; None where that can't be told.
 
-def _clock_events(mask: int) -> list[tuple[str, bool]]:
-    events = []
-    for reason in CLOCK_EVENT_REASONS:
-        active = bool(mask & reason.bit)
-        mask &= ~reason.bit
-        if active or reason.slows:
-            events.append((reason.name, active))
-    # Bits that are newer than the table.
-    events += [(f"bit_{bit}", True) for bit in range(mask.bit_length()) if mask >> bit & 1]
-    return events
+        NVML's process ids are those of the driver's PID namespace. That they are ours too is shown by one match; before
+        it a stranger can't be told from the engine.
+        """
+        if not self._matched or gpu.processes is None:
+            return None
+        strangers = [process.memory_bytes for process in gpu.processes if process.pid not in engine]
+        return sum(bytes_ for bytes_ in strangers if bytes_ is not None) if None not in strangers else None
+
+    def _labels(self, row: Row) -> Labels:
+        key = row[:-1]
+        found = self._names.get(key)
+        if found is None:
+            if len(self._names) >= MAX_SERIES:
+                self._names.clear()
+            found = self._names[key] = labels(row.name, gpu=row.gpu, uuid=row.uuid, **dict(row.labels))
+        return found
 
 
-def _gpu(reading: Reading) -> Gpu:
-    values = {name: getattr(reading, name) for name in Reading.__slots__}
-    processes = reading.processes
-    values["processes"] = None if processes is None else tuple(GpuProcess(p.pid, p.memory_bytes) for p in processes)
-    return Gpu(**values)
-
-
-def _reading(gpu: Gpu) -> Reading:
-    values = {name: getattr(gpu, name) for name in Reading.__slots__}
-    processes = gpu.processes
-    values["processes"] = None if processes is None else tuple(Process(p.pid, p.memory_bytes) for p in processes)
-    return Reading(**values)
+def engine_pids(runtime: RuntimeView | Unknown) -> tuple[int, ...] | None:
+    """The engine's processes; none of them once it is known to have ended, None while they are not known."""
+    if isinstance(runtime, Unknown):
+        return None
+    return (runtime.pids or None) if runtime.running else ()
 
 
 def gpus_of_record(record: object) -> tuple[Gpu, ...] | Unknown:
@@ -245,11 +218,11 @@ def gpus_of_record(record: object) -> tuple[Gpu, ...] | Unknown:
     if record is None:
         return Unknown("not recorded")
     try:
-        return tuple(map(_gpu, readings_of_record(record)))
+        return tuple(readings_of_record(record))
     except ValueError as error:
         return Unknown(str(error))
 
 
 def record_of_gpus(gpus: Sequence[Gpu] | Unknown) -> dict[str, Any] | list[dict[str, Any]] | None:
     """What the flight recorder keeps: one object for one card, a list for several, None for Unknown."""
-    return None if isinstance(gpus, Unknown) else record_of_readings([_reading(gpu) for gpu in gpus])
+    return None if isinstance(gpus, Unknown) else record_of_readings(gpus)

@@ -42,6 +42,7 @@ class Scraper:
         self._url = target.url.rstrip("/") + path
         self._timeout = target.scrape_timeout
         self._max_bytes = target.max_page_bytes
+        self._max_series = target.max_series
         self._clock = clock
         self._parser: PageParser = parser if parser is not None else Parser()
         self._one_at_a_time = asyncio.Lock()
@@ -88,6 +89,11 @@ class Scraper:
         kind = answer.content_type.partition(";")[0].strip().lower()
         if kind == "text/html":
             return None, text, Failure.UNPARSABLE, "the body is HTML: is this address the engine's?"
+        series = text.count("\n") - text.count("\n#") - text.startswith("#")
+        if series > self._max_series:
+            detail = f"{series} series, the limit is {self._max_series} (target.max_series)"
+            # Not for the flight recorder either.
+            return None, None, Failure.TOO_MANY_SERIES, detail
         try:
             page = self._parser.parse(text, openmetrics=kind == "application/openmetrics-text")
         except ExpositionError:

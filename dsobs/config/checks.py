@@ -76,6 +76,12 @@ def _alertmanager(config: Config) -> Iterator[Finding]:
             )
         return
     section = "notifiers.alertmanager"
+    if pagerduty is not None and pagerduty.fallback and not set(pagerduty.severities) <= set(settings.severities):
+        yield Finding(
+            f"{section}.severities",
+            ("notifiers.pagerduty.fallback", f"{section}.severities", "notifiers.pagerduty.severities"),
+            "leaves out some of notifiers.pagerduty.severities, which as a fallback would never page them; add them",
+        )
     if settings.bearer_token is not None and settings.basic_user:
         yield Finding(
             f"{section}.bearer_token",
@@ -115,7 +121,8 @@ _FILES = (
     "notifiers.alertmanager.key_file",
 )
 """Settings that name files which must be there."""
-_SECRET_ADDRESSES = ("notifiers.webhook.url", "notifiers.slack.url", "heartbeat.url")
+SECRET_ADDRESSES = ("notifiers.webhook.url", "notifiers.slack.url", "heartbeat.url")
+"""Secrets that may be written out: addresses, of which only some hold a secret."""
 
 
 def unready(config: Config) -> Iterator[Finding]:
@@ -139,5 +146,5 @@ def _unready_secret(key: Key, secret: Secret) -> Iterator[Finding]:
         return
     if key == ("notifiers", "pagerduty", "routing_key") and len(value) != 32:
         yield Finding(name, (name,), f"has {len(value)} characters and not 32; copy the integration key again")
-    if name in _SECRET_ADDRESSES and not value.startswith(("http://", "https://")):
+    if name in SECRET_ADDRESSES and not value.startswith(("http://", "https://")):
         yield Finding(name, (name,), "is no http:// or https:// address; write where to POST")

@@ -38,6 +38,16 @@ def _listen(value: str) -> str:
     return value
 
 
+def _pod(value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", value):
+        raise ValueError(f"{value!r} is no pod; write NAMESPACE/NAME")
+    return value
+
+
+def _gpu_source(value: str) -> str:
+    return value if value == "local" else _base_address(value)
+
+
 def _docker_host(value: str) -> str:
     if not re.match(r"(unix:///|tcp://[^/@\s]+|https?://[^/@\s]+)", value):
         raise ValueError("is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT")
@@ -97,6 +107,10 @@ LabelMatcher = Annotated[
 ]
 ListenAddress = Annotated[
     str, AfterValidator(_listen), Field(json_schema_extra={"pattern": r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$"})
+]
+PodName = Annotated[str, AfterValidator(_pod)]
+GpuSource = Annotated[
+    str, AfterValidator(_gpu_source), Field(json_schema_extra={"pattern": r"^(local|https?://[^/@\s]+/?)$"})
 ]
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
 LogPath = Annotated[str, AfterValidator(_log_path), Field(json_schema_extra={"pattern": r"^([a-z][a-z0-9_-]*:)?\S.*$"})]

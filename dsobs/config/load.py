@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from dsobs.config.checks import Finding, contradictions
+from dsobs.config.checks import SECRET_ADDRESSES, Finding, contradictions
 from dsobs.config.document import Place, read_document
 from dsobs.config.models import Config
 from dsobs.config.problem import ConfigError, Problem
@@ -23,7 +23,7 @@ from dsobs.config.settings import Key, Kind, Section, Setting, dotted, sections,
 
 CONFIG_VARIABLE = "DSOBS_CONFIG"
 """Path of the settings file, where no flag gives one."""
-OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "DSOBS_TOOL_CACHE", "DSOBS_LONG"})
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "DSOBS_TOOL_CACHE"})
 """Variables that begin with DSOBS_ and are no settings: the last two are for those who build dsobs, whose demos and
 tests start it."""
 SHORTHANDS: Mapping[str, str] = {
@@ -113,6 +113,7 @@ class _Sources:
         for section in sections().values():
             self._drop_empty(section)
         for setting in settings().values():
+            self._refuse_written_out(setting)
             self._rebase(setting, path.parent)
 
     def _parent(self, key: Key) -> dict[str, Any] | None:
@@ -127,6 +128,17 @@ class _Sources:
         parent = self._parent(section.key) if section.key else None
         if parent is not None and section.key[-1] in parent and parent[section.key[-1]] is None:
             del parent[section.key[-1]]
+
+    def _refuse_written_out(self, setting: Setting) -> None:
+        """Files are shared, kept in version control and shown in tickets: a secret does not stand in one."""
+        parent = self._parent(setting.key)
+        value = parent.get(setting.key[-1]) if parent is not None else None
+        if setting.kind is not Kind.SECRET or dotted(setting.key) in SECRET_ADDRESSES or not isinstance(value, str):
+            return
+        if value and not value.startswith(("file:", "env:")):
+            origin = self.origin(setting.key)
+            message = "is a secret written out; put it into a file or a variable and write file:PATH or env:NAME here"
+            self.problems.append((origin.order, Problem(origin.where, dotted(setting.key), message, in_file=True)))
 
     def _rebase(self, setting: Setting, directory: Path) -> None:
         parent = self._parent(setting.key)

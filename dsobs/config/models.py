@@ -14,10 +14,12 @@ from dsobs.config.fields import (
     Address,
     BaseAddress,
     DockerHost,
+    GpuSource,
     LabelMatcher,
     LabelPair,
     ListenAddress,
     Model,
+    PodName,
     PositiveSeconds,
     Seconds,
     Severities,
@@ -42,6 +44,8 @@ class Target(Model):
     """Seconds between scrapes; below 1 s they cost the server too much."""
     scrape_timeout: PositiveSeconds = 5.0
     """Deadline of one scrape. Longer than the interval is fine: one is in flight at a time."""
+    max_series: int = Field(default=20_000, ge=1)
+    """A page with more series is not read. A real one has some 500 for each engine."""
     max_page_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """A metrics page larger than this is refused."""
     ca_file: Path | None = None
@@ -107,10 +111,32 @@ class Gpu(Model):
 
     enabled: bool = True
     """Read NVML if there is a driver; false: GPU signals are unknown."""
+    source: GpuSource = "local"
+    """`local`: NVML here; or the address of a dsobs-nvml exporter of this node, `http://HOST:9941`, where a sidecar has
+    no NVML of its own."""
     interval: PositiveSeconds = 1.0
-    """Between readings."""
+    """Between readings, at least."""
     devices: tuple[str, ...] = ()
-    """UUIDs or indices to read; empty: all that are visible."""
+    """UUIDs or indices to read. Empty: all that NVML shows; of an exporter the pod's own, by NVIDIA_VISIBLE_DEVICES or
+    by `gpu.pod`. `all` for all that an exporter shows."""
+    pod: PodName = ""
+    """NAMESPACE/NAME of the pod whose cards are read from an exporter. Empty: by the variables POD_NAMESPACE and
+    POD_NAME.
+    """
+
+
+class Host(Model):
+    """Shared memory, disk, and the engine's cgroup."""
+
+    enabled: bool = True
+    """Read them; false: they are unknown."""
+    interval: PositiveSeconds = 5.0
+    """Between readings, at least."""
+    shm: Path | None = None
+    """Where the engine's /dev/shm can be seen from here, such as a shared emptyDir. Unset: through the engine's
+    process, where that can be looked into, else unknown."""
+    mountpoints: tuple[Path, ...] = ()
+    """File systems to watch besides that of `state.directory`."""
 
 
 class MemoryRule(Model):
@@ -144,6 +170,17 @@ class RestartsRule(Model):
     """More restarts than this in 24 h fire."""
 
 
+class Objectives(Model):
+    """What is promised, for TimeToFirstTokenBudget… and AvailabilityBudget…: they page when the error budget burns."""
+
+    ttft_threshold: PositiveSeconds = 2.5
+    """The first token within this. It has to be a bucket bound of the engine, or these rules say nothing."""
+    ttft_target: float = Field(default=0.99, gt=0, lt=1)
+    """For this share of the requests."""
+    availability_target: float = Field(default=0.999, gt=0, lt=1)
+    """Ready for this share of the time."""
+
+
 class Rules(Model):
     """Which rules run here."""
 
@@ -156,6 +193,16 @@ class Rules(Model):
     gpu_memory: MemoryRule = MemoryRule()
     latency_p99: LatencyRule = LatencyRule()
     restarts: RestartsRule = RestartsRule()
+    objectives: Objectives = Objectives()
+
+
+class Queries(Model):
+    """What one PromQL query may take, a rule's too. One that takes more fails with an error that says so."""
+
+    max_samples: int = Field(default=5_000_000, ge=1)
+    """Samples that it reads from the store, makes in subqueries and gives as its result."""
+    timeout: PositiveSeconds = 10.0
+    """Time from its start to its end."""
 
 
 class PagerDuty(Model):
@@ -308,6 +355,8 @@ class Remediation(Model):
     """Between two actions on this engine."""
     confirm_hang: Seconds = 30.0
     """After the failed probe, so long without progress before a restart."""
+    confirm_working: Seconds = 600.0
+    """The same where CPU time or GPU show the engine at work: one long step, or a loop that never ends."""
     confirm_unresponsive: Seconds = 300.0
     """So long without one byte, and a second source that stands still, before a restart."""
     random_delay: Seconds = 2.0
@@ -370,7 +419,9 @@ class Config(Model):
     startup: Startup = Startup()
     runtime: RuntimeSettings = RuntimeSettings()
     gpu: Gpu = Gpu()
+    host: Host = Host()
     rules: Rules = Rules()
+    queries: Queries = Queries()
     notifiers: Notifiers = Notifiers()
     pages: Pages = Pages()
     inhibition: Inhibition = Inhibition()

@@ -23,8 +23,8 @@ what is in force and who set it, `dsobs config schema` prints the JSON Schema fo
   `DSOBS_TARGET__SCRAPE_INTERVAL`. Lists are separated by commas. An empty variable counts as not set.
 - **Flags**: `--set target.scrape_interval=2s`, as often as needed; and {shorthands}.
 - **Durations** are seconds, or words as in Prometheus: `500ms`, `30s`, `5m`, `24h`.
-- **Secrets** are `file:PATH` or `env:NAME`, read when used; a value written out is accepted in the file and never
-  printed.
+- **Secrets** are `file:PATH` or `env:NAME`, read when used and never printed. One written out is refused in the file
+  and in flags; in the setting's own variable it may stand. Addresses (`url`) may be written out.
 - **Relative paths** in the file start from the file's directory, others from the working directory.
 """
 

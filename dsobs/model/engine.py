@@ -44,6 +44,8 @@ class EngineAdapter(Protocol):
     name: str
     """vllm, sglang, …"""
     metrics_path: str
+    pause_path: str | None
+    """Where it says whether somebody paused its scheduler, some servers at least; None: it has no such thing."""
     reserves_memory: bool
     """It takes its KV cache's memory at start, so that memory in use says nothing."""
 
@@ -60,6 +62,10 @@ class EngineAdapter(Protocol):
 
     def facts(self, page: Page) -> EngineFacts:
         """What the page says about the server."""
+        ...
+
+    def paused(self, body: bytes) -> bool | None:
+        """What the 200 of `pause_path` says; None if that is neither yes nor no."""
         ...
 
     def probe_requests(self, models: Sequence[str], request_id: str, engine: str | None) -> list[ProbeRequest]:

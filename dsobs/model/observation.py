@@ -6,7 +6,24 @@ A signal that could not be read is `Unknown` with its reason, or an absent optio
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dsobs_nvml import Process as GpuProcess
+from dsobs_nvml import Reading as Gpu
+
 from dsobs.model.samples import Page
+
+__all__ = [
+    "Failure",
+    "Gpu",
+    "GpuProcess",
+    "Health",
+    "HostView",
+    "Observation",
+    "Probe",
+    "ProbeOutcome",
+    "RuntimeView",
+    "Scrape",
+    "Unknown",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,8 @@ class Failure(StrEnum):
     """200 with a body that is no exposition page."""
     TOO_LARGE = "too_large"
     """The body passed the size limit; it was not read further."""
+    TOO_MANY_SERIES = "too_many_series"
+    """More series, or engines, than are taken in; the page was not read."""
     REDIRECT = "redirect"
     """Answered with a redirect; never followed, since it may lead to another host."""
 
@@ -116,39 +135,6 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuProcess:
-    """Memory of one process on one card."""
-
-    pid: int
-    memory_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One reading of one card. A reading that the card or driver does not give is None."""
-
-    index: int
-    uuid: str = ""
-    name: str = ""
-    memory_total_bytes: int | None = None
-    memory_used_bytes: int | None = None
-    utilization_ratio: float | None = None
-    """Share of the last sampling period in which a kernel ran, 0 to 1."""
-    memory_utilization_ratio: float | None = None
-    power_watts: float | None = None
-    power_limit_watts: float | None = None
-    temperature_celsius: float | None = None
-    sm_clock_hertz: float | None = None
-    memory_clock_hertz: float | None = None
-    clock_event_reasons: int | None = None
-    """NVML's bit mask of why the clocks are what they are (`nvmlClocksEventReasons`)."""
-    energy_joules: float | None = None
-    processes: tuple[GpuProcess, ...] | None = None
-    xids: tuple[int, ...] | None = None
-    """XID errors since the last reading; None where nobody watches for them."""
-
-
-@dataclass(frozen=True, slots=True)
 class RuntimeView:
     """What the runtime (process, Docker, …) knows about the engine's process or container."""
 
@@ -168,11 +154,51 @@ class RuntimeView:
     planned_stop: str | None = None
     """Who was seen to stop the present or last instance ("docker stop event", "SIGTERM forwarded by dsobs supervise").
     Only what was witnessed: an exit code never makes a stop planned."""
+    stopping: str | None = None
+    """Who was seen to ask the present instance, which still runs, to stop, or paused it."""
     cpu_seconds: float | None = None
     """CPU time of all the engine's processes so far: stands still in a hang, a second witness."""
     pids: tuple[int, ...] = ()
     started_history: tuple[float, ...] = ()
     """Starts in the last 24 hours that the runtime itself remembers, oldest first; also while dsobs was away."""
+
+
+class Paused(StrEnum):
+    """What an engine says when it is asked whether it is paused."""
+
+    YES = "yes"
+    NO = "no"
+    NOT_THERE = "not_there"
+    """This server can't be asked."""
+    UNKNOWN = "unknown"
+    """No answer in time, or none that says it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What the host gives the engine: shared memory, disk, and its cgroup's memory and CPU. What can't be read, or
+    can't be told to be the engine's, is None or not there."""
+
+    at: float
+    shm_size_bytes: int | None = None
+    shm_used_bytes: int | None = None
+    """Of the engine's /dev/shm."""
+    filesystems: tuple[tuple[str, int, int], ...] = ()
+    """(mount point, bytes that are free for dsobs's user, size in bytes)."""
+    memory_usage_bytes: int | None = None
+    """Page cache included, which the kernel gives back before it kills."""
+    memory_working_set_bytes: int | None = None
+    """Without page cache that can be given back; what kubelet evicts by."""
+    memory_limit_bytes: int | None = None
+    """None without a limit too."""
+    oom_kills: int | None = None
+    """Processes of the cgroup that were killed for memory so far."""
+    cpu_waiting_seconds: float | None = None
+    """Time for which some process of the cgroup waited for CPU (PSI)."""
+    cpu_stalled_seconds: float | None = None
+    """Time for which all of them did."""
+    cpu_throttled_seconds: float | None = None
+    """Time for which the cgroup's quota held it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,5 +211,8 @@ class Observation:
     health: Health | None = None
     gpus: tuple[Gpu, ...] | Unknown = field(default_factory=lambda: Unknown("not collected"))
     runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
+    paused: Paused | None = None
+    """An answer since the last observation; None: there was none."""
     probes: tuple[Probe, ...] = ()
     """Probes that ended since the last observation."""
+    host: HostView | Unknown = field(default_factory=lambda: Unknown("not collected"))

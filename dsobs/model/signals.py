@@ -5,6 +5,8 @@ One table; `/metrics`, the engine maps and the reference page are made from it.
 
 from dataclasses import dataclass
 
+from dsobs_nvml import FAMILIES
+
 
 @dataclass(frozen=True, slots=True)
 class Signal:
@@ -21,6 +23,7 @@ class Signal:
 
 _ENGINE = ("model_name", "engine")
 _GPU = ("gpu", "uuid")
+_CONTAINER = ("runtime", "name")
 
 
 def _table(*signals: Signal) -> dict[str, Signal]:
@@ -107,11 +110,26 @@ SIGNALS: dict[str, Signal] = _table(
         "",
         _ENGINE,
     ),
+    Signal("dsobs_engine_paused", "gauge", "1 while the engine says that somebody paused it."),
+    Signal(
+        "dsobs_engine_standstill_witness",
+        "gauge",
+        "1 for what CPU time and GPU say of the engine beside its own page: still, working, conflicting or unknown.",
+        "",
+        ("verdict",),
+    ),
+    Signal(
+        "dsobs_engine_repair_unverified",
+        "gauge",
+        "1 for a firing alert that was answered with a restart, until the new instance has proved that it works.",
+        "",
+        ("alert", *_ENGINE),
+    ),
     Signal("dsobs_engine_probes_total", "counter", "Synthetic requests sent, by outcome.", "", ("outcome",)),
     Signal(
         "dsobs_engine_down",
         "gauge",
-        "1 if the process is gone unplanned, or the port refused 3 scrapes and no runtime knows better.",
+        "1 if the process is gone unplanned, or refused 3 scrapes though it was up, or no runtime knows better.",
     ),
     Signal(
         "dsobs_engine_planned_stop_seconds",
@@ -133,8 +151,10 @@ SIGNALS: dict[str, Signal] = _table(
     ),
     Signal("dsobs_engine_startup_budget_seconds", "gauge", "Start-up time that is granted.", "seconds"),
     # GPUs.
-    Signal("dsobs_gpu_memory_total_bytes", "gauge", "Memory of the card.", "bytes", _GPU),
-    Signal("dsobs_gpu_memory_used_bytes", "gauge", "Memory in use, reserved KV cache included.", "bytes", _GPU),
+    *(
+        Signal(family.name, family.type, family.help, family.unit, (*_GPU, *family.labels))
+        for family in FAMILIES.values()
+    ),
     Signal(
         "dsobs_gpu_memory_used_ratio", "gauge", "Memory in use over total, reserved KV cache included.", "ratio", _GPU
     ),
@@ -146,16 +166,13 @@ SIGNALS: dict[str, Signal] = _table(
         "ratio",
         (*_GPU, "source"),
     ),
-    Signal("dsobs_gpu_utilization_ratio", "gauge", "Share of time in which a kernel ran.", "ratio", _GPU),
-    Signal("dsobs_gpu_memory_utilization_ratio", "gauge", "Share of time in which memory was moved.", "ratio", _GPU),
-    Signal("dsobs_gpu_power_watts", "gauge", "Power drawn.", "watts", _GPU),
-    Signal("dsobs_gpu_power_limit_watts", "gauge", "Enforced power limit.", "watts", _GPU),
-    Signal("dsobs_gpu_temperature_celsius", "gauge", "Temperature of the GPU.", "celsius", _GPU),
-    Signal("dsobs_gpu_sm_clock_hertz", "gauge", "Clock of the streaming multiprocessors.", "hertz", _GPU),
-    Signal("dsobs_gpu_memory_clock_hertz", "gauge", "Clock of the memory.", "hertz", _GPU),
-    Signal("dsobs_gpu_clock_event_active", "gauge", "1 for a reason that holds clocks down.", "", (*_GPU, "reason")),
-    Signal("dsobs_gpu_energy_joules_total", "counter", "Energy used since the driver was loaded.", "joules", _GPU),
-    Signal("dsobs_gpu_xid_errors_total", "counter", "XID errors seen, by number.", "", (*_GPU, "xid")),
+    Signal(
+        "dsobs_gpu_foreign_memory_bytes",
+        "gauge",
+        "Memory of processes that are not the engine's. Absent where process ids can't be matched.",
+        "bytes",
+        _GPU,
+    ),
     # The engine's container or process.
     Signal("dsobs_container_running", "gauge", "1 if the runtime says that it runs.", "", ("runtime", "name")),
     Signal("dsobs_container_start_time_seconds", "gauge", "Start, Unix time.", "seconds", ("runtime", "name")),
@@ -169,4 +186,59 @@ SIGNALS: dict[str, Signal] = _table(
     Signal(
         "dsobs_container_cpu_seconds_total", "counter", "CPU time of its processes.", "seconds", ("runtime", "name")
     ),
+    Signal(
+        "dsobs_container_memory_usage_bytes",
+        "gauge",
+        "Memory of the engine's cgroup, page cache included.",
+        "bytes",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_memory_working_set_bytes",
+        "gauge",
+        "Memory of the engine's cgroup without page cache that can be given back.",
+        "bytes",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_memory_limit_bytes",
+        "gauge",
+        "Memory limit that holds for the engine's cgroup; absent without one.",
+        "bytes",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_oom_kills_total",
+        "counter",
+        "Processes of the engine's cgroup that were killed for memory.",
+        "",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_cpu_pressure_waiting_seconds_total",
+        "counter",
+        "Time for which some process of the engine's cgroup waited for CPU (cgroup v2).",
+        "seconds",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_cpu_pressure_stalled_seconds_total",
+        "counter",
+        "Time for which all processes of the engine's cgroup waited for CPU (cgroup v2).",
+        "seconds",
+        _CONTAINER,
+    ),
+    Signal(
+        "dsobs_container_cpu_throttled_seconds_total",
+        "counter",
+        "Time for which the engine's cgroup was held back by its CPU quota.",
+        "seconds",
+        _CONTAINER,
+    ),
+    # The host.
+    Signal("dsobs_host_shm_used_ratio", "gauge", "Share of the engine's /dev/shm in use.", "ratio"),
+    Signal("dsobs_host_shm_used_bytes", "gauge", "The engine's /dev/shm in use.", "bytes"),
+    Signal("dsobs_host_shm_size_bytes", "gauge", "Size of the engine's /dev/shm.", "bytes"),
+    Signal("dsobs_host_filesystem_avail_bytes", "gauge", "Disk space left.", "bytes", ("mountpoint",)),
+    Signal("dsobs_host_filesystem_size_bytes", "gauge", "Size of the file system.", "bytes", ("mountpoint",)),
 )

@@ -13,9 +13,11 @@ class Witness(StrEnum):
     STILL = "still"
     """A source shows it standing still and none shows it working."""
     WORKING = "working"
-    """A source shows it working."""
+    """A source shows it working and none shows it standing still."""
+    CONFLICTING = "conflicting"
+    """One shows it working, the other standing still: a compilation has the CPU busy and the GPU idle."""
     UNKNOWN = "unknown"
-    """No source."""
+    """No source, or none that says either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class View:
     ready: bool = False
     """Up, and `/health` said 200."""
     asleep: bool = False
+    paused: bool = False
+    """Somebody paused its scheduler; it says so itself."""
     starting_since: float | None = None
     down_since: float | None = None
     """Since when it is gone unplanned."""
@@ -62,8 +66,14 @@ class View:
     can_restart: bool = False
     """The runtime can restart it (assumed in a replay)."""
     witness: Witness = Witness.UNKNOWN
+    still_since: float | None = None
+    """Since when the witness shows it standing still, without a break."""
+    worked_at: float | None = None
+    """When a source last showed this server working, alone or against the other."""
     engines: tuple[EngineProgress, ...] = ()
     restarts_24h: int | None = None
+    own_restarts_24h: int = 0
+    """Those among them that dsobs made."""
     instance_started_at: float | None = None
     """Start of the present instance: the runtime's word, else the page's."""
     probe_answered_at: float | None = None

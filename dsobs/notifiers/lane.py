@@ -24,6 +24,8 @@ CRITICAL_PER_WINDOW = 110
 """Of these for critical alerts; the rest is kept for coalesced pages."""
 OTHERS_PER_WINDOW = 100
 """Of these for all that is not critical."""
+LOUD_EACH = 10
+"""Of tries that fail for wrong settings the first and then each tenth, about every 10 min, is said."""
 PARALLEL = 4
 """Requests in flight for one notifier, each for another dedup key."""
 
@@ -135,6 +137,13 @@ class Lane:
     def _left_to_primary(self, item: Item) -> bool:
         """A fallback's trigger that another way takes; it waits, and its resolve takes it out again."""
         return item.is_trigger and self._outbox.primary_takes and bool(getattr(self.notifier, "fallback", False))
+
+    def forget_taken(self, before: float) -> None:
+        """Takes out a fallback's triggers that were queued earlier than this: the other way took them."""
+        for key, item in list(self.waiting.items()):
+            if item.queued_at < before and self._left_to_primary(item):
+                del self.waiting[key]
+                self._finish(item, RowState.COLLAPSED, "another way took it")
 
     def wake(self) -> None:
         """Something outside has changed."""
@@ -299,10 +308,13 @@ class Lane:
 
     def _postpone(self, items: list[Item], notification: Notification, retry: RetryAt, now: float) -> None:
         telemetry.NOTIFICATIONS.labels(self.notifier.name, "retried").inc()
+        attempts = items[0].attempts
+        level = logging.ERROR if retry.loud and attempts % LOUD_EACH == 0 else logging.WARNING
         log.log(
-            logging.DEBUG if items[0].attempts else logging.WARNING,
-            "outbox: %s did not take this, next try in %.1f s: %s: %s",
+            level if attempts == 0 or level == logging.ERROR else logging.DEBUG,
+            "outbox: %s did not take this%s, next try in %.1f s: %s: %s",
             self.notifier.name,
+            "; check its settings" if retry.loud else "",
             retry.at - now,
             retry.reason,
             notification.summary,

@@ -47,6 +47,7 @@ class SilenceMirror:
     def __init__(self, notifier: AlertmanagerNotifier, source: str, clock: Clock) -> None:
         self._notifier = notifier
         self._source = source
+        self._scope = tuple(Matcher.parse(text) for text in notifier.settings.silence_scope)
         self._clock = clock
         self._wanted: dict[str, Silence] = {}
         self._ids: dict[str, str] = {}
@@ -54,6 +55,8 @@ class SilenceMirror:
         self._refused: set[str] = set()
         self._others: tuple[Silence, ...] = ()
         self._look_at = float("-inf")
+        self._seen = False
+        """It was looked at since the start: what the last run left there is in step."""
         self._told = ""
         self._running = asyncio.Lock()
 
@@ -66,7 +69,7 @@ class SilenceMirror:
     def look_at(self) -> float | None:
         """When to call `sync` again; None while there is nothing to do."""
         settings = self._notifier.settings
-        if self._look_at == float("-inf") or self._wanted or self._ids or settings.silences_stop_repair:
+        if not self._seen or self._wanted or self._ids or settings.silences_stop_repair:
             return self._look_at
         return None
 
@@ -110,6 +113,7 @@ class SilenceMirror:
         self._ids = {one.mark[1]: one.id for one in ours if one.mark is not None and one.mark[1] in self._wanted}
         self._refused &= self._wanted.keys()
         done = True
+        self._seen = True
         for one in ours:
             assert one.mark is not None
             if one.mark[1] not in self._wanted:
@@ -125,10 +129,20 @@ class SilenceMirror:
         if not self._judged(answer, "list silences"):
             return None
         try:
-            return [one for raw in json.loads(body) if (one := found_of(raw, now)) is not None]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            listed = list(json.loads(body))
+        except (ValueError, TypeError) as error:
             self._tell(f"its list of silences can't be read: {error}")
             return None
+        found: list[_Found] = []
+        for raw in listed:
+            try:
+                one = found_of(raw, now)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                # It silences there, and is left out of account here.
+                log.debug("%s: a silence that can't be read: %s", self._notifier.name, error)
+            else:
+                found += [one] if one is not None else []
+        return found
 
     async def _post(self, silence: Silence) -> bool:
         answer, body = await self._notifier.request("POST", "/api/v2/silences", self._body(silence))
@@ -150,15 +164,12 @@ class SilenceMirror:
     def _body(self, silence: Silence) -> dict[str, Any]:
         mark = f"[dsobs {self._source} {silence.id}]"
         return {
-            "matchers": [_written(matcher) for matcher in scoped(silence, self._scope(), self._source).matchers],
+            "matchers": [_written(matcher) for matcher in scoped(silence, self._scope, self._source).matchers],
             "startsAt": iso_time(silence.starts_at),
             "endsAt": iso_time(silence.ends_at),
             "createdBy": silence.created_by or "dsobs",
             "comment": f"{silence.comment[:_MAX_COMMENT]} {mark}".strip(),
         }
-
-    def _scope(self) -> tuple[Matcher, ...]:
-        return tuple(Matcher.parse(text) for text in self._notifier.settings.silence_scope)
 
     def _judged(self, answer: Answer, what: str, gone: int | None = None) -> bool:
         if answer.status == gone or (answer.status is not None and 200 <= answer.status < 300):
@@ -189,11 +200,15 @@ def scoped(silence: Silence, scope: Sequence[Matcher], source: str) -> Silence:
 
 
 def found_of(raw: Mapping[str, Any], now: float) -> _Found | None:
-    """A silence of `GET /api/v2/silences`; None where it has ended."""
+    """A silence of `GET /api/v2/silences`; None where it has ended; ValueError and the like where it can't be read."""
     ends = _seconds(raw["endsAt"])
     if raw["status"]["state"] == "expired" or ends <= now:
         return None
-    matchers = tuple(Matcher(str(one["name"]), _operator(one), str(one["value"])) for one in raw["matchers"])
+    matchers = tuple(
+        # Parsed anew: an expression that dsobs can't use must not come up later.
+        Matcher.parse(str(Matcher(str(one["name"]), _operator(one), str(one["value"]))))
+        for one in raw["matchers"]
+    )
     mark = _MARK.search(str(raw.get("comment", "")))
     silence = Silence(
         str(raw["id"]),

@@ -8,7 +8,7 @@ and an outage leaves no flood of stale pages behind.
 Which keys may be open at a receiver is on disk too, written before a trigger leaves: after SIGKILL between sending and
 recording, the same event goes out again under the same dedup key.
 
-Nothing here waits for the disk to page: when the state file can't be written, pages go out from memory.
+A disk that fails or hangs holds up a page for 2 s at most (`dsobs.state.WRITE_SECONDS`): then it goes out from memory.
 """
 
 import asyncio
@@ -37,8 +37,6 @@ T = TypeVar("T")
 
 MAX_ROWS = 10_000
 KEEP_DONE_SECONDS = 7 * 86400.0
-WRITE_DEADLINE_SECONDS = 2.0
-"""A disk that hangs holds up a page for no longer than this (and an alarm rings in the log)."""
 RETRY_STATE_SECONDS = 5.0
 PRUNE_EVERY_SECONDS = 3600.0
 PRUNE_EVERY_ROWS = 1000
@@ -223,8 +221,12 @@ class Outbox:
             lane.drop_all("no such notifier is configured")
         self._wake.set()
 
-    def leave_to_primary(self, takes: bool) -> None:
-        """Whether another way takes alerts: then triggers of notifiers that are a `fallback` wait."""
+    def leave_to_primary(self, takes: bool, taken_before: float = float("-inf")) -> None:
+        """Whether another way takes alerts: then triggers of notifiers that are a `fallback` wait. Those that were
+        queued before `taken_before` were certainly taken."""
+        if takes:
+            for lane in self._lanes.values():
+                lane.forget_taken(taken_before)
         if takes != self.primary_takes:
             self.primary_takes = takes
             for lane in self._lanes.values():
@@ -397,17 +399,11 @@ class Outbox:
     async def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """The result, or None where the disk refused or did not answer in time."""
         assert self._db is not None
-        writing = asyncio.ensure_future(self._db.transact_async(work))
-        # One that comes too late is written again with the next save; its own end must not go unread.
-        writing.add_done_callback(lambda future: future.cancelled() or future.exception())
         try:
-            # Not `wait_for`, which before Python 3.12 may swallow a cancellation.
-            async with asyncio.timeout(WRITE_DEADLINE_SECONDS):
-                result = await asyncio.shield(writing)
-        except (StateError, RuntimeError, TimeoutError) as error:
+            result = await self._db.transact_async(work)
+        except StateError as error:
             if not self._state_failed:
-                why = error if isinstance(error, StateError) else f"no answer ({type(error).__name__})"
-                log.error("outbox: the state file can't be used, pages go out from memory: %s", why)
+                log.error("outbox: the state file can't be used, pages go out from memory: %s", error)
             self._state_failed = True
             return None
         if self._state_failed:

@@ -24,11 +24,13 @@ class RetryAt:
     at: float
     """Not before this, seconds since the Unix epoch."""
     reason: str
+    loud: bool = False
+    """The receiver answers, and its answer speaks of wrong settings: a person must mend them."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """The receiver will never take it as it is; a person must mend the settings."""
+    """The receiver will never take this event as it is."""
 
     reason: str
 
@@ -39,23 +41,25 @@ Decision: TypeAlias = Accepted | RetryAt | GiveUp
 def decide(answer: Answer, attempt: int, now: float, rng: Random) -> Decision:
     """What follows from `answer` to try number `attempt` (0 is the first).
 
-    Any 2xx is accepted. 400 and the other 4xx are final, but for 408 and 429 (PagerDuty Events API v2: "400: do not
-    retry"). All else, redirects included (a gateway in between), is sent again for as long as it takes: what is still
-    queued for a key is the last that is true of it, so it never grows stale. The delay doubles from 1 s to 60 s, with
-    jitter down to its half; the receiver's Retry-After counts where it is longer, up to 60 s.
+    Any 2xx is accepted, and 400 is final (PagerDuty Events API v2: "do not retry"): it speaks of the event itself. All
+    else is sent again for as long as it takes, redirects included (a gateway in between): what is still queued for a
+    key is the last that is true of it, so it never grows stale. So are the other 4xx, such as 401, 403, 404 and 413,
+    which are loud: a key or a route that is mended while the alert fires must not find the page gone. The delay doubles
+    from 1 s to 60 s, with jitter down to its half; the receiver's Retry-After counts where it is longer, up to 60 s.
     """
     status = answer.status
     if status is not None and 200 <= status < 300:
         return Accepted()
     reason = answer.detail or "no answer" if status is None else f"HTTP {status} {answer.detail}".rstrip()
-    if status is not None and 400 <= status < 500 and status not in (408, 429):
+    if status == 400:
         return GiveUp(reason)
     longest = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16))
     delay = longest * rng.uniform(0.5, 1.0)
     asked = retry_after_seconds(answer.retry_after, now)
     if asked is not None:
         delay = max(delay, min(asked, MAX_DELAY_SECONDS))
-    return RetryAt(now + delay, reason)
+    loud = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
+    return RetryAt(now + delay, reason, loud)
 
 
 def retry_after_seconds(header: str, now: float) -> float | None:

@@ -19,7 +19,7 @@ from dsobs.model.clock import Clock
 from dsobs.model.notifier import Answer, Standing, StandingNotifier
 from dsobs.model.samples import Labels
 from dsobs.notifiers.alertmanager import valid_until
-from dsobs.notifiers.retry import Accepted, GiveUp, decide
+from dsobs.notifiers.retry import Accepted, GiveUp, RetryAt, decide
 from dsobs.notifiers.rows import RowState
 from dsobs.notifiers.wait import Wait, wait_on
 
@@ -82,7 +82,9 @@ class StandingLane:
         now = self._clock.now()
         due = self._due(now)
         for key in self._due_since.keys() - {alert.key for alert in due}:
-            del self._due_since[key]
+            # One that the receiver refuses was not told, and goes on waiting.
+            if not self._is_refused(key):
+                del self._due_since[key]
         for alert in due:
             self._due_since.setdefault(alert.key, now)
         if due:
@@ -93,13 +95,17 @@ class StandingLane:
         taken = self._taken.get(key)
         return taken is not None and not taken.ended and not taken.refused
 
+    def _is_refused(self, key: Labels) -> bool:
+        taken = self._taken.get(key)
+        return taken is not None and taken.refused
+
     def oldest_seconds(self, now: float) -> float:
-        """How long the oldest alert that is due waits to be taken."""
+        """How long the oldest alert that is due, or refused, waits to be taken."""
         return max((now - since for since in self._due_since.values()), default=0.0)
 
     @property
     def pending(self) -> int:
-        """Alerts that are due and not taken."""
+        """Alerts that are due and not taken, refused ones among them."""
         return len(self._due_since)
 
     async def run(self) -> None:
@@ -134,7 +140,10 @@ class StandingLane:
         if not due:
             return None
         if self._before is not None:
-            await self._before(self._attempt > 0)
+            try:
+                await self._before(self._attempt > 0)
+            except Exception:  # Alerts go out all the same: one too many is better than none.
+                log.exception("%s: what comes before alerts failed", self.notifier.name)
         for start in range(0, len(due), BATCH):
             if not await self._send(due[start : start + BATCH]):
                 return self._not_before
@@ -151,13 +160,17 @@ class StandingLane:
             case Accepted():
                 self._took(alerts, now)
                 return True
-            case GiveUp(reason) if answer.status in (400, 413):
+            case GiveUp(reason):
                 self._refused(alerts[0], reason, now)
                 return True
-            case GiveUp(reason):
+            case RetryAt(reason=reason) if answer.status == 413:
+                # There is no smaller one.
+                self._refused(alerts[0], reason, now)
+                return True
+            case RetryAt(reason=reason, loud=True):
                 # Wrong settings: said once, and tried as often as alerts are sent.
                 self._failed(alerts, reason, now + self.notifier.resend_delay, logging.ERROR)
-            case retry:
+            case RetryAt() as retry:
                 self._failed(alerts, retry.reason, retry.at, logging.WARNING)
         return False
 
@@ -186,7 +199,6 @@ class StandingLane:
     def _refused(self, alert: Standing, reason: str, now: float) -> None:
         before = self._taken.get(alert.key)
         self._taken[alert.key] = _Taken(now, alert.seen_at, alert.ended_at is not None, refused=True)
-        self._due_since.pop(alert.key, None)
         telemetry.NOTIFICATIONS.labels(self.notifier.name, RowState.DEAD.value).inc()
         log.log(
             logging.DEBUG if before is not None and before.refused else logging.ERROR,

@@ -1,7 +1,28 @@
 """PromQL over the local store, with the results of Prometheus 3; what is not supported is refused when it is
 compiled."""
 
-from dsobs.promql.errors import EvaluationError, PromqlError, UnsupportedError
-from dsobs.promql.query import Query, compile  # noqa: A004 - the word for it
+from dsobs.promql.errors import EvaluationError, LimitError, PromqlError, UnsupportedError
+from dsobs.promql.evaluation import LIMITS, Limits
+from dsobs.promql.query import (
+    Points,
+    Query,
+    Result,
+    compile,  # noqa: A004 - the word for it
+    instant_query,
+    range_query,
+)
 
-__all__ = ["EvaluationError", "PromqlError", "Query", "UnsupportedError", "compile"]
+__all__ = [
+    "LIMITS",
+    "EvaluationError",
+    "LimitError",
+    "Limits",
+    "Points",
+    "PromqlError",
+    "Query",
+    "Result",
+    "UnsupportedError",
+    "compile",
+    "instant_query",
+    "range_query",
+]

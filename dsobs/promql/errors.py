@@ -19,3 +19,7 @@ class UnsupportedError(PromqlError):
 
 class EvaluationError(Exception):
     """The data do not allow a result: many-to-many matching, or two series with the same labels."""
+
+
+class LimitError(EvaluationError):
+    """The query takes more samples or time than one query may."""

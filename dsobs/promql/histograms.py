@@ -1,10 +1,40 @@
-"""`histogram_quantile` over classic buckets (prometheus `promql/quantile.go`, `BucketQuantile`)."""
+"""`histogram_quantile` and `histogram_fraction` over classic buckets (prometheus `promql/quantile.go`)."""
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+from dsobs.model.samples import Labels
+from dsobs.promql.numbers import divide
+from dsobs.promql.vectors import Vector, remembered, unique, without_name
 
 TOLERANCE = 1e-12
 """Relative differences up to this between neighbouring buckets are rounding."""
+_SMALLEST_NORMAL = 2.0**-1022
+_BOUND = re.compile(r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf(?:inity)?)", re.ASCII | re.IGNORECASE)
+
+
+@remembered
+def _bucket(labels: Labels) -> tuple[Labels, float | None]:
+    """The labels of a bucket's histogram and the bucket's upper bound; None where the series is no bucket."""
+    bound = dict(labels).get("le", "")
+    if not _BOUND.fullmatch(bound):
+        return (), None
+    return tuple([pair for pair in labels if pair[0] != "le"]), float(bound)
+
+
+def over_histograms(vector: Vector, evaluate: Callable[[list[tuple[float, float]]], float]) -> Vector:
+    """One value for each histogram whose buckets are in the vector; what is no bucket is left out."""
+    grouped: dict[Labels, list[tuple[float, float]]] = {}
+    for labels, value in vector:
+        key, bound = _bucket(labels)
+        if bound is not None:
+            found = grouped.get(key)
+            if found is None:
+                grouped[key] = [(bound, value)]
+            else:
+                found.append((bound, value))
+    return unique([(without_name(key), evaluate(buckets)) for key, buckets in grouped.items()])
 
 
 def bucket_quantile(q: float, buckets: Iterable[tuple[float, float]]) -> float:
@@ -19,19 +49,22 @@ def bucket_quantile(q: float, buckets: Iterable[tuple[float, float]]) -> float:
         return -math.inf
     if q > 1:
         return math.inf
-    merged: dict[float, float] = {}
-    for bound, count in buckets:
-        merged[bound] = merged.get(bound, 0.0) + count
-    ordered = sorted(merged.items())
-    if len(ordered) < 2 or ordered[-1][0] != math.inf:
+    bounds, counts = _merged(buckets)
+    if len(bounds) < 2 or bounds[-1] != math.inf:
         return math.nan
-    bounds = [bound for bound, _ in ordered]
-    counts = _monotonic([count for _, count in ordered])
+    counts = _monotonic(counts)
     observations = counts[-1]
-    if observations == 0 or math.isnan(observations):
+    if observations == 0:
         return math.nan
     rank = q * observations
-    index = next(i for i, count in enumerate(counts) if count >= rank) if rank <= counts[-1] else len(counts) - 1
+    index, above = 0, len(bounds) - 1
+    while index < above:
+        # Not bisect: with a NaN among the counts it is this very search that gives Prometheus' result.
+        middle = (index + above) // 2
+        if counts[middle] >= rank:
+            above = middle
+        else:
+            index = middle + 1
     if index == len(bounds) - 1:
         return bounds[-2]
     if index == 0 and bounds[0] <= 0:
@@ -42,13 +75,75 @@ def bucket_quantile(q: float, buckets: Iterable[tuple[float, float]]) -> float:
         count -= counts[index - 1]
         rank -= counts[index - 1]
     # Rank 0 with nothing in the first bucket: 0/0, as there.
-    return start + (end - start) * (rank / count) if count else math.nan
+    return start + (end - start) * divide(rank, count)
+
+
+def bucket_fraction(lower: float, upper: float, buckets: Iterable[tuple[float, float]]) -> float:
+    """The share of observations between two values, of cumulative (upper bound, count) pairs in any order.
+
+    NaN without a +Inf bucket, without an observation or with a limit that is NaN; interpolates within a bucket.
+    """
+    bounds, counts = _merged(buckets)
+    observations = counts[-1]
+    if bounds[-1] != math.inf or observations == 0 or math.isnan(lower) or math.isnan(upper):
+        return math.nan
+    if lower >= upper:
+        return 0.0
+    rank_below, rank_above = (_rank(limit, bounds, counts) for limit in (lower, upper))
+    return divide(rank_above - rank_below, observations)
+
+
+def _rank(limit: float, bounds: list[float], counts: list[float]) -> float:
+    """How many observations are below the limit."""
+    start = 0.0 if bounds[0] > 0 else -math.inf
+    rank = 0.0
+    for end, count in zip(bounds, counts, strict=True):
+        if start >= limit:
+            break
+        if end > limit:
+            rank = count if math.isinf(start) else rank + (count - rank) * (limit - start) / (end - start)
+            break
+        start, rank = end, count
+    else:
+        return counts[-1]
+    return min(rank, counts[-1])
+
+
+def _merged(buckets: Iterable[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Bounds and counts in rising order, equal bounds added."""
+    bounds: list[float] = []
+    counts: list[float] = []
+    for bound, count in sorted(buckets, key=_upper_bound):
+        if bounds and bounds[-1] == bound:
+            counts[-1] += count
+        else:
+            bounds.append(bound)
+            counts.append(count)
+    return bounds, counts
+
+
+def _upper_bound(bucket: tuple[float, float]) -> float:
+    return bucket[0]
 
 
 def _monotonic(counts: list[float]) -> list[float]:
-    out = [counts[0]]
+    before = counts[0]
+    out = [before]
     for count in counts[1:]:
-        before = out[-1]
-        rounding = count != before and abs(count - before) < TOLERANCE * (abs(count) + abs(before))
-        out.append(before if count < before or rounding else count)
+        if count > before and not _alike(before, count):
+            before = count
+        elif count != before and not count < before and not _alike(before, count):
+            # One of the two is NaN.
+            before = count
+        out.append(before)
     return out
+
+
+def _alike(a: float, b: float) -> bool:
+    """Prometheus' `almost.Equal` of two different numbers."""
+    if math.isnan(a) or math.isnan(b):
+        return math.isnan(a) and math.isnan(b)
+    together = abs(a) + abs(b)
+    if a == 0 or b == 0 or together < _SMALLEST_NORMAL:
+        return abs(a - b) < TOLERANCE * _SMALLEST_NORMAL
+    return abs(a - b) / min(together, 1.7976931348623157e308) < TOLERANCE

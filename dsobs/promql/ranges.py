@@ -5,23 +5,63 @@ one entry in `RANGE_FUNCTIONS`.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from operator import lt, ne
-from typing import NamedTuple
+
+from dsobs.promql.numbers import compensated, divide, least, mean, most, quantile, root, total, variance_over_time
 
 Values = Sequence[float]
+NO_FALLS: Sequence[int] = ()
 
 
-class Window(NamedTuple):
-    """One series' samples in (start, end], without staleness markers. Times are milliseconds."""
+class Window:
+    """One series' samples in (start, end]: `times[lo:hi]` and `values[lo:hi]`, never empty, without staleness markers.
+
+    Times are milliseconds. One object serves all series of an evaluation in turn.
+    """
+
+    __slots__ = ("at", "end", "falls", "hi", "lo", "spacing", "start", "times", "values")
 
     times: Sequence[int]
     values: Values
+    lo: int
+    hi: int
     start: int
     end: int
-    spacing: float = 0.0
+    at: int
+    """The time of the evaluation."""
+    spacing: float
     """Seconds between the samples at the window's start where the store has thinned them, else 0."""
+    falls: Sequence[int] | None
+    """Indices of `values` at which a value is not at or above the one before; None where nobody has looked."""
+
+    def __init__(self, start: int, end: int, at: int) -> None:
+        self.start, self.end, self.at = start, end, at
+        self.spacing = 0.0
+        self.falls = None
+
+    def __len__(self) -> int:
+        return self.hi - self.lo
+
+    def span(self) -> Values:
+        """The values."""
+        return self.values[self.lo : self.hi]
+
+    def lost(self) -> list[float]:
+        """Values before the falls: what a counter had when it was reset."""
+        values, lo, hi = self.values, self.lo, self.hi
+        if self.falls is not None:
+            if not self.falls:
+                return []
+            falls = self.falls
+            first = bisect_left(falls, lo + 1)
+            return [values[i - 1] for i in falls[first : bisect_left(falls, hi, first)] if values[i] < values[i - 1]]
+        span = values[lo:hi]
+        if not any(map(lt, span[1:], span)):
+            return []
+        return [before for before, value in pairwise(span) if value < before]
 
 
 RangeFunction = Callable[[Window, list[float]], float | None]
@@ -33,24 +73,25 @@ def _extrapolated(window: Window, *, counter: bool, rate: bool) -> float | None:
     Never below zero at a counter's start. Where the store has thinned the window's start, the spacing there is what
     counts there: the mean of a window that is dense at its end says nothing about a gap at its start.
     """
-    times, values, start, end, thinned = window
-    if len(values) < 2:
+    lo, last = window.lo, window.hi - 1
+    if last <= lo:
         return None
-    change = values[-1] - values[0]
-    if counter and any(map(lt, values[1:], values)):
-        previous = values[0]
-        for value in values:
-            if value < previous:
-                change += previous
-            previous = value
-    to_start, to_end = (times[0] - start) / 1000, (end - times[-1]) / 1000
-    sampled = (times[-1] - times[0]) / 1000
-    spacing = sampled / (len(values) - 1)
-    at_start = max(spacing, thinned)
+    times, values, start, end = window.times, window.values, window.start, window.end
+    first_value = values[lo]
+    change = values[last] - first_value
+    if counter:
+        for before in window.lost():
+            change += before
+    first_time, last_time = times[lo], times[last]
+    to_start, to_end = (first_time - start) / 1000, (end - last_time) / 1000
+    sampled = (last_time - first_time) / 1000
+    spacing = sampled / (last - lo)
+    at_start = max(window.spacing, spacing)
     if to_start >= at_start * 1.1:
         to_start = at_start / 2
-    if counter and change > 0 and values[0] >= 0:
-        to_start = min(to_start, sampled * (values[0] / change))
+    if counter and change > 0 and first_value >= 0:
+        to_zero = sampled * (first_value / change)
+        to_start = min(to_start, to_zero)
     if to_end >= spacing * 1.1:
         to_end = spacing / 2
     factor = (sampled + to_start + to_end) / sampled
@@ -72,84 +113,50 @@ def _delta(window: Window, _: list[float]) -> float | None:
 
 
 def _irate(window: Window, _: list[float]) -> float | None:
-    times, values = window.times, window.values
-    if len(values) < 2:
+    if len(window) < 2:
         return None
-    change = values[-1] if values[-1] < values[-2] else values[-1] - values[-2]
-    return change / ((times[-1] - times[-2]) / 1000)
+    times, values, last = window.times, window.values, window.hi - 1
+    change = values[last] if values[last] < values[last - 1] else values[last] - values[last - 1]
+    return change / ((times[last] - times[last - 1]) / 1000)
 
 
 def _idelta(window: Window, _: list[float]) -> float | None:
-    return window.values[-1] - window.values[-2] if len(window.values) >= 2 else None
+    return window.values[window.hi - 1] - window.values[window.hi - 2] if len(window) >= 2 else None
 
 
-def total(values: Values) -> float:
-    """Compensated, as Prometheus adds."""
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):
-        # Too large on the way, or infinities of both signs: what plain addition makes of it.
-        return float(sum(values))
+def _line(window: Window, origin: int) -> tuple[float, float]:
+    """Slope a second and value at `origin` of the least-squares line (`linearRegression`)."""
+    values = window.span()
+    if not any(map(ne, values, [values[0]] * len(values))):
+        return (math.nan, math.nan) if math.isinf(values[0]) else (0.0, values[0])
+    n = float(len(values))
+    xs = [(t - origin) / 1e3 for t in window.times[window.lo : window.hi]]
+    sum_x, sum_y, sum_xy, sum_xx = (
+        sum(compensated(terms))
+        for terms in (
+            xs,
+            values,
+            [x * y for x, y in zip(xs, values, strict=True)],
+            [x * x for x in xs],
+        )
+    )
+    slope = divide(sum_xy - sum_x * sum_y / n, sum_xx - sum_x * sum_x / n)
+    return slope, sum_y / n - slope * sum_x / n
 
 
-def mean(values: Values) -> float:
-    """The sum over the number; the running mean where the sum is too large."""
-    added = total(values)
-    if math.isinf(added) and all(map(math.isfinite, values)):
-        running = 0.0
-        for number, value in enumerate(values, 1):
-            running += value / number - running / number
-        return running
-    return added / len(values)
+def _deriv(window: Window, _: list[float]) -> float | None:
+    return _line(window, window.times[window.lo])[0] if len(window) >= 2 else None
 
 
-def least(values: Values) -> float:
-    """NaN only where all are."""
-    found = min(values)
-    return found if found == found else min(filter(_is_number, values), default=math.nan)  # noqa: PLR0124 - NaN
-
-
-def most(values: Values) -> float:
-    """NaN only where all are."""
-    found = max(values)
-    return found if found == found else max(filter(_is_number, values), default=math.nan)  # noqa: PLR0124 - NaN
-
-
-def _is_number(value: float) -> bool:
-    return not math.isnan(value)
-
-
-def variance(values: Values) -> float:
-    """Population variance."""
-    middle = mean(values)
-    return total([(v - middle) * (v - middle) for v in values]) / len(values)
-
-
-def quantile(q: float, values: Values) -> float:
-    """The φ-quantile with linear interpolation; ±Inf outside [0, 1], NaN for none."""
-    if not values or math.isnan(q):
-        return math.nan
-    if q < 0:
-        return -math.inf
-    if q > 1:
-        return math.inf
-    ordered = sorted(values, key=lambda v: (not math.isnan(v), v))
-    rank = q * (len(ordered) - 1)
-    low = max(0, math.floor(rank))
-    high = min(len(ordered) - 1, low + 1)
-    weight = rank - math.floor(rank)
-    return ordered[low] * (1 - weight) + ordered[high] * weight
+def _predict_linear(window: Window, parameters: list[float]) -> float | None:
+    if len(window) < 2:
+        return None
+    slope, value = _line(window, window.at)
+    return slope * parameters[0] + value
 
 
 def _over(reduce: Callable[[Values], float]) -> RangeFunction:
-    def function(window: Window, _: list[float]) -> float | None:
-        return reduce(window.values) if window.values else None
-
-    return function
-
-
-def _quantile_over_time(window: Window, parameters: list[float]) -> float | None:
-    return quantile(parameters[0], window.values) if window.values else None
+    return lambda window, _: reduce(window.span())
 
 
 def _changes(values: Values) -> float:
@@ -158,28 +165,27 @@ def _changes(values: Values) -> float:
     return float(sum(map(ne, values[1:], values)))
 
 
-def _resets(values: Values) -> float:
-    return float(sum(map(lt, values[1:], values)))
-
-
 RANGE_FUNCTIONS: dict[str, RangeFunction] = {
-    "rate": _rate,
-    "increase": _increase,
-    "delta": _delta,
-    "irate": _irate,
-    "idelta": _idelta,
-    "changes": _over(_changes),
-    "resets": _over(_resets),
     "avg_over_time": _over(mean),
-    "min_over_time": _over(least),
+    "changes": _over(_changes),
+    "count_over_time": lambda window, _: float(len(window)),
+    "delta": _delta,
+    "deriv": _deriv,
+    "first_over_time": lambda window, _: window.values[window.lo],
+    "idelta": _idelta,
+    "increase": _increase,
+    "irate": _irate,
+    "last_over_time": lambda window, _: window.values[window.hi - 1],
     "max_over_time": _over(most),
+    "min_over_time": _over(least),
+    "predict_linear": _predict_linear,
+    "present_over_time": lambda _window, _: 1.0,
+    "quantile_over_time": lambda window, parameters: quantile(parameters[0], window.span()),
+    "rate": _rate,
+    "resets": lambda window, _: float(len(window.lost())),
+    "stddev_over_time": _over(lambda values: root(variance_over_time(values))),
+    "stdvar_over_time": _over(variance_over_time),
     "sum_over_time": _over(total),
-    "count_over_time": _over(lambda values: float(len(values))),
-    "last_over_time": _over(lambda values: values[-1]),
-    "present_over_time": _over(lambda _: 1.0),
-    "stddev_over_time": _over(lambda values: math.sqrt(variance(values))),
-    "stdvar_over_time": _over(variance),
-    "quantile_over_time": _quantile_over_time,
 }
-KEEPS_NAME = frozenset({"last_over_time"})
+KEEPS_NAME = frozenset({"first_over_time", "last_over_time"})
 """Those whose result is still the metric."""

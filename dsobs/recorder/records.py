@@ -4,7 +4,7 @@ A JSON object a line, gzip'ed: `t` (Unix seconds), `health` (HTTP status, or the
 (the
 whole page, or the error in words), `health_s` and `metrics_s` (seconds each took), `nvml` (readings or null),
 `nvml_s`. dsobs's own
-recorder adds `failure`, `runtime` and `probes`; readers do without them.
+recorder adds `failure`, `runtime`, `host` and `probes`; readers do without them.
 """
 
 import zlib
@@ -17,7 +17,9 @@ import orjson
 from dsobs.model.observation import (
     Failure,
     Health,
+    HostView,
     Observation,
+    Paused,
     RuntimeView,
     Scrape,
 )
@@ -58,6 +60,14 @@ def record_of(obs: Observation, nvml: Any, health: Health | None, nvml_seconds: 
             name: getattr(view, name)
             for name in RuntimeView.__dataclass_fields__
             if getattr(view, name) not in (None, ())
+        }
+    if obs.paused is not None:
+        record["paused"] = obs.paused.value
+    if isinstance(obs.host, HostView):
+        record["host"] = {
+            name: getattr(obs.host, name)
+            for name in HostView.__dataclass_fields__
+            if getattr(obs.host, name) is not None
         }
     if obs.probes:
         record["probes"] = [
@@ -137,6 +147,25 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
     try:
         return RuntimeView(**known)
     except TypeError:
+        return None
+
+
+def paused_of(record: Mapping[str, Any]) -> Paused | None:
+    """What the engine said of a pause, in a record of dsobs's own recorder; None where it was not asked."""
+    told = record.get("paused")
+    return Paused(told) if told in set(Paused) else None
+
+
+def host_of(record: Mapping[str, Any]) -> HostView | None:
+    """The host's readings in a record of dsobs's own recorder; None in others."""
+    told = record.get("host")
+    if not isinstance(told, dict):
+        return None
+    known = {name: value for name, value in told.items() if name in HostView.__dataclass_fields__}
+    try:
+        known["filesystems"] = tuple((str(path), int(avail), int(size)) for path, avail, size in known["filesystems"])
+        return HostView(**known)
+    except (TypeError, ValueError, KeyError):
         return None
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,21 +34,35 @@ class LedgerStore:
     def __init__(self, db: StateDb | None, now: float, *, why_not: str = "no state directory") -> None:
         self._db = db
         self._retry_at = float("-inf")
-        entries: tuple[Entry, ...] = ()
+        self._read = False
+        self.inherited = 0
+        """Id of the last line that earlier runs of dsobs wrote."""
+        entries: list[Entry] = []
         if db is not None:
             try:
-                # From the future, where the wall clock was set back meanwhile: a cooldown would hold too long.
-                entries = tuple(replace(e, at=min(e.at, now)) for e in db.transact(lambda c: lines.since(c, now - DAY)))
+                entries = db.transact(lambda c: lines.since(c, now - DAY))
                 why_not = ""
             except StateError as error:
                 why_not = str(error)
-        self.current = Ledger(entries, writable=not why_not, why_not=why_not)
+        self.current = Ledger((), writable=not why_not, why_not=why_not)
+        if not why_not:
+            self._have_read(entries, now)
         LEDGER_WRITABLE.set(self.current.writable)
+
+    def _have_read(self, entries: Sequence[Entry], now: float) -> None:
+        # From the future, where the wall clock was set back meanwhile: a cooldown would hold too long.
+        found = tuple(replace(entry, at=min(entry.at, now)) for entry in entries)
+        self.inherited = max((entry.id for entry in found), default=0)
+        self.current = replace(self.current, entries=found)
+        self._read = True
 
     async def append(self, entry: Entry, also: Callable[[sqlite3.Connection], None] | None = None) -> Entry:
         """Commits one line, and what `also` writes, or neither; StateError if it could not, and nothing may be done
-        then."""
-        if self._db is None:
+        then.
+
+        A line that a disk that hung has committed late all the same is in `current` from then on.
+        """
+        if self._db is None or not self._read:
             raise StateError(self.current.why_not)
 
         def write(connection: sqlite3.Connection) -> int:
@@ -57,26 +71,36 @@ class LedgerStore:
             return lines.append(connection, entry)
 
         try:
-            id_ = await self._db.transact_async(write)
+            id_ = await self._db.transact_async(write, late=lambda id_: self._add(entry, id_))
         except StateError as error:
             self._writable(str(error))
             raise
         # On the reserve one more line was possible; for acting there must be room.
         self._writable("the disk is full" if self._db.reserve_used else "")
-        entry = Entry(entry.at, entry.incident, entry.kind, entry.state, entry.detail, id_)
-        self.current = self.current.with_entry(entry)
-        return entry
+        return self._add(entry, id_)
+
+    def _add(self, entry: Entry, id_: int) -> Entry:
+        written = replace(entry, id=id_)
+        self.current = self.current.with_entry(written)
+        return written
 
     async def retry(self, now: float) -> None:
         """While the ledger could not be written: sees from time to time whether it can be again."""
         if self.current.writable or self._db is None or now < self._retry_at:
             return
         self._retry_at = now + RETRY_LEDGER_SECONDS
+
+        def look(connection: sqlite3.Connection) -> list[Entry]:
+            connection.execute("UPDATE ledger SET state = state WHERE id = 0")
+            return [] if self._read else lines.since(connection, now - DAY)
+
         try:
-            await self._db.transact_async(lambda c: c.execute("UPDATE ledger SET state = state WHERE id = 0"))
+            entries = await self._db.transact_async(look)
         except StateError as error:
             self._writable(str(error))
         else:
+            if not self._read:
+                self._have_read(entries, now)
             self._writable("the disk is full" if self._db.reserve_used else "")
 
     def forget_before(self, at: float) -> None:
@@ -134,23 +158,41 @@ class Actor:
         self._refused: dict[str, str] = {}
         self._gathering: set[str] = set()
         self._paged_from_memory: set[str] = set()
+        self._left_out: set[str] = set()
+        """Actions that the ledger could not record."""
+        self._acting: set[int] = set()
+        """Attempts under way."""
+        self._unwritten: dict[int, Entry] = {}
+        """Attempt → result that could not be written yet."""
 
     def configure(self, settings: Settings) -> None:
         """Other settings from the next step on."""
         self._settings = settings
 
-    async def recover(self) -> None:
-        """After dsobs was restarted: an attempt with no result counts as done, and is verified like one."""
-        entry = self._ledger.current.attempt_in_flight()
-        if entry is not None:
-            detail = {
-                **entry.detail,
-                "attempt": entry.id,
-                "reserved_at": entry.at,
-                "why": "dsobs ended between act and record",
-            }
+    async def settle(self) -> None:
+        """Gives each attempt without a result one, once the ledger can be written; each turn, also the first."""
+        while self._ledger.current.writable:
+            entry = self._ledger.current.attempt_in_flight()
+            if entry is None:
+                self._unwritten.clear()
+                return
+            if entry.id in self._acting:
+                return
+            result = self._unwritten.get(entry.id) or self._result_of_lost(entry)
+            try:
+                await self._ledger.append(replace(result, at=self._clock.now()))
+            except StateError:
+                return  # The ledger has said so.
+            self._unwritten.pop(entry.id, None)
+
+    def _result_of_lost(self, entry: Entry) -> Entry:
+        detail = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}
+        if entry.id <= self._ledger.inherited:
+            # It counts as done, and is verified like one.
             self._hands.restarting(entry.incident, self._clock.now() + 60.0)
-            await self._ledger.append(Entry(self._clock.now(), entry.incident, "restart", "unknown", detail))
+            return replace(entry, state="unknown", detail={**detail, "why": "dsobs ended between act and record"})
+        why = "the disk took its reservation too late, so nothing was done"
+        return replace(entry, state="failed", detail={**detail, "why": why, "withdrawn": True})
 
     async def carry_out(self, steps: list[Step], view: View) -> None:
         """Does what can be done at once; starts what takes time. Never raises for a step that failed."""
@@ -159,7 +201,12 @@ class Actor:
                 await self._carry_out(step, view)
             except StateError as error:
                 STEPS.labels(step.action, "not_recorded").inc()
-                log.warning("step %s left out, since the ledger can't record it: %s", step.action, error)
+                # It is planned again each turn.
+                level = logging.DEBUG if step.action in self._left_out else logging.WARNING
+                self._left_out.add(step.action)
+                log.log(level, "step %s left out, since the ledger can't record it: %s", step.action, error)
+            else:
+                self._left_out.discard(step.action)
 
     async def _carry_out(self, step: Step, view: View) -> None:
         now = self._clock.now()
@@ -202,10 +249,13 @@ class Actor:
         try:
             await self._ledger.append(entry, lambda connection: self._hands.page(connection, incident, text))
         except StateError:
-            if incident not in self._paged_from_memory:
-                self._paged_from_memory.add(incident)
-                self._hands.page(None, incident, text)
+            self._page_from_memory(incident, text)
             raise
+
+    def _page_from_memory(self, incident: str, text: str) -> None:
+        if incident not in self._paged_from_memory:
+            self._paged_from_memory.add(incident)
+            self._hands.page(None, incident, text)
 
     async def _close(self, incident: str, reason: str) -> None:
         entry = Entry(self._clock.now(), incident, "incident", "closed", {"reason": reason})
@@ -237,17 +287,24 @@ class Actor:
         entry = await self._write(
             step.incident, "restart", "reserved", reason=step.reason, instance_started_at=view.instance_started_at
         )
+        self._acting.add(entry.id)
         self._start(self._restart(entry, runtime, started, view))
 
     async def _restart(self, entry: Entry, runtime: Runtime, started: float | None, before: View) -> None:
-        detail: dict[str, Any] = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}
-        state = "failed"
         try:
-            if self._settings.coordination is Coordination.UNCOORDINATED:
+            await self._attempt(entry, runtime, started, before)
+        finally:
+            self._acting.discard(entry.id)
+
+    async def _attempt(self, entry: Entry, runtime: Runtime, started: float | None, before: View) -> None:
+        detail: dict[str, Any] = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}
+        state, mistake = "failed", False
+        try:
+            if self._settings.coordination is not Coordination.LEASE:
                 await asyncio.sleep(self._random.uniform(0.0, self._settings.random_delay))
             refused = self._second_look(before)
             if refused is not None:
-                detail["why"] = refused
+                detail |= {"why": refused, "withdrawn": True}
             else:
                 grace = self._stop_grace
                 self._hands.restarting(entry.incident, self._clock.now() + grace + RESTART_SLACK_SECONDS)
@@ -266,6 +323,10 @@ class Actor:
         except (TimeoutError, OSError) as error:
             state = "unknown"
             detail["why"] = f"{type(error).__name__}: {error}"
+        except Exception as error:  # A plugin's mistake; what it did before is not known.
+            state, mistake = "unknown", True
+            detail["why"] = f"{type(error).__name__}: {error}"
+            log.exception("incident %s: the runtime raised", entry.incident)
         STEPS.labels("restart", state).inc()
         log.log(
             logging.INFO if state == "done" else logging.ERROR,
@@ -275,14 +336,20 @@ class Actor:
             f": {detail['why']}" if "why" in detail else "",
             extra={"event.action": f"restart-{state}"},
         )
+        outcome = Entry(self._clock.now(), entry.incident, "restart", state, detail)
+        # Where it can't be written now, `settle` does it later. What a failure has to tell is planned from this line.
+        self._unwritten[entry.id] = outcome
+        text = f"restart {'ended in an error, its outcome is unknown' if mistake else state}: {detail.get('why')}"
+        told = mistake or (state == "failed" and "withdrawn" not in detail)
         try:
-            # What a failure has to tell is planned from this line.
-            await self._ledger.append(Entry(self._clock.now(), entry.incident, "restart", state, detail))
+            await self._ledger.append(outcome)
+            self._unwritten.pop(entry.id)
+            if mistake:
+                await self._escalate(entry.incident, text)
         except StateError as error:
-            log.error("incident %s: the restart's result can't be recorded: %s", entry.incident, error)
-            if state == "failed":
-                self._paged_from_memory.add(entry.incident)
-                self._hands.page(None, entry.incident, f"restart failed: {detail['why']}")
+            log.error("incident %s: the restart's result can't be recorded now: %s", entry.incident, error)
+            if told:
+                self._page_from_memory(entry.incident, text)
 
     def _second_look(self, before: View) -> str | None:
         """What changed between planning and acting makes the plan void."""
@@ -299,7 +366,8 @@ class Actor:
         try:
             async with asyncio.timeout(self._settings.evidence_timeout):
                 detail = await self._hands.evidence(incident, view)
-        except (TimeoutError, OSError, ValueError) as error:
+        except Exception as error:  # A runtime may be a plugin; evidence never holds up a repair.
+            log.warning("incident %s: evidence is not complete", incident, exc_info=True)
             state, detail = "failed", {"why": f"{type(error).__name__}: {error}"}
         STEPS.labels("evidence", state).inc()
         try:

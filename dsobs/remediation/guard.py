@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsobs.config.models import Coordination
+from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.observation import Unknown
 from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
+
+DAY = 86400.0
+MAX_REFUSALS = 3
+"""Restarts that a runtime refuses in one incident, before dsobs gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,8 @@ class Case:
     switches: Switches
     settings: Settings
     now: float
+    gpu_fault: str = ""
+    """Which alert says that the card has to be reset, or worse."""
 
 
 def kill_switch(case: Case) -> str | None:
@@ -67,11 +73,11 @@ def coordination(case: Case) -> str | None:
 
 def runtime_known(case: Case) -> str | None:
     """Nothing is repaired on missing data."""
-    if not case.view.can_restart:
-        unknown = case.view.runtime
-        why = unknown.reason if isinstance(unknown, Unknown) else f"{unknown.runtime} can only be looked at"
-        return f"the runtime can't restart the engine: {why}"
-    return None
+    runtime = case.view.runtime
+    if case.view.can_restart:
+        return None
+    why = runtime.reason if isinstance(runtime, Unknown) else f"{runtime.runtime} can only be looked at"
+    return f"the runtime can't restart the engine: {why}"
 
 
 def not_starting(case: Case) -> str | None:
@@ -91,9 +97,19 @@ def not_planned(case: Case) -> str | None:
     return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
 
 
+def not_paused(case: Case) -> str | None:
+    """Whoever paused it will resume it."""
+    return "the engine is paused" if case.view.paused else None
+
+
 def not_asleep(case: Case) -> str | None:
     """Sleep mode is no hang."""
     return "the engine sleeps" if case.view.asleep else None
+
+
+def gpu_well(case: Case) -> str | None:
+    """A restart puts the next engine on the same broken card."""
+    return f"{case.gpu_fault}: a restart does not mend the card" if case.gpu_fault else None
 
 
 def one_at_a_time(case: Case) -> str | None:
@@ -104,25 +120,37 @@ def one_at_a_time(case: Case) -> str | None:
 
 def budget(case: Case) -> str | None:
     """Every restart of the last 24 h counts, whoever made it: dsobs never breaks the documented limit itself."""
-    used, limit = case.view.restarts_24h, case.settings.max_restarts_24h
-    if used is None:
+    seen, limit = case.view.restarts_24h, case.settings.max_restarts_24h
+    if seen is None:
         return "restarts of the last 24 h are not known"
-    attempts = sum(
-        1
-        for entry in case.ledger.entries
-        if entry.kind == "restart" and entry.state == "observed" and entry.at > case.now - 86400.0
-    )
-    used += attempts
+    if case.settings.mode is Mode.OBSERVE:
+        # What enforce would have done by now; in enforce nothing came of what was only observed.
+        used = seen + case.ledger.observed(case.now - DAY)
+    else:
+        # One whose outcome is not known counts as done, though no new instance of it was seen.
+        used = seen + max(case.ledger.attempts(case.now - DAY) - case.view.own_restarts_24h, 0)
     return f"budget used: {used} restarts in 24 h, limit {limit}" if used >= limit else None
 
 
 def cooldown(case: Case) -> str | None:
     """Between two attempts; one whose outcome is unknown counts as done."""
-    entry = case.ledger.last_attempt()
+    entry = case.ledger.last_attempt(observed=case.settings.mode is Mode.OBSERVE)
     if entry is None:
         return None
     left = entry.at + case.settings.cooldown - case.now
     return f"cooldown: {left:.0f} s left" if left > 0 else None
+
+
+def refused_before(case: Case) -> str | None:
+    """What the runtime refused is tried again, but neither at once nor for ever."""
+    incident = case.ledger.open_incident()
+    refusals = incident.refusals() if incident is not None else []
+    if not refusals:
+        return None
+    if len(refusals) >= MAX_REFUSALS:
+        return f"the runtime refused {len(refusals)} times; this is for a person"
+    left = refusals[-1].at + case.settings.cooldown - case.now
+    return f"the runtime refused, next try in {left:.0f} s" if left > 0 else None
 
 
 def breaker(case: Case) -> str | None:
@@ -140,12 +168,15 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     state_agreed,
     coordination,
     not_planned,
+    not_paused,
     not_asleep,
     not_starting,
     runtime_known,
+    gpu_well,
     one_at_a_time,
     budget,
     cooldown,
+    refused_before,
     breaker,
 )
 

@@ -126,6 +126,14 @@ class Incident:
         """It has ended."""
         return self.last("incident", "closed") is not None
 
+    def refusals(self) -> list[Entry]:
+        """Restarts that the runtime refused, oldest first; not those that dsobs withdrew before it asked."""
+        return [
+            entry
+            for entry in self.entries
+            if entry.kind == "restart" and entry.state == "failed" and not entry.detail.get("withdrawn")
+        ]
+
     @property
     def alerts(self) -> tuple[str, ...]:
         """The alerts that opened it."""
@@ -161,18 +169,24 @@ class Ledger:
                 return incident
         return None
 
-    def last_attempt(self) -> Entry | None:
-        """The newest restart that was reserved, whatever became of it. One that surely did nothing does not count."""
-        outcome: dict[int, str] = {}
-        for entry in self.entries:
-            if entry.kind == "restart" and entry.state != "reserved":
-                outcome[int(entry.detail.get("attempt", 0))] = entry.state
-        for entry in reversed(self.entries):
-            if entry.kind == "restart" and entry.state in ("reserved", "observed"):
-                if outcome.get(entry.id) == "failed":
-                    continue
-                return entry
-        return None
+    def _restarts(self, state: str) -> list[Entry]:
+        """Restarts in `state`, oldest first. One that surely did nothing does not count."""
+        lines = [entry for entry in self.entries if entry.kind == "restart"]
+        failed = {int(entry.detail.get("attempt", 0)) for entry in lines if entry.state == "failed"}
+        return [entry for entry in lines if entry.state == state and entry.id not in failed]
+
+    def attempts(self, since: float) -> int:
+        """Restarts after `since` that were made, or may have been."""
+        return sum(1 for entry in self._restarts("reserved") if entry.at > since)
+
+    def observed(self, since: float) -> int:
+        """Restarts after `since` that enforce would have made."""
+        return sum(1 for entry in self._restarts("observed") if entry.at > since)
+
+    def last_attempt(self, *, observed: bool = False) -> Entry | None:
+        """The newest restart that was reserved, whatever became of it; `observed`: or would have been."""
+        made = self._restarts("reserved") + (self._restarts("observed") if observed else [])
+        return max(made, key=lambda entry: entry.id, default=None)
 
     def attempt_in_flight(self) -> Entry | None:
         """A restart that was reserved and has no result yet."""

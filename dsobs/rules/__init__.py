@@ -1,9 +1,9 @@
 """Standard Prometheus rule files, evaluated here: files, templates, the alert state machine and its state on disk."""
 
 from dsobs.rules.evaluator import Evaluator
-from dsobs.rules.files import AlertRule, Group, Problem, RecordingRule, RuleFileError, load, load_text
+from dsobs.rules.files import AlertRule, Group, RecordingRule, RuleFileError, load, load_text
 from dsobs.rules.persistence import SCHEMA, SavedAlert, Snapshot, restore, save
-from dsobs.rules.shipped import render
+from dsobs.rules.reader import Problem
 
 __all__ = [
     "SCHEMA",
@@ -17,7 +17,6 @@ __all__ = [
     "Snapshot",
     "load",
     "load_text",
-    "render",
     "restore",
     "save",
 ]

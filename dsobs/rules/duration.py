@@ -14,8 +14,3 @@ def duration_seconds(text: str) -> float:
     if not text or match is None:
         raise ValueError(f"{text!r} is no duration; write 30s, 5m or 1h30m")
     return sum(int(n) * size for n, size in zip(match.groups(), _MILLISECONDS, strict=True) if n) / 1000
-
-
-def is_duration(text: str) -> bool:
-    """Whether `duration_seconds` takes it."""
-    return text == "0" or (bool(text) and _DURATION.fullmatch(text) is not None)

@@ -20,9 +20,11 @@ resolves.
 import datetime
 import logging
 import math
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from dsobs import promql, telemetry
@@ -42,6 +44,12 @@ _SAVE_PENDING_SECONDS = 10.0
 """Pending time that a crash may cost."""
 _EARLY_SECONDS = 0.25
 """A slot may be begun this much early, so that a loop whose turns jitter misses none."""
+
+
+_WITH_SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{(?!\{)")
+"""A metric in a template's query: the query itself may be known only when it is rendered."""
+_compiled = lru_cache(256)(promql.compile)
+"""Of expressions in templates, and of metrics' names."""
 
 
 class RuleFailure(Exception):
@@ -68,6 +76,9 @@ class _RuleState:
     rule: AlertRule | RecordingRule
     active: dict[Labels, _Active] = field(default_factory=dict)
     recorded: set[Labels] = field(default_factory=set)
+    """Series that its last evaluation put into the store."""
+    exposed: set[Labels] = field(default_factory=set)
+    """Its `ALERTS` and `ALERTS_FOR_STATE` in the store."""
     health: str = "unknown"
     last_error: str = ""
     evaluated_at: float | None = None
@@ -113,7 +124,9 @@ class Evaluator:
     """Evaluates rule groups over `store`.
 
     `external_labels` are added to every alert that has no such label; templates see them as `$externalLabels`.
-    `default_interval` and `restore_grace` are seconds. Not thread-safe; never blocks.
+    `default_interval` and `restore_grace` are seconds. `bare_labels` leaves the external labels to the templates, as
+    Prometheus does until it sends an alert; `expose_alerts` gives the store `ALERTS` even where no rule refers to it.
+    Not thread-safe; never blocks.
     """
 
     def __init__(
@@ -125,12 +138,17 @@ class Evaluator:
         external_url: str = "",
         default_interval: float = 15.0,
         restore_grace: float = 15.0,
+        bare_labels: bool = False,
+        expose_alerts: bool = False,
     ) -> None:
         self._store = store
+        self._bare_labels = bare_labels
         self._external_labels = dict(external_labels or {})
         self._external_url = external_url
         self._restore_grace = restore_grace
         self._default_interval = default_interval
+        self.limits = promql.LIMITS
+        """What the query of one rule may take."""
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
@@ -138,15 +156,17 @@ class Evaluator:
         self._revision = 0
         self._saved_revision = 0
         self._saved_at = -math.inf
-        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
-        self._exposed: set[Labels] = set()
+        self._expose_always = expose_alerts
+        self._exposes_alerts = expose_alerts or not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
 
     @property
     def metric_names(self) -> frozenset[str]:
-        """Metrics that the rules name: what the store has to hold."""
-        return frozenset(
-            name for group in self._groups for state in group.rules for name in state.rule.query.metric_names
-        )
+        """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
+        named = {name for query in self._queries() for name in query.metric_names}
+        recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
+        rules = [s.rule for g in self._groups for s in g.rules if isinstance(s.rule, AlertRule)]
+        shown = {name for rule in rules for _, text in rule.annotations for name in _WITH_SELECTOR.findall(text.text)}
+        return frozenset(named | recorded | shown)
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""
@@ -155,9 +175,11 @@ class Evaluator:
     @property
     def lookback_seconds(self) -> float:
         """How far back any rule looks."""
-        return max(
-            (s.rule.query.lookback_seconds + g.group.query_offset for g in self._groups for s in g.rules), default=0.0
-        )
+        offset = max((group.group.query_offset for group in self._groups), default=0.0)
+        return max((query.lookback_seconds for query in self._queries()), default=0.0) + offset
+
+    def _queries(self) -> list[promql.Query]:
+        return [query for group in self._groups for state in group.rules for query in state.rule.queries]
 
     # Reload and restart.
 
@@ -183,7 +205,7 @@ class Evaluator:
                     group.rules[n] = kept.pop(0)
                     group.rules[n].rule = state.rule
         for gone in (state for states in left.values() for state in states):
-            for labels in gone.recorded:
+            for labels in gone.recorded | gone.exposed:
                 self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
             if isinstance(gone.rule, AlertRule):
                 self._departed += [
@@ -191,7 +213,8 @@ class Evaluator:
                     for active in gone.active.values()
                     if active.state is not AlertState.PENDING
                 ]
-        self._refers_to_alerts = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        refers = not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+        self._exposes_alerts = self._expose_always or refers
         self._revision += 1
 
     def restore(self, saved: Iterable[SavedAlert], now: float) -> None:
@@ -271,22 +294,22 @@ class Evaluator:
         go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
         """
         transitions = self._depart(now) if self._departed else []
-        ran = False
         for group in self._groups:
             at = group.slot(now)
             if at is None and news and group.interval <= NEWS_INTERVAL_SECONDS:
                 at = now
             if at is None:
                 continue
-            ran = True
             begun = time.perf_counter()
             for state in group.rules:
                 self._run(group, state, at, now, transitions)
             group.seconds = time.perf_counter() - begun
             group.evaluated_at = now
-        if ran and self._refers_to_alerts:
-            self._expose(now)
         return transitions
+
+    def failures(self) -> list[tuple[str, str]]:
+        """(rule, what failed) of those whose last evaluation failed."""
+        return [(s.rule.name, s.last_error) for group in self._groups for s in group.rules if s.health == "err"]
 
     def _run(self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]) -> None:
         begun = time.perf_counter()
@@ -295,6 +318,8 @@ class Evaluator:
         try:
             if isinstance(rule, AlertRule):
                 self._run_alert(group, state, rule, at, now, transitions)
+                if self._exposes_alerts:
+                    self._expose(state, now - group.group.query_offset)
             else:
                 self._run_recording(group, state, rule, now)
         except Exception as error:  # noqa: BLE001 - one rule that fails must not stop the others
@@ -310,7 +335,7 @@ class Evaluator:
         state.evaluated_at = now
 
     def _query(self, query: promql.Query, at: float) -> Sequence[Sample]:
-        result = query.evaluate(self._store, at)
+        result = query.evaluate(self._store, at, self.limits)
         return [Sample((), float(result))] if isinstance(result, (int, float)) else result
 
     def _run_recording(self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float) -> None:
@@ -412,11 +437,13 @@ class Evaluator:
                 sample.value,
                 self._external_labels,
                 self._external_url,
-                lambda expression: self._query(promql.compile(expression), at),
+                lambda expression: self._query(_compiled(expression), at),
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
             labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
-            labels = {**self._external_labels, **{name: value for name, value in labels.items() if value}}
+            labels = {name: value for name, value in labels.items() if value}
+            if not self._bare_labels:
+                labels = {**self._external_labels, **labels}
             key = labels_of(labels)
             if key in found:
                 raise RuleFailure(
@@ -441,7 +468,7 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(promql.compile(name), now) for name in rule.query.metric_names)
+        return all(self._query(_compiled(name), now) for name in rule.query.metric_names)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
@@ -477,25 +504,17 @@ class Evaluator:
 
     def alert_samples(self) -> list[Sample]:
         """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
-        samples: list[Sample] = []
-        for alert in self.alerts():
-            if alert.state is AlertState.RESOLVED:
-                continue
-            samples.append(
-                Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0)
-            )
-            samples.append(Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), alert.active_at))
-        return samples
+        return _alert_samples(self.alerts())
 
-    def _expose(self, now: float) -> None:
+    def _expose(self, state: _RuleState, at: float) -> None:
         """Rules may refer to `ALERTS`; only then the store gets them."""
-        samples = self.alert_samples()
+        samples = _alert_samples([_alert(state.rule.name, active) for active in state.active.values()])
         for sample in samples:
-            self._store.append(sample.labels, now, sample.value)
+            self._store.append(sample.labels, at, sample.value)
         present = {sample.labels for sample in samples}
-        for labels in self._exposed - present:
-            self._store.mark_stale(labels, now)
-        self._exposed = present
+        for labels in state.exposed - present:
+            self._store.mark_stale(labels, at)
+        state.exposed = present
 
     def rules(self) -> dict[str, Any]:
         """`data` of Prometheus' `/api/v1/rules`."""
@@ -524,6 +543,18 @@ class _Departed:
     rule_key: str
     name: str
     active: _Active
+
+
+def _alert_samples(alerts: Iterable[Alert]) -> list[Sample]:
+    samples: list[Sample] = []
+    for alert in alerts:
+        if alert.state is AlertState.RESOLVED:
+            continue
+        samples.append(Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0))
+        samples.append(
+            Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), float(math.floor(alert.active_at)))
+        )
+    return samples
 
 
 def _held_for(now: float, since: float, seconds: float) -> bool:

@@ -4,7 +4,6 @@ A file that Prometheus loads is loaded here, or refused with the reason: never a
 All errors of all files are reported at once.
 """
 
-import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -16,29 +15,12 @@ import yaml
 
 from dsobs import promql
 from dsobs.promql import PromqlError, Query, UnsupportedError
-from dsobs.rules.duration import duration_seconds, is_duration
+from dsobs.rules.reader import Problem, Reader, is_null, read_text
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Template
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
 Templates: TypeAlias = tuple[tuple[str, Template], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One error of one file. `group` and `rule` are empty where it stands outside of them; `line` is 0 for the file."""
-
-    file: str
-    line: int
-    group: str
-    rule: str
-    message: str
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        names = f'group "{self.group}": ' if self.group else ""
-        names += f'rule "{self.rule}": ' if self.rule else ""
-        return f"{where}: {names}{self.message}"
 
 
 class RuleFileError(Exception):
@@ -63,10 +45,15 @@ class AlertRule:
     line: int
 
     @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's, and those that stand in the templates."""
+        texts = [text for _, template in (*self.labels, *self.annotations) for text in template.queries]
+        return self.query, *map(promql.compile, texts)
+
+    @property
     def range_seconds(self) -> float:
         """The longest window in the expression; 0 where it only looks at present values."""
-        durations = re.findall(r"\[\s*([0-9a-z]+)\s*[\]:]", self.expr)
-        return max((duration_seconds(text) for text in durations if is_duration(text)), default=0.0)
+        return self.query.window_seconds
 
     @property
     def key(self) -> str:
@@ -94,6 +81,16 @@ class RecordingRule:
         parts = ["record", self.name, self.expr, *(f"{name}\x01{value}" for name, value in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
+    @property
+    def range_seconds(self) -> float:
+        """The longest window in the expression; 0 where it only looks at present values."""
+        return self.query.window_seconds
+
+    @property
+    def queries(self) -> tuple[Query, ...]:
+        """The expression's."""
+        return (self.query,)
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -118,61 +115,44 @@ _RULE_KEYS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "an
 
 def load(paths: Iterable[Path | str], texts: Iterable[tuple[str, str]] = ()) -> list[Group]:
     """The groups of `texts`, (file name, text) pairs, and of these files in turn; RuleFileError with every problem."""
-    sources = list(texts)
-    problems: list[Problem] = []
-    for path in paths:
-        try:
-            sources.append((str(path), Path(path).read_text(encoding="utf-8")))
-        except OSError as error:
-            problems.append(Problem(str(path), 0, "", "", f"can't read it: {error.strerror}"))
-        except UnicodeDecodeError:
-            problems.append(Problem(str(path), 0, "", "", "it is not UTF-8 text"))
-    return _load(sources, problems)
+    groups, problems = read(paths, texts)
+    if problems:
+        raise RuleFileError(problems)
+    return groups
 
 
 def load_text(sources: Iterable[tuple[str, str]]) -> list[Group]:
     """The same for (file name, text) pairs."""
-    return _load(sources, [])
+    return load((), sources)
 
 
-def _load(sources: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Group]:
+def read(paths: Iterable[Path | str], texts: Iterable[tuple[str, str]] = ()) -> tuple[list[Group], list[Problem]]:
+    """As `load`, with what is right and what is wrong side by side: a rule with a problem is in no group."""
+    sources = list(texts)
+    problems: list[Problem] = []
+    for path in paths:
+        text = read_text(path, problems)
+        if text is not None:
+            sources.append((str(path), text))
     groups: list[Group] = []
     seen: dict[tuple[str, ...], str] = {}
     for name, text in sources:
         reader = _File(name, seen)
         groups += reader.read(text)
         problems += reader.problems
-    if problems:
-        raise RuleFileError(problems)
-    return groups
+    return groups, problems
 
 
-class _File:
+class _File(Reader):
     """Reads one file and collects what is wrong with it."""
 
     def __init__(self, name: str, seen: dict[tuple[str, ...], str]) -> None:
-        self.name = name
-        self.problems: list[Problem] = []
+        super().__init__(name)
         self._seen = seen
-        self._group = ""
-        self._rule = ""
-
-    def _problem(self, node: yaml.Node | None, message: str) -> None:
-        line = node.start_mark.line + 1 if node is not None else 0
-        self.problems.append(Problem(self.name, line, self._group, self._rule, message))
 
     def read(self, text: str) -> list[Group]:
-        try:
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 0
-            what = " ".join(str(part) for part in (error.context, error.problem) if part)
-            self.problems.append(Problem(self.name, line, "", "", f"no valid YAML: {what}"))
-            return []
-        except yaml.YAMLError as error:
-            self.problems.append(Problem(self.name, 0, "", "", f"no valid YAML: {' '.join(str(error).split())}"))
-            return []
-        if root is None or _is_null(root):
+        root = self._compose(text)
+        if root is None:
             return []
         top = self._mapping(root, ("groups",), "a rule file")
         names: dict[str, int] = {}
@@ -233,9 +213,10 @@ class _File:
                 self._problem(expr_node or node, "the rule has no expression; add `expr:`")
         else:
             try:
-                query = promql.compile(expr)
+                query = _compiled(expr)
             except PromqlError as error:
-                self._problem(expr_node, f"expr: {_reason(error)}")
+                unsupported = isinstance(error, UnsupportedError)
+                self._problem(expr_node, f"expr: {reason(error)}", expr, unsupported=unsupported)
         label_nodes = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
         label_nodes = {**group_labels, **label_nodes}
         if record and not alert:
@@ -277,65 +258,6 @@ class _File:
         if first != here:
             self._problem(node, f"the same rule (name and labels) is in {first}; remove one or give it another label")
 
-    def _mapping(self, node: yaml.Node, keys: Sequence[str], what: str) -> dict[str, yaml.Node]:
-        found: dict[str, yaml.Node] = {}
-        for key, value, merged in self._items(node, what):
-            if key.value not in keys:
-                near = difflib.get_close_matches(str(key.value), keys, 1)
-                hint = f"did you mean `{near[0]}`?" if near else f"there are: {', '.join(keys)}"
-                self._problem(key, f"unknown key `{key.value}` in {what}; {hint}")
-            elif not merged or key.value not in found:
-                found[key.value] = value
-        return {key: value for key, value in found.items() if not _is_null(value)}
-
-    def _items(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, yaml.Node, bool]]:
-        """(key, value, came by `<<`), the node's own first."""
-        if not isinstance(node, yaml.MappingNode):
-            self._problem(node, f"{what} must be a mapping (`key: value`)")
-            return []
-        own: list[tuple[yaml.Node, yaml.Node, bool]] = []
-        merged: list[tuple[yaml.Node, yaml.Node, bool]] = []
-        lines: dict[str, int] = {}
-        for key, value in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                for source in sources:
-                    merged += [(k, v, True) for k, v, _ in self._items(source, what)]
-            elif not isinstance(key, yaml.ScalarNode):
-                self._problem(key, f"a key of {what} must be a word")
-            elif key.value in lines:
-                self._problem(key, f"key `{key.value}` is also in line {lines[key.value]}; remove one of them")
-            else:
-                lines[key.value] = key.start_mark.line + 1
-                own.append((key, value, False))
-        return own + merged
-
-    def _sequence(self, node: yaml.Node | None, what: str) -> list[yaml.Node]:
-        if node is None:
-            return []
-        if not isinstance(node, yaml.SequenceNode):
-            self._problem(node, f"`{what}` must be a list (`- …`)")
-            return []
-        return list(node.value)
-
-    def _text(self, node: yaml.Node | None, what: str) -> str:
-        if node is None:
-            return ""
-        if not isinstance(node, yaml.ScalarNode):
-            self._problem(node, f"`{what}` must be plain text")
-            return ""
-        return str(node.value)
-
-    def _duration(self, node: yaml.Node | None, what: str) -> float:
-        text = self._text(node, what)
-        if node is None or not isinstance(node, yaml.ScalarNode):
-            return 0.0
-        try:
-            return duration_seconds(text)
-        except ValueError as error:
-            self._problem(node, f"{what}: {error}")
-            return 0.0
-
     def _pairs(self, node: yaml.Node | None, what: str, forbidden: Sequence[str] = ()) -> dict[str, yaml.Node]:
         found: dict[str, yaml.Node] = {}
         if node is None:
@@ -346,7 +268,7 @@ class _File:
             elif not isinstance(value, yaml.ScalarNode):
                 self._problem(value, f"{what} {key.value!r} must be plain text")
             elif not merged or key.value not in found:
-                if _is_null(value):
+                if is_null(value):
                     value.value = ""
                 found[key.value] = value
         return found
@@ -357,15 +279,24 @@ class _File:
             try:
                 template = Template(node.value)
                 for query in template.queries:
-                    promql.compile(query)
+                    _compiled(query)
             except (TemplateError, PromqlError) as error:
-                self._problem(node, f"{what} {key!r}: template: {_reason(error)}")
+                self._problem(node, f"{what} {key!r}: template: {reason(error)}")
             else:
                 templates.append((key, template))
         return tuple(templates)
 
 
-def _reason(error: Exception) -> str:
+def _compiled(expression: str) -> Query:
+    """A query whose metrics are known before it runs: the store keeps nothing that no rule names."""
+    query = promql.compile(expression)
+    if query.unnamed:
+        raise UnsupportedError("a selector that does not name its metrics in a rule")
+    return query
+
+
+def reason(error: Exception) -> str:
+    """What is wrong with an expression or a template, and what to do."""
     if isinstance(error, UnsupportedError):
         return f"dsobs does not support {error}; write it otherwise, or leave this rule to Prometheus"
     return str(error)
@@ -379,5 +310,23 @@ def _word(node: yaml.Node, keys: Sequence[str]) -> str:
     return ""
 
 
-def _is_null(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and node.tag == "tag:yaml.org,2002:null"
+LONGEST_WINDOW_SECONDS = 6 * 3600.0
+"""What the sidecar's store holds."""
+
+
+def out_of_reach(groups: Iterable[Group]) -> list[Problem]:
+    """Rules that look back further than the sidecar keeps samples: they are for Prometheus."""
+    return [
+        Problem(
+            group.file,
+            rule.line,
+            group.name,
+            rule.name,
+            f"it looks back {rule.query.lookback_seconds / 3600:.6g} h and the sidecar keeps 6 h; leave this rule to "
+            "Prometheus (`dsobs rules check --for-prometheus`)",
+            rule.expr,
+        )
+        for group in groups
+        for rule in group.rules
+        if rule.query.lookback_seconds + group.query_offset > LONGEST_WINDOW_SECONDS
+    ]

@@ -1,16 +1,28 @@
 """The rules that ship with dsobs, with the settings in place of the defaults.
 
-The file `alerts/dsobs.rules.yaml` has the default settings in it; this is the one place that knows where each stands.
+The files in `alerts/` have the default settings in them; this is the one place that knows where each stands. The
+sidecar loads `FILE_NAMES`; `PROMETHEUS_FILE_NAME` is for Prometheus only.
 """
 
+from collections.abc import Callable
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from dsobs.config import format_duration
-from dsobs.config.models import Hang, Rules
+from dsobs.config.models import Config, Hang, Objectives, Rules
 
-FILE_NAME = "dsobs.rules.yaml"
+FILE_NAMES = (
+    "thresholds.rules.yaml",
+    "engine.rules.yaml",
+    "objectives.rules.yaml",
+    "gpu.rules.yaml",
+    "host.rules.yaml",
+    "sidecar.rules.yaml",
+    "watchdog.rules.yaml",
+)
+PROMETHEUS_FILE_NAME = "prometheus.rules.yaml"
+"""Windows beyond what the sidecar keeps, and what a dsobs can't say of itself."""
 _DEFAULT_RULES = Rules()
 _DEFAULT_HANG = Hang()
 _TTFT = "dsobs_engine_time_to_first_token_seconds"
@@ -25,34 +37,32 @@ def directory() -> Traversable:
     return Path(__file__).resolve().parents[2] / "alerts"
 
 
-def source() -> str:
-    """The rule file as it ships."""
-    return (directory() / FILE_NAME).read_text(encoding="utf-8")
+def source(name: str) -> str:
+    """One rule file as it ships."""
+    return (directory() / name).read_text(encoding="utf-8")
 
 
-def render(rules: Rules, hang: Hang) -> str:
-    """The shipped rule file with these settings; with the default ones it is the very file."""
-    head, *blocks = source().split("      - alert: ")
+def sources(config: Config) -> list[tuple[str, str]]:
+    """(file name, text) of the shipped rules with these settings; none where they are switched off."""
+    if not config.rules.shipped:
+        return []
+    return [(name, render(name, config.rules, config.hang)) for name in FILE_NAMES]
+
+
+def render(name: str, rules: Rules, hang: Hang) -> str:
+    """A shipped rule file with these settings; with the default ones it is the very file."""
+    head, *blocks = source(name).split("      - alert: ")
     rendered = [head]
     for block in blocks:
-        name = block.split("\n", 1)[0]
-        if name == "GPUMemoryHigh":
-            rendered.append(_gpu_memory(block, rules))
-        elif name == "LatencyP99High":
-            rendered.append(_latency(block, rules))
-        elif name == "ContainerRestartsHigh":
-            rendered.append(_restarts(block, rules))
-        elif name == "EngineUnresponsive":
-            rendered.append(_unresponsive(block, hang))
-        else:
-            rendered.append(block)
+        change = _CHANGES.get(block.split("\n", 1)[0])
+        rendered.append(change(block, rules, hang) if change is not None else block)
     return "      - alert: ".join(rendered)
 
 
 def _replace(text: str, pairs: list[tuple[str, str]]) -> str:
     for old, new in pairs:
         if old not in text:
-            raise ValueError(f"{FILE_NAME} has no {old!r} where the settings expect it")
+            raise ValueError(f"a shipped rule has no {old!r} where the settings expect it")
         text = text.replace(old, new)
     return text
 
@@ -65,7 +75,7 @@ def _percentage(ratio: float) -> str:
     return f"{ratio * 100:.6g}%"
 
 
-def _gpu_memory(block: str, rules: Rules) -> str:
+def _gpu_memory(block: str, rules: Rules, _: Hang) -> str:
     new, old = rules.gpu_memory, _DEFAULT_RULES.gpu_memory
     pairs = [
         (f"> {_number(old.threshold)}\n", f"> {_number(new.threshold)}\n"),
@@ -82,7 +92,7 @@ def _gpu_memory(block: str, rules: Rules) -> str:
     return _replace(block, pairs)
 
 
-def _latency(block: str, rules: Rules) -> str:
+def _latency(block: str, rules: Rules, _: Hang) -> str:
     new, old = rules.latency_p99, _DEFAULT_RULES.latency_p99
     pairs = [
         (f'le="{_number(old.threshold)}"', _bound(new.threshold)),
@@ -109,7 +119,7 @@ def _bound(threshold: float) -> str:
     return f'le="{text}"' if "." in text or "e" in text else f'le=~"{text}|{text}[.]0"'
 
 
-def _restarts(block: str, rules: Rules) -> str:
+def _restarts(block: str, rules: Rules, _: Hang) -> str:
     new, old = rules.restarts, _DEFAULT_RULES.restarts
     return _replace(
         block,
@@ -120,7 +130,7 @@ def _restarts(block: str, rules: Rules) -> str:
     )
 
 
-def _unresponsive(block: str, hang: Hang) -> str:
+def _unresponsive(block: str, _: Rules, hang: Hang) -> str:
     new, old = hang.unresponsive_after, _DEFAULT_HANG.unresponsive_after
     return _replace(
         block,
@@ -129,3 +139,47 @@ def _unresponsive(block: str, hang: Hang) -> str:
             (f"threshold: {format_duration(old)}\n", f"threshold: {format_duration(new)}\n"),
         ],
     )
+
+
+def _time_to_first_token(block: str, rules: Rules, _: Hang) -> str:
+    new, old = rules.objectives, _DEFAULT_RULES.objectives
+    return _replace(
+        block,
+        [
+            (f'le="{_number(old.ttft_threshold)}"', _bound(new.ttft_threshold)),
+            (f"(1 - {_number(old.ttft_target)})", f"(1 - {_number(new.ttft_target)})"),
+            (_ttft_words(old), _ttft_words(new)),
+        ],
+    )
+
+
+def _ttft_words(objectives: Objectives) -> str:
+    return f"{_percentage(objectives.ttft_target)} within {_number(objectives.ttft_threshold)}s"
+
+
+def _availability(block: str, rules: Rules, _: Hang) -> str:
+    new, old = rules.objectives.availability_target, _DEFAULT_RULES.objectives.availability_target
+    return _replace(
+        block,
+        [
+            (f"(1 - {_number(old)})", f"(1 - {_number(new)})"),
+            (f"budget of {_percentage(old)}", f"budget of {_percentage(new)}"),
+        ],
+    )
+
+
+_CHANGES: dict[str, Callable[[str, Rules, Hang], str]] = {
+    "GPUMemoryHigh": _gpu_memory,
+    "LatencyP99High": _latency,
+    "ContainerRestartsHigh": _restarts,
+    "EngineUnresponsive": _unresponsive,
+    **dict.fromkeys(
+        ("TimeToFirstTokenBudgetFast", "TimeToFirstTokenBudgetSlow", "TimeToFirstTokenBudgetLong"),
+        _time_to_first_token,
+    ),
+    **dict.fromkeys(
+        ("AvailabilityBudgetFast", "AvailabilityBudgetSlow", "AvailabilityBudgetLong"),
+        _availability,
+    ),
+}
+"""Rule → what puts the settings into its block."""

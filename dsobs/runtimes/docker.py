@@ -72,9 +72,14 @@ class Stops:
     def of(self, ended: float | None, now: float) -> str | None:
         """Who stops the present instance, or stopped the one that ended at `ended`; None: of the container's forerunner
         under the same name. An end whose events were not seen is nobody's."""
-        if self.asked_by is not None and now - self.asked_at <= STOP_TAKES_SECONDS:
-            return self.asked_by
+        return self.asked(now) or self._ended_by(ended)
+
+    def _ended_by(self, ended: float | None) -> str | None:
         return self.planned if ended is None or abs(ended - self.died_at) <= SAME_END_SECONDS else None
+
+    def asked(self, now: float) -> str | None:
+        """Who has just asked the present instance to stop."""
+        return self.asked_by if now - self.asked_at <= STOP_TAKES_SECONDS else None
 
     def take(self, at: float, action: str, attributes: Mapping[str, str], *, own: bool) -> None:
         """One event at `at`, seconds since the Unix epoch; `own`: while dsobs itself had the container restarted."""
@@ -135,6 +140,7 @@ class DockerRuntime:
         name = str(told["Name"]).lstrip("/")
         await self._read_events(str(told["Id"]), name)
         cpu_seconds, pids = await self._usage(str(told["Id"]), int(state["Pid"]), started) if running else (None, ())
+        paused = "docker pause" if state.get("Paused") else None
         return RuntimeView(
             runtime="docker",
             name=name,
@@ -145,7 +151,8 @@ class DockerRuntime:
             oom_killed=bool(state["OOMKilled"]) if ended is not None and not running else None,
             restart_count=int(told["RestartCount"]),
             ended_at=ended,
-            planned_stop="docker pause" if state.get("Paused") else self._seen.of(ended, time.time()),
+            planned_stop=paused or self._seen.of(ended, time.time()),
+            stopping=(paused or self._seen.asked(time.time())) if running else None,
             cpu_seconds=cpu_seconds,
             pids=pids,
             started_history=self._history(started),

@@ -301,6 +301,7 @@ def _view_of(status: dict[str, Any]) -> RuntimeView:
         restart_count=status["restart_count"],
         ended_at=status["ended_at"],
         planned_stop=status["planned_stop"],
+        stopping=status["planned_stop"] if status.get("phase") == "stopping" else None,
         cpu_seconds=status["cpu_seconds"],
         pids=tuple(status["pids"]),
         started_history=tuple(status["history"]),

@@ -20,6 +20,8 @@ from dsobs.telemetry import STORE_DROPPED, STORE_SERIES
 
 LOOKBACK_SECONDS = 300.0
 """How old a sample may be and still be the present one (Prometheus' `query.lookback-delta`)."""
+NEVER = -(2**63)
+"""Before any time in milliseconds."""
 _STALE_BITS = 0x7FF0000000000002
 STALE: float = struct.unpack("<d", struct.pack("<Q", _STALE_BITS))[0]
 """Prometheus' staleness marker (model/value/value.go): the series has ended here."""
@@ -33,7 +35,7 @@ def is_stale(value: float) -> bool:
 class Series:
     """The samples of one series; `times` are milliseconds as in Prometheus, ascending."""
 
-    __slots__ = ("has_nan", "keep", "labels", "old_times", "old_values", "times", "values")
+    __slots__ = ("fell_at", "has_nan", "keep", "labels", "old_times", "old_values", "times", "values")
 
     def __init__(self, labels: Labels, keep: int) -> None:
         self.labels = labels
@@ -41,14 +43,12 @@ class Series:
         """Milliseconds for which samples are kept."""
         self.has_nan = False
         """Whether a NaN or a staleness marker was ever among the values."""
+        self.fell_at = NEVER
+        """Time of the last sample that was not at or above the one before it: no counter was reset since."""
         self.times = array("q")
         self.values = array("d")
         self.old_times = array("q")
         self.old_values = array("d")
-
-    def thinned_after(self, start: int) -> bool:
-        """Whether a window that begins at `start` begins among thinned samples."""
-        return bool(self.old_times) and self.old_times[-1] > start
 
     @property
     def last_time(self) -> int:
@@ -63,13 +63,18 @@ class Series:
         i = bisect_right(self.old_times, t)
         return (self.old_times[i - 1], self.old_values[i - 1]) if i else None
 
-    def window(self, start: int, end: int) -> tuple[Sequence[int], Sequence[float]]:
-        """Samples in (start, end] without staleness markers: milliseconds and values."""
+    def samples(self, start: int, end: int) -> tuple[Sequence[int], Sequence[float]]:
+        """Samples in (start, end]: milliseconds and values, staleness markers included."""
         lo, hi = bisect_right(self.times, start), bisect_right(self.times, end)
         times, values = self.times[lo:hi], self.values[lo:hi]
         if self.old_times and self.old_times[-1] > start:
             a, b = bisect_right(self.old_times, start), bisect_right(self.old_times, end)
             times, values = self.old_times[a:b] + times, self.old_values[a:b] + values
+        return times, values
+
+    def window(self, start: int, end: int) -> tuple[Sequence[int], Sequence[float]]:
+        """The same without staleness markers."""
+        times, values = self.samples(start, end)
         if self.has_nan and any(map(math.isnan, values)):
             kept = [(t, v) for t, v in zip(times, values, strict=True) if not is_stale(v)]
             return [t for t, _ in kept], [v for _, v in kept]
@@ -146,6 +151,8 @@ class Store:
             return
         if math.isnan(value):
             series.has_nan = True
+        if times and not value >= series.values[-1]:
+            series.fell_at = t
         times.append(t)
         series.values.append(value)
         if t - times[0] > self._fine + self._fine // 4:

@@ -13,7 +13,8 @@ log = logging.getLogger(__name__)
 def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: str) -> None:
     """Says it. `state_error`: why nothing is kept on disk; empty where it is."""
     log.info("dsobs %s beside %s (target.url)", __version__, config.target.url)
-    log.info("GPU readings: %s (gpu.enabled)", "NVML, if there is a driver" if config.gpu.enabled else "off")
+    cards = "NVML, if there is a driver" if config.gpu.source == "local" else config.gpu.source
+    log.info("GPU readings: %s (gpu.enabled, gpu.source)", cards if config.gpu.enabled else "off")
     groups = evaluator.rules()["groups"]
     rules = sum(len(group["rules"]) for group in groups)
     log.info("rules: %d in %d groups (rules.shipped, rules.files)", rules, len(groups))

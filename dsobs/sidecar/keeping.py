@@ -40,7 +40,11 @@ class Keeping:
             self.db = StateDb(folder / STATE_FILE, SCHEMA)
         except (StateError, OSError) as error:
             self.error = str(error)
-            log.error("no state on disk: alerts and pages go on from memory, nothing is repaired: %s", error)
+            log.error(
+                "no state on disk: alerts and pages go on from memory, nothing is repaired until it is mended and "
+                "dsobs is restarted: %s",
+                error,
+            )
             return
         self._aside = self.db.set_aside or next(iter(sorted(folder.glob(STATE_FILE + ".corrupt-*"))), None)
         if self._aside is not None:
@@ -48,9 +52,14 @@ class Keeping:
 
     def set_aside(self) -> Path | None:
         """The unreadable file of before, while the operator has not removed it."""
-        if self._aside is not None and not self._aside.exists():
-            self._aside = None
-            log.info("the set-aside state is gone: the operator agrees to go on")
+        if self._aside is not None:
+            try:
+                self._aside.stat()
+            except FileNotFoundError:
+                self._aside = None
+                log.info("the set-aside state is gone: the operator agrees to go on")
+            except OSError:
+                pass  # One that can't be looked for may be there.
         return self._aside
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:

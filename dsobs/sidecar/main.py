@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import socket
 import sqlite3
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dsobs.model.samples import Page, Sample
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.pipeline import Memory, Pipeline, Turn
+from dsobs.recorder.behind import RecordsBehind
 from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
 from dsobs.remediation import ledger as ledgers
@@ -36,6 +38,7 @@ from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
 from dsobs.sidecar.keeping import Keeping
+from dsobs.sidecar.kill_file import KillFile
 from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
@@ -78,7 +81,7 @@ class Sidecar:
     ) -> None:
         """`reread` gives the settings anew (ConfigError where they can't be used); `file` is the one they came from.
 
-        RuleFileError or ConfigError for files that the settings name and that can't be used.
+        ConfigError for files that the settings name and that can't be used.
         """
         plan = read_plan(config)
         self.config = config
@@ -106,7 +109,10 @@ class Sidecar:
         """Set for a turn before it is due."""
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
+        self._kill_file = KillFile()
+        self._began_at: float | None = None
         self._turned_at: float | None = None
+        """When the last turn was done, all of it."""
         self.address = ""
         """Where the API listens, `host:port`, once it does."""
 
@@ -141,6 +147,7 @@ class Sidecar:
         self.pipeline = Pipeline(config, self.store, self.evaluator, probes=_probes(config), memory=memory)
         self.ledger = LedgerStore(self.keeping.db, self.clock.now(), why_not=self.keeping.error)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
+        self.records = RecordsBehind(self.recorder)
         async with contextlib.AsyncExitStack() as stack:
             session = self._session = await stack.enter_async_context(open_session(config.target))
             notifiers = configured(config.notifiers, session)
@@ -163,7 +170,6 @@ class Sidecar:
             calendar = self._calendar()
             self._running = True
             try:
-                await self._recover()
                 await self._loop()
             finally:
                 self._running = False
@@ -206,18 +212,13 @@ class Sidecar:
             if record["t"] < now:
                 self.pipeline.restore(observation_of(record, self._parser))
 
-    async def _recover(self) -> None:
-        try:
-            await self._actor.recover()
-        except StateError as error:
-            log.error("the ledger can't be written: %s", error)
-
     # The loop.
 
     async def _loop(self) -> None:
         loop = asyncio.get_running_loop()
         interval = max(self.config.target.scrape_interval, 0.1)
         due = loop.time()
+        self._began_at = self.clock.now()
         try:
             while not self._stopping.is_set():
                 try:
@@ -235,26 +236,32 @@ class Sidecar:
                         missed = int(late / interval)
                         LOOP_MISSED.labels("main").inc(missed)
                         due += missed * interval
+                # A stall that passes its threshold between two turns is not left waiting for the second one.
+                stall = self.pipeline.tracker.due_at(self.clock.now())
+                early = stall - self.clock.now() if stall is not None else math.inf
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudge.wait(), max(due - loop.time(), 0.0))
+                    await asyncio.wait_for(self._nudge.wait(), max(min(due - loop.time(), early), 0.0))
                 self._nudge.clear()
         finally:
             await self.watch.stop_asking()
 
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
-        self._turned_at = obs.at
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
         turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
         await self._keep(turn)
+        await self._actor.settle()
         if turn.steps:
             await self._actor.carry_out(turn.steps, turn.view)
         for key in turn.probes_wanted[:1]:
             self.watch.probe(key[1] if self.pipeline.facts.addressable else None)
+        if turn.pause_wanted:
+            self.watch.ask_paused()
         await self.ledger.retry(obs.at)
         self.watch.read_start_up_log(turn.view)
         if obs.scrape is not None:
-            self.recorder.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
+            self.records.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
+        self._turned_at = self.clock.now()
 
     def _switches(self) -> Switches:
         settings = self.config.remediation
@@ -263,8 +270,8 @@ class Sidecar:
             killed = "setting remediation.enabled"
         elif self.control.killed:
             killed = "API"
-        elif settings.kill_switch_file.exists():
-            killed = f"file {settings.kill_switch_file}"
+        else:
+            killed = self._kill_file.on(settings.kill_switch_file)
         owned = not isinstance(self.watch.runtime, Unknown) and self.watch.runtime.name in ("process", "docker")
         aside = self.keeping.set_aside()
         return Switches(
@@ -294,9 +301,7 @@ class Sidecar:
         self.receivers.update(self.teller.standing(alerts, self.ledger.current, now), held, now)
         stopping = [*held, *self.receivers.others_silences()]
         self._silenced = {
-            alert.fingerprint
-            for alert in alerts
-            if silences.holding(stopping, {"instance": self.name, **alert.labels}, now)
+            alert.fingerprint for alert in alerts if silences.holding(stopping, self.teller.policy.labels(alert), now)
         }
 
     async def _commit(self, notifications: list[Notification], now: float) -> None:
@@ -425,8 +430,8 @@ class Sidecar:
         return self.pipeline.page if self.config.api.native_metrics and self.pipeline.view.up else None
 
     def alive(self) -> str | None:
-        """None if the loop turns, else what stands still."""
-        at = self._turned_at
+        """None if the loop turns, else what stands still. A turn that fails is none."""
+        at = self._turned_at if self._turned_at is not None else self._began_at
         if at is not None and self.clock.now() - at > ALIVE_SECONDS:
             return f"the main loop stands still for {self.clock.now() - at:.0f} s"
         return None
@@ -498,7 +503,7 @@ class Sidecar:
         await self.receivers.stop(5.0)
         await self.shipping.stop()
         await self.watch.close()
-        self.recorder.close()
+        self.records.close()
         self.keeping.close()
         log.info("stopped")
 

@@ -23,6 +23,8 @@ from dsobs.telemetry import LOOP_ERRORS, OUTBOX_OLDEST
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
+FALLBACK_SLACK_SECONDS = 2.0
+"""Between an alert's way to the outbox and to Alertmanager."""
 
 
 class _Way:
@@ -40,7 +42,12 @@ class _Way:
     async def _keep_in_step(self, mirror: SilenceMirror) -> None:
         while True:
             self._changed.clear()
-            await mirror.sync()
+            try:
+                await mirror.sync()
+            except Exception:
+                LOOP_ERRORS.labels("silences").inc()
+                log.exception("silences could not be mirrored")
+                await asyncio.sleep(AGAIN_SECONDS)
             await self._wait(self._changed, mirror.look_at)
 
     def update(self, standing: Sequence[Standing], silences: Sequence[Silence], now: float) -> None:
@@ -130,15 +137,14 @@ class Receivers:
         for name, way in self._ways.items():
             way.update(standing, silences, now)
             OUTBOX_OLDEST.labels(name).set(way.lane.oldest_seconds(now))
-        self.outbox.leave_to_primary(self._alertmanager_takes(now))
-        self.outbox.note_age(now)
-
-    def _alertmanager_takes(self, now: float) -> bool:
-        """Whether at one Alertmanager no alert has waited for too long."""
         settings = self._config.notifiers.alertmanager if self._config is not None else None
-        return settings is not None and any(
+        takes = settings is not None and any(
             way.lane.oldest_seconds(now) < settings.fallback_after for way in self._ways.values()
         )
+        # What is older than that and not waiting there was taken there.
+        after = settings.fallback_after if settings is not None else 0.0
+        self.outbox.leave_to_primary(takes, now - after - FALLBACK_SLACK_SECONDS)
+        self.outbox.note_age(now)
 
     def others_silences(self) -> list[Silence]:
         """Silences that somebody made in an Alertmanager and that stop repair, by the settings."""

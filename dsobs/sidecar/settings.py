@@ -1,21 +1,23 @@
 """From settings to what runs: read and checked whole before any of it is used."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dsobs.config import Config, ConfigError, Problem, ReloadError
+from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.pipeline import rule_groups
 from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
+from dsobs.rules.reader import Problem as RuleProblem
 from dsobs.rules.shipped import directory
 from dsobs.sidecar.page_texts import bad_templates
+from dsobs.silences import Matcher, MatcherError
 
 log = logging.getLogger(__name__)
 
-AT_START_ONLY = ("target", "runtime", "gpu", "state", "api.listen", "api.control_token", "log.format", "reload")
+AT_START_ONLY = ("target", "runtime", "gpu", "host", "state", "api.listen", "api.control_token", "log.format", "reload")
 """Settings and sections that a running dsobs keeps as they were at its start."""
 
 
@@ -31,13 +33,46 @@ class Plan:
 
 
 def read_plan(config: Config) -> Plan:
-    """Reads the files that `config` names; RuleFileError or ConfigError with all that is wrong with them."""
-    findings = list(bad_templates(config))
-    if findings:
-        raise ConfigError(Problem("", finding.key, finding.message) for finding in findings)
+    """Reads the files that `config` names; ConfigError with all that is wrong with them and with what pages hold."""
+    problems = [Problem("", finding.key, finding.message) for finding in unusable(config)]
+    groups, inhibit = read_files(config, problems)
+    if problems:
+        raise ConfigError(problems)
+    return Plan(config, groups, inhibit)
+
+
+def read_files(config: Config, problems: list[Problem]) -> tuple[list[Group], list[InhibitRule]]:
+    """Rules and inhibition; everything that is wrong with the files is added to `problems`."""
+    groups: list[Group] = []
+    inhibit: list[InhibitRule] = []
+    try:
+        groups = rule_groups(config)
+    except RuleFileError as error:
+        problems += [_of_rules(problem) for problem in error.problems]
     shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
     inhibition = config.inhibition
-    return Plan(config, rule_groups(config), load_inhibition(inhibition.files, shipped if inhibition.shipped else []))
+    try:
+        inhibit = load_inhibition(inhibition.files, shipped if inhibition.shipped else [])
+    except ConfigError as error:
+        problems += error.problems
+    return groups, inhibit
+
+
+def _of_rules(problem: RuleProblem) -> Problem:
+    where = f"{problem.file}:{problem.line}" if problem.line else problem.file
+    return Problem(where, "", str(problem).removeprefix(f"{where}: "), in_file=True)
+
+
+def unusable(config: Config) -> Iterator[Finding]:
+    """Templates and matchers that are none."""
+    yield from bad_templates(config)
+    alertmanager = config.notifiers.alertmanager
+    for text in alertmanager.silence_scope if alertmanager is not None else ():
+        try:
+            Matcher.parse(text)
+        except MatcherError as error:
+            key = "notifiers.alertmanager.silence_scope"
+            yield Finding(key, (key,), str(error))
 
 
 def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
@@ -46,7 +81,7 @@ def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
         wanted = reread()
         left = changed_at_start_only(running, wanted)
         plan = read_plan(kept(running, wanted))
-    except (ConfigError, RuleFileError) as error:
+    except ConfigError as error:
         raise ReloadError(str(error)) from error
     except (OSError, LookupError, ValueError) as error:
         raise ReloadError(f"{type(error).__name__}: {error}") from error
@@ -69,7 +104,7 @@ def kept(old: Config, new: Config) -> Config:
     """`new` with what needs a restart as it is."""
     return new.model_copy(
         update={
-            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "state", "reload")},
+            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "host", "state", "reload")},
             "api": new.api.model_copy(update={"listen": old.api.listen, "control_token": old.api.control_token}),
             "log": new.log.model_copy(update={"format": old.log.format}),
         }

@@ -59,6 +59,10 @@ class Policy:
             PageTexts.of(config),
         )
 
+    def labels(self, alert: Alert) -> dict[str, str]:
+        """As receivers know the alert: with the server's name, unless it has an `instance` of its own."""
+        return {"instance": self.source, **alert.labels, "alertname": alert.name}
+
     def next_step(self, alert: Alert) -> str:
         """What dsobs does about an alert, in words."""
         if alert.labels.get("action", "") != "restart":
@@ -108,9 +112,12 @@ class Teller:
     def turn(self, alerts: Sequence[Alert], held: Iterable[Silence], now: float) -> list[Notification]:
         """What is to be told of now; `held` are the silences that there are."""
         firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
-        sources = [alert.labels for alert in firing]
-        why = {alert.fingerprint: self._why_held(alert, sources, held, now) for alert in firing}
-        self._note_held(firing, why)
+        sources = [self.policy.labels(alert) for alert in firing]
+        why = {
+            alert.fingerprint: self._why_held(alert, labels, sources, held, now)
+            for alert, labels in zip(firing, sources, strict=True)
+        }
+        self._note_held([alert for alert in firing if alert.fingerprint not in self._told], why)
         told: list[Notification] = []
         for alert in firing:
             name = alert.fingerprint
@@ -124,20 +131,28 @@ class Teller:
         self._told &= {alert.fingerprint for alert in firing}
         return told
 
-    def _why_held(self, alert: Alert, firing: Sequence[Mapping[str, str]], held: Iterable[Silence], now: float) -> str:
+    def _why_held(
+        self,
+        alert: Alert,
+        labels: Mapping[str, str],
+        firing: Sequence[Mapping[str, str]],
+        held: Iterable[Silence],
+        now: float,
+    ) -> str:
         """Why nobody is told of this alert; empty where somebody is."""
         if alert.severity == "none" or alert.name == WATCHDOG:
             return "no fault"
         if self.policy.elsewhere:
             return "evaluated elsewhere"
-        silence = silences.holding(held, alert.labels, now)
+        silence = silences.holding(held, labels, now)
         if silence is not None:
             return f"silenced: {silence.id}"
-        source = inhibitor(self.policy.inhibit, alert.labels, firing)
+        source = inhibitor(self.policy.inhibit, labels, firing)
         return f"inhibited: {source}" if source is not None else ""
 
     def _note_held(self, firing: Sequence[Alert], why: dict[str, str]) -> None:
-        counts = Tally(reason.partition(":")[0] for reason in why.values() if reason)
+        """Of alerts that nobody was told of."""
+        counts = Tally(why[alert.fingerprint].partition(":")[0] for alert in firing)
         for reason in ("silenced", "inhibited", "evaluated elsewhere", "no fault"):
             telemetry.ALERTS_HELD.labels(reason.replace(" ", "_")).set(counts[reason])
         for alert in firing:
@@ -205,7 +220,7 @@ class Teller:
         elif alert.name != WATCHDOG:
             annotations["next_step"] = self.policy.next_step(alert)
         return Standing(
-            labels={"instance": self.policy.source, **alert.labels, "alertname": alert.name},
+            labels=self.policy.labels(alert),
             annotations=annotations,
             severity=alert.severity,
             # As in Prometheus: `startsAt` is when it fired.

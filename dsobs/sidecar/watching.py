@@ -8,14 +8,27 @@ from typing import Any
 
 import aiohttp
 
+from dsobs.collectors.gpus import open_gpus
 from dsobs.collectors.health import HealthCheck
-from dsobs.collectors.nvml import NvmlCollector
+from dsobs.collectors.host import HostCollector
+from dsobs.collectors.pause import PauseQuestion
 from dsobs.collectors.probe import Prober
 from dsobs.collectors.scrape import Scraper
 from dsobs.config import Config, SecretError
 from dsobs.model.clock import Clock
 from dsobs.model.engine import EngineAdapter
-from dsobs.model.observation import Gpu, Observation, Probe, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import (
+    Failure,
+    Gpu,
+    Health,
+    HostView,
+    Observation,
+    Paused,
+    Probe,
+    RuntimeView,
+    Scrape,
+    Unknown,
+)
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
@@ -50,11 +63,15 @@ class Watch:
         self._clock = clock
         self._pipeline = pipeline
         self._nudge = nudge
-        self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape)
-        self._healths = Latest(HealthCheck(session, config.target, clock).check)
-        self._nvml = NvmlCollector(config.gpu, clock)
-        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._nvml.read)
-        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime)
+        self._scrapes = Latest(Scraper(session, config.target, "/metrics", clock, parser).scrape, self._no_scrape)
+        self._healths = Latest(HealthCheck(session, config.target, clock).check, self._no_health)
+        self._pause_question = PauseQuestion(session, config.target)
+        self._pauses = Latest(self._ask_paused, lambda _: Paused.UNKNOWN)
+        self._cards = open_gpus(config.gpu, clock)
+        self._gpus: Latest[tuple[Gpu, ...] | Unknown] = Latest(self._cards.read, Unknown)
+        self._host_collector = HostCollector(config.host, config.state.directory, clock)
+        self._host: Latest[HostView | Unknown] = Latest(self._view_host, Unknown)
+        self._views: Latest[RuntimeView | Unknown] = Latest(self._view_runtime, Unknown)
         self._probes: list[Probe] = []
         self._prober: Prober | None = None
         self._prober_for: tuple[EngineAdapter, float] | None = None
@@ -63,22 +80,36 @@ class Watch:
         self._background: set[asyncio.Task[None]] = set()
         self._runtime_looked_at = float("-inf")
         self._health_at = float("-inf")
+        self._gpus_at = float("-inf")
         self._log_read_for: float | None = None
+
+    def _no_scrape(self, reason: str) -> Scrape:
+        return Scrape(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
+
+    def _no_health(self, reason: str) -> Health:
+        return Health(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""
         now = self._clock.now()
         questions: set[asyncio.Task[Any]] = {self._scrapes.start(), self._views.start()}
-        if self.config.gpu.enabled:
+        wait = self.config.gpu.interval
+        # A turn that comes a little early does not wait for the next.
+        if self.config.gpu.enabled and now - self._gpus_at >= wait - min(wait, interval) / 2:
+            self._gpus_at = now
             questions.add(self._gpus.start())
+        self._host.start()
         if not self._pipeline.view.ready or now - self._health_at >= HEALTH_SECONDS:
             questions.add(self._healths.start())
         await asyncio.wait(questions, timeout=interval)
         scrape: Scrape | None = self._scrapes.take()
         self._views.take()
-        if self._gpus.take() is None and isinstance(self._gpus.value, tuple):
-            # The same reading once more: its XIDs are counted already.
-            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in self._gpus.value)
+        kept = self._gpus.value if self._gpus.take() is None else None
+        if isinstance(kept, tuple) and any(gpu.xids for gpu in kept):
+            # The same reading once more: its XIDs are counted already. Without any it stays the very same object.
+            self._gpus.value = tuple(dataclasses.replace(gpu, xids=()) for gpu in kept)
+        paused = self._pauses.take()
+        self._host.take()
         health = self._healths.take()
         if health is not None:
             self._health_at = self._clock.now()
@@ -96,7 +127,20 @@ class Watch:
             gpus=gpus if self.config.gpu.enabled else disabled,
             runtime=view,
             probes=probes,
+            paused=paused,
+            host=self._host.value or Unknown("not read yet"),
         )
+
+    async def _view_host(self) -> HostView | Unknown:
+        return await self._host_collector.read(self._views.value or Unknown("not asked yet"))
+
+    def ask_paused(self) -> None:
+        """Asks the engine whether somebody paused it; one of the next observations has the answer."""
+        self._pauses.start()
+
+    async def _ask_paused(self) -> Paused:
+        adapter = self._pipeline.adapter
+        return Paused.NOT_THERE if adapter is None else await self._pause_question.ask(adapter)
 
     async def _view_runtime(self) -> RuntimeView | Unknown:
         now = self._clock.now()
@@ -164,9 +208,9 @@ class Watch:
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""
-        for latest in (self._scrapes, self._healths, self._gpus, self._views):
+        for latest in (self._scrapes, self._healths, self._gpus, self._host, self._views, self._pauses):
             await latest.cancel()
-        await self._nvml.close()
+        await self._cards.close()
         tasks = {*self._asking, *self._background}
         for task in tasks:
             task.cancel()

@@ -1,9 +1,12 @@
 """Starting, up, down, stopped on purpose, unresponsive: the engine's life from outside.
 
-An engine never yet up is starting. Gone counts as down only when the runtime says that the process ended with nobody
-seen
-to stop it, or when no runtime can be asked and the port refused three scrapes. A planned stop is only one that was
-witnessed; an exit code proves nothing, since crashed engines exit with 0 in some versions.
+An engine never yet up is starting. Gone counts as down when the runtime says that the process ended with nobody seen to
+stop it, when an instance that was up refuses three scrapes though its process lives (an API server whose core died
+sometimes fails to exit), or when no runtime can be asked and the port refused three scrapes. A planned stop is only one
+that was witnessed; an exit code proves nothing, since crashed engines exit with 0 in some versions.
+
+Who stops an instance on purpose is answerable for its end and no other: when the next one ends before it is up, that is
+a crash. A witness may come late; then what was down turns out to be planned.
 """
 
 from dsobs.model.observation import Failure, Health, Observation, RuntimeView, Unknown
@@ -18,8 +21,8 @@ SICK_HEALTH_SECONDS = 10.0
 class Lifecycle:
     """Follows one server."""
 
-    def __init__(self, *, seen: bool = False) -> None:
-        """`seen`: it answered before dsobs was restarted."""
+    def __init__(self, *, seen: bool = False, was_up: bool | None = None) -> None:
+        """`seen`: it answered before dsobs was restarted; `was_up`: so did the instance that was there last."""
         self.seen = seen
         self.up = False
         self.ready = False
@@ -40,8 +43,10 @@ class Lifecycle:
         """When the runtime was asked last."""
         self._refused = 0
         self._first_refused: float | None = None
-        self._was_up = seen
+        self.was_up = seen if was_up is None else was_up
         """The present or last instance was up."""
+        self._planned_by_own = False
+        """It is dsobs itself that is answerable for the present planned stop."""
 
     def expect_own_stop(self, who: str, until: float) -> None:
         """dsobs itself restarts the engine: its going away is planned until a new instance is up, which begins before
@@ -53,7 +58,11 @@ class Lifecycle:
     def observe(self, obs: Observation, *, new_instance: bool) -> None:
         """Takes one observation; `new_instance`: a restart was just seen."""
         now, runtime, scrape = obs.at, obs.runtime, obs.scrape
-        self._own_began = self._own_began or (new_instance and self._own_stop is not None)
+        if self._own_stop is not None and new_instance:
+            if self._own_began:
+                # The instance that dsobs brought about has ended, and another has begun.
+                self._own_stop = None
+            self._own_began = True
         if not self._own_began and now > self._own_until:
             self._own_stop = None
         if isinstance(runtime, RuntimeView):
@@ -92,7 +101,7 @@ class Lifecycle:
             self.ready = health.ok and self.up
         if health.status is not None:
             self.unresponsive_since = None
-        if health.status is not None and health.status >= 500 and self._was_up:
+        if health.status is not None and health.status >= 500 and self.was_up:
             self.sick_since = self.sick_since if self.sick_since is not None else now
         else:
             self.sick_since = None
@@ -101,7 +110,7 @@ class Lifecycle:
 
     def _comes_up(self) -> None:
         self.seen = True
-        self._was_up = True
+        self.was_up = True
         self.starting_since = None
         self.planned_stop = None
         self.planned_since = None
@@ -124,27 +133,53 @@ class Lifecycle:
 
     def _running_not_up(self, now: float, runtime: RuntimeView, new_instance: bool) -> None:
         """The process is there and does not answer: starting, or only too busy to answer."""
-        if new_instance and self._was_up:
-            self._stopped(now, runtime.planned_stop, "the engine ended and its runtime started it again")
-            self._was_up = False
-        if self._refused >= 1 and self.starting_since is None:
-            self.starting_since = self._began if not self._was_up and self._began is not None else now
+        if new_instance:
+            if self.seen:
+                self._ends(now, runtime.planned_stop, "the engine ended and its runtime started it again")
+            self.was_up = False
+        if not self.was_up:
+            if self._refused >= 1 and self.starting_since is None:
+                self.starting_since = self._began if self._began is not None else now
+        elif self._refused >= REFUSALS:
+            since = self._first_refused or now
+            self._stopped(since, runtime.stopping, f"refused {REFUSALS} scrapes, though its process lives")
 
     def _ended(self, now: float, runtime: RuntimeView) -> None:
-        self.starting_since = None if self._was_up else self.starting_since or now
-        if not self._was_up and not self.seen:
+        self.starting_since = None if self.was_up else self.starting_since or now
+        if not self.seen:
             return
+        if self._own_began:
+            # It is the new instance that ended.
+            self._own_stop = None
         code = "" if runtime.exit_code is None else f" with exit code {runtime.exit_code}"
         memory = ", killed for memory" if runtime.oom_killed else ""
-        self._stopped(now, runtime.planned_stop, f"the engine's process ended{code}{memory}")
+        self._ends(now, runtime.planned_stop, f"the engine's process ended{code}{memory}")
 
-    def _stopped(self, now: float, planned: str | None, reason: str) -> None:
-        planned = self._own_stop or planned
-        if planned and self.down_since is None:
-            self.planned_since = self.planned_since if self.planned_stop is not None else now
-            self.planned_stop = planned
-        elif self.planned_stop is None:
+    def _ends(self, now: float, witnessed: str | None, reason: str) -> None:
+        """By the runtime's own word."""
+        # A planned stop that another instance has followed answers for no further end.
+        if self.planned_stop is not None and not self.was_up and witnessed is None and self._own_stop is None:
+            self.planned_stop = self.planned_since = None
+        self._stopped(now, witnessed, reason)
+
+    def _stopped(self, now: float, witnessed: str | None, reason: str) -> None:
+        """An instance is gone. `witnessed`: who was seen to stop it."""
+        if self._own_stop is not None:
+            # A page that is open stays so: a restart is no repair yet.
+            if self.down_since is None:
+                self._plan(now, self._own_stop)
+                self._planned_by_own = True
+        elif witnessed is not None:
+            self._plan(self.down_since if self.down_since is not None else now, witnessed)
+            self._planned_by_own = False
+            self.down_since, self.down_reason = None, ""
+        elif self.planned_stop is None or self._planned_by_own:
+            self.planned_stop = self.planned_since = None
             self._down(now, reason)
+
+    def _plan(self, now: float, who: str) -> None:
+        self.planned_since = self.planned_since if self.planned_stop is not None else now
+        self.planned_stop = who
 
     def samples(self, now: float, startup_budget: float) -> list[Sample]:
         """The derived gauges."""

@@ -7,12 +7,12 @@ slow
 CPU server a 15,500-token prompt moved it every 8 to 14 s for 145 s.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dsobs.config.models import Hang
 from dsobs.model.engine import EngineKey
-from dsobs.model.observation import Probe, ProbeOutcome
+from dsobs.model.observation import Paused, Probe, ProbeOutcome
 from dsobs.model.samples import Sample, labels
 from dsobs.model.view import EngineProgress, Witness
 from dsobs.signals.gaps import HealthyGaps
@@ -36,6 +36,10 @@ UNCONFIRMED_PREFILL_EXTRA = 5.0
 """Without a probe a hang is called at max(threshold, 10 s), or 5 s past the threshold of a prefill."""
 JITTER_SECONDS = 0.05
 """A probe does not wait another second because a turn came this much early."""
+ASK_PAUSED_AFTER_SECONDS = 2.0
+"""A stall this long asks whether the engine is paused: before any threshold, so that a paused one is never probed."""
+ASK_PAUSED_SECONDS = 5.0
+"""Between two such questions."""
 REPROBE_SECONDS = 15.0
 """Between two probes of one gap."""
 VERDICTS_AWAITED = 4
@@ -58,6 +62,8 @@ def readings_by_engine(samples: Iterable[Sample]) -> dict[EngineKey, dict[str, f
         names = dict(series)
         name = names["__name__"]
         slot = _FIELDS.get(name)
+        if value != value:  # noqa: PLR0124  (NaN is no reading, and differs from itself)
+            continue
         if slot is None:
             if name != "dsobs_engine_requests_finished_total" or names.get("finished_reason") not in ("stop", "length"):
                 continue
@@ -79,6 +85,7 @@ class _Engine:
     """Every request that was outstanding at the last movement may have begun in that very sample."""
     outstanding: float = 0.0
     awake: bool = True
+    """Neither asleep nor paused."""
     worked_since: float | None = None
     """Start of the present gap with work outstanding."""
     failed_at: float | None = None
@@ -112,6 +119,10 @@ class ProgressTracker:
         """What was learned, by engine series; the caller keeps it over restarts."""
         self.witness = Witness.UNKNOWN
         self.last_probe_at: float | None = None
+        self.paused = False
+        """The engine said, when it was asked last, that somebody paused it."""
+        self._can_be_paused = True
+        self._pause_asked_at = float("-inf")
 
     def configure(self, settings: Hang, probes: str) -> None:
         """Other settings from now on; what was seen stays."""
@@ -121,24 +132,54 @@ class ProgressTracker:
     def forget(self) -> None:
         """A new engine instance: nothing of the old one counts."""
         self._engines.clear()
+        self.paused = False
+        self._can_be_paused = True
+
+    def pause_wanted(self, now: float) -> bool:
+        """Whether to ask the engine now if it is paused: it stalls, or is idle and will be probed, or was paused."""
+        if not self._can_be_paused or now - self._pause_asked_at < ASK_PAUSED_SECONDS - JITTER_SECONDS:
+            return False
+        probes_idle = self._probes == "on" and self._settings.idle_probe_interval > 0
+        wanted = self.paused or any(
+            now - engine.moved_at >= ASK_PAUSED_AFTER_SECONDS - JITTER_SECONDS
+            and (engine.outstanding > 0 or probes_idle)
+            for engine in self._engines.values()
+        )
+        if wanted:
+            self._pause_asked_at = now
+        return wanted
+
+    def pause_told(self, told: Paused) -> None:
+        """What it said. One that does not answer is not known to be paused: its core may hang."""
+        self.paused = told is Paused.YES
+        self._can_be_paused = told is not Paused.NOT_THERE
 
     def observe(
-        self, now: float, samples: Iterable[Sample], *, probing: Mapping[str | None, int] | None = None
+        self,
+        now: float,
+        samples: Iterable[Sample],
+        *,
+        probing: Mapping[str | None, int] | None = None,
+        there: Collection[EngineKey] = (),
     ) -> None:
-        """One successful scrape. `probing`: engine rank (None: not addressed) → own probes in flight at it."""
+        """One successful scrape. `probing`: engine rank (None: not addressed) → own probes in flight at it; `there`:
+        engines on the page, also those of which nothing could be read."""
         probing = probing or {}
         found = readings_by_engine(samples)
-        for key in [key for key in self._engines if key not in found]:
+        for key in [key for key in self._engines if key not in found and key not in there]:
             del self._engines[key]
-        for key, readings in found.items():
+        for key in found.keys() | self._engines.keys():
+            read = found.get(key, {})
             engine = self._engines.get(key)
             if engine is None:
-                engine = self._engines[key] = _Engine(readings, now, now)
+                engine = self._engines[key] = _Engine(read, now, now)
+            # What can't be read now is as it was: unknown is neither zero nor progress.
+            readings = {**engine.readings, **read}
             own = probing.get(key[1], 0) + probing.get(None, 0)
             # A frozen page does not show the probe: only what came on top of the queue at its start can be it.
             own = int(min(own, max(_queue(readings) - engine.queue_before_probe, 0.0)))
             self._compare(key, engine, now, readings, own)
-            awake = readings.get("awake", 1.0) != 0.0
+            awake = readings.get("awake", 1.0) != 0.0 and not self.paused
             if awake != engine.awake:
                 self._fall_asleep_or_wake(engine, now, awake=awake)
             work = _queue(readings) - readings.get("deferred", 0.0) - own
@@ -154,7 +195,8 @@ class ProgressTracker:
     def _compare(self, key: EngineKey, engine: _Engine, now: float, readings: dict[str, float], own: int) -> None:
         before = engine.readings
         changed = {name for name in readings if name not in _NOT_PROGRESS and readings[name] != before.get(name)}
-        if changed <= _QUEUE and abs(_queue(readings) - own - _queue(before) + engine.own_seen) < 1:
+        probed = own > 0 or engine.own_seen > 0
+        if probed and changed <= _QUEUE and abs(_queue(readings) - own - _queue(before) + engine.own_seen) < 1:
             # dsobs's own probe coming and going in the queue is no work of the engine's.
             changed = set()
         engine.own_seen = own
@@ -174,8 +216,8 @@ class ProgressTracker:
             engine.probe_success = None
 
     def _fall_asleep_or_wake(self, engine: _Engine, now: float, *, awake: bool) -> None:
-        """What was kept waiting by a sleep has not stalled, and the first steps after it may be as slow as a
-        prefill."""
+        """Or is paused or resumed. What was kept waiting by that has not stalled, and the first steps after it may be
+        as slow as a prefill."""
         engine.awake = awake
         engine.moved_at = now
         engine.moved_tokens = False
@@ -252,7 +294,7 @@ class ProgressTracker:
 
     def probe_wanted(self, now: float) -> list[EngineKey]:
         """The engines that want a probe now: stalled past the threshold, or idle for long enough."""
-        if self._probes != "on":
+        if self._probes != "on" or self.paused:
             return []
         wanted = []
         for key, engine in self._engines.items():
@@ -269,6 +311,13 @@ class ProgressTracker:
                 if idle and since >= self._settings.idle_probe_interval:
                     wanted.append(key)
         return wanted
+
+    def due_at(self, now: float) -> float | None:
+        """When the next stall will have lasted as long as its threshold; None where none is on its way."""
+        times = [
+            e.moved_at + self._threshold(k, e)[0] for k, e in self._engines.items() if e.awake and e.outstanding > 0
+        ]
+        return min((at for at in times if at > now), default=None)
 
     def _threshold(self, key: EngineKey, engine: _Engine) -> tuple[float, bool]:
         """The stall that sends a probe, and whether a prefill is assumed."""
@@ -325,7 +374,7 @@ class ProgressTracker:
     @property
     def asleep(self) -> bool:
         """All engines are in sleep mode."""
-        return bool(self._engines) and not any(engine.awake for engine in self._engines.values())
+        return bool(self._engines) and all(e.readings.get("awake", 1.0) == 0.0 for e in self._engines.values())
 
     def samples(self) -> list[Sample]:
         """The derived gauges."""

@@ -61,8 +61,11 @@ class RestartWindow:
         """dsobs itself is restarting the engine: the next instance, if it begins before `until`, is its own."""
         self._own_until = until
 
-    def observe(self, now: float, runtime: RuntimeView | Unknown, page_start: float | None) -> list[Restart]:
-        """Takes what is known now; returns the restarts that were new."""
+    def observe(
+        self, now: float, runtime: RuntimeView | Unknown, page_start: float | None, *, was_away: bool = False
+    ) -> list[Restart]:
+        """Takes what is known now; returns the restarts that were new. `was_away`: the port refused since the page was
+        seen last."""
         known = self.known
         fresh: list[Restart] = []
         runtime_start, count = known.runtime_start, known.count
@@ -73,7 +76,7 @@ class RestartWindow:
             fresh += self._by_runtime(now, known, runtime_start, count, runtime.started_history)
             self._looked_at = now
         if page_start is not None:
-            fresh += self._by_page(now, known.page_start, page_start)
+            fresh += self._by_page(now, known.page_start, page_start, was_away)
         else:
             page_start = known.page_start
         self.known = Known(runtime_start, page_start, count)
@@ -111,13 +114,16 @@ class RestartWindow:
         first = 0 if count is not None and count >= len(history) else 1
         self._restarts += [Restart(min(at, now)) for at in sorted(history)[first:] if at > now - DAY]
 
-    def _by_page(self, now: float, before: float | None, start: float) -> list[Restart]:
-        # Several processes may serve the page in turn, so an older start is no news.
+    def _by_page(self, now: float, before: float | None, start: float, was_away: bool) -> list[Restart]:
         if before is None or start == before:
             return []
         owed, self._page_owed = self._page_owed, False
-        if start - before <= SAME_INSTANCE_SECONDS or owed:
+        if abs(start - before) <= SAME_INSTANCE_SECONDS or owed:
             return []
+        if start < before:
+            # Several processes may serve the page in turn, so an older start is no news; but where nobody listened in
+            # between the server is another one, and the wall clock was set back.
+            return self._count([now]) if was_away else []
         # A container that started again shows a new page some time after the runtime said so.
         if any(before < restart.at <= start + SAME_INSTANCE_SECONDS for restart in self._restarts):
             return []
@@ -125,11 +131,16 @@ class RestartWindow:
         return self._count([min(start, now)])
 
     def _count(self, moments: list[float]) -> list[Restart]:
-        fresh = [Restart(at, by_dsobs=at <= self._own_until and len(moments) == 1) for at in moments]
+        # dsobs makes one; what came after it in the same look is the new instance's own doing.
+        fresh = [Restart(at, by_dsobs=at <= self._own_until and not index) for index, at in enumerate(moments)]
         if fresh:
             self._own_until = float("-inf")
         self._restarts.extend(fresh)
         return fresh
+
+    def own_in_24h(self, now: float) -> int:
+        """How many of them dsobs made."""
+        return sum(1 for restart in self._restarts if restart.by_dsobs and restart.at > now - DAY)
 
     def in_24h(self, now: float) -> int:
         """How many there were in (now − 24 h, now]."""

@@ -1,8 +1,9 @@
 """The engine-core process: takes requests from a socket, keeps a Scheduler busy, sends what each step gave.
 
 Messages are JSON, one a line. To the core: ["add", id, prompt_tokens, max_tokens, stop_token_ids, pooling],
-["abort", ids], ["pause", mode], ["resume"]. From it: {"ready": …} once, then {"stats": …, "out": [[id, token,
-finish_reason, queued_at, scheduled_at, preemptions], …], "at": monotonic seconds}, or {"reply": …} to pause and resume.
+["abort", ids], ["pause", mode], ["resume"], ["is_paused"]. From it: {"ready": …} once, then {"stats": …,
+"out": [[id, token, finish_reason, queued_at, scheduled_at, preemptions], …], "at": monotonic seconds}, or
+{"reply": …} to the last three.
 """
 
 import ctypes
@@ -106,9 +107,19 @@ def _apply(scheduler: Scheduler, message: list[object]) -> dict[str, object] | N
         case ["resume"]:
             scheduler.paused = False
             return {"reply": "resumed"}
+        case ["is_paused"]:
+            return {"reply": "paused" if scheduler.paused else "resumed"}
         case _:
             raise ValueError(f"unknown message {message!r}")
     return None
+
+
+def _compute(seconds: float, *, asleep: float) -> None:
+    """One step: a prefill keeps a processor busy, as on a real server; the rest of it is slept."""
+    end = time.monotonic() + seconds
+    time.sleep(min(asleep, seconds))
+    while time.monotonic() < end:
+        pass
 
 
 def run(options: Options, rank: int, sock: socket.socket, parent: int) -> None:
@@ -144,7 +155,7 @@ def run(options: Options, rank: int, sock: socket.socket, parent: int) -> None:
                 send({"stats": scheduler.counts(), "out": [], "at": time.monotonic(), **(reply or {})})
         if not scheduler.has_work:
             continue
-        time.sleep(scheduler.plan(time.monotonic()))
+        _compute(scheduler.plan(time.monotonic()), asleep=options.decode_step_seconds)
         out = [
             [y.id, y.token, y.finish_reason, y.queued_at, y.scheduled_at, y.preemptions] for y in scheduler.complete()
         ]

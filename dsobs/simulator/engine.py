@@ -138,12 +138,28 @@ class Engine:
             self.asleep = False
             self.page.set_sleep_level(None)
 
-    async def _ask_all(self, message: list[object]) -> None:
+    async def pause(self, mode: str) -> None:
+        """Keeps all cores from working; new requests wait. Requests in flight are aborted in mode "abort"."""
+        async with self._control:
+            await self._ask_all(["pause", mode])
+
+    async def resume(self) -> None:
+        """Lets all cores go on."""
+        async with self._control:
+            await self._ask_all(["resume"])
+
+    async def is_paused(self) -> bool:
+        """By the word of the first core, as in vLLM: one that stands still says nothing."""
+        async with self._control:
+            return (await self._ask_all(["is_paused"]))[0] == "paused"
+
+    async def _ask_all(self, message: list[object]) -> list[str]:
         for rank in range(self.ranks):
             self._send(rank, message)
-        for replies in self._replies:
-            if await replies.get() == "dead":
-                raise EngineDeadError
+        told = [await replies.get() for replies in self._replies]
+        if "dead" in told:
+            raise EngineDeadError
+        return told
 
     def _send(self, rank: int, message: list[object]) -> None:
         if not self.dead.is_set():

@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         "--task", choices=("generate", "embed"), default="generate", help="embed: an embedding model, no completions"
     )
     server.add_argument("--api-key", default=None, help="bearer token that /v1 asks for; without it: open")
-    server.add_argument("--dev-mode", action="store_true", help="serve /sleep, /wake_up and /is_sleeping")
+    server.add_argument(
+        "--dev-mode", action="store_true", help="serve /sleep, /wake_up, /is_sleeping, /pause, /resume and /is_paused"
+    )
     server.add_argument(
         "--disable-uvicorn-access-log", dest="access_log", action="store_false", help="no log line for each request"
     )

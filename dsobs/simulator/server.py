@@ -127,6 +127,9 @@ class Server:
             router.add_post("/sleep", self._sleep)
             router.add_post("/wake_up", self._wake_up)
             router.add_get("/is_sleeping", self._is_sleeping, allow_head=False)
+            router.add_post("/pause", self._pause)
+            router.add_post("/resume", self._resume)
+            router.add_get("/is_paused", self._is_paused, allow_head=False)
 
     async def watch(self) -> None:
         """Asks for the exit some seconds after an engine died unnoticed, as vLLM's watchdog does."""
@@ -253,6 +256,20 @@ class Server:
 
     async def _is_sleeping(self, _: web.Request) -> web.Response:
         return _json({"is_sleeping": self.engine.asleep})
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        mode = request.query.get("mode", "abort")
+        if mode not in {"abort", "wait", "keep"}:
+            raise BadRequest("mode must be one of abort, wait, keep", kind="Bad Request", param="query")
+        await self.engine.pause(mode)
+        return _json({"status": "paused"})
+
+    async def _resume(self, _: web.Request) -> web.Response:
+        await self.engine.resume()
+        return _json({"status": "resumed"})
+
+    async def _is_paused(self, _: web.Request) -> web.Response:
+        return _json({"is_paused": await self.engine.is_paused()})
 
     async def _embeddings(self, request: web.Request) -> web.Response:
         body = await self._body(request)

@@ -136,10 +136,10 @@ async def incident(folder: Path, moment: Moment) -> str:
 
 
 def _rules(folder: Path) -> Path:
-    """The shipped rules, which keep firing for a shorter time."""
+    """The shipped rules of the engine, which keep firing for a shorter time."""
     folder.mkdir()
     rules = folder / "rules.yaml"
-    rules.write_text(source().replace("keep_firing_for: 15s", "keep_firing_for: 3s"))
+    rules.write_text(source("engine.rules.yaml").replace("keep_firing_for: 15s", "keep_firing_for: 3s"))
     return rules
 
 

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,40 @@ async def test_a_silence_keeps_the_page_back_and_the_kill_switch_file_the_restar
         await here.turns(6)
         assert here.critical() == []
         assert here.acted() == []
+        async with here.session.get(url) as answer:
+            (silence,) = (await answer.json())["data"]
+        words = ("-m", "dsobs.cli", "silence", "expire", silence["id"])
+        flags = ("--listen", f"127.0.0.1:{here.api}", "--set", f"api.control_token=file:{token}")
+        ended = await asyncio.create_subprocess_exec(sys.executable, *words, *flags)
+        assert await ended.wait() == 0
+        await here.until(lambda: here.paged("EngineHung"), 10, "a page for what still fires")
+
+
+async def test_a_silence_that_ends_while_dsobs_is_away_leaves_its_alert_to_be_paged(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here:
+        token = tmp_path / "token"
+        token.write_text("s3cret\n")
+        settings: dict[str, Any] = {"api__control_token": f"file:{token}", "enforce": False}
+        await here.start_engine()
+        await here.start_load()
+        await here.start_dsobs(**settings)
+        await here.until_working()
+        here.stop_core()
+        body, headers = {"matchers": ["alertname=EngineHung"], "duration": "15s"}, {"Authorization": "Bearer s3cret"}
+        url = f"http://127.0.0.1:{here.api}/api/v1/silences"
+        async with here.session.post(url, json=body, headers=headers) as answer:
+            assert answer.status == 201
+        until = time.time() + 15.0
+        await here.until(lambda: any(a == "alert-firing" for _, a, _ in here.events), 14, "firing")
+        assert here.dsobs is not None
+        here.dsobs.kill()
+        await here.dsobs.wait()
+        assert here.critical() == []
+        await here.until(functools.partial(_reached, until), 20, "the silence has ended")
+        await here.start_dsobs(**settings)
+        await here.until(lambda: here.paged("EngineHung"), 30, "a page for what still fires")
+        await here.turns(3)
+        assert len(here.critical()) == 1
 
 
 @pytest.mark.parametrize("moments", [(2.0, 6.0), (9.5, 12.5)])

@@ -7,9 +7,11 @@ import time
 
 PARTS = (
     ("cycle", "parsing beside prometheus_client, one second, replay", "15 seconds"),
+    ("query", "queries over a range, 8 engines", "half a minute"),
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
-    ("nvml", "NVML, where there is a driver", "half a minute"),
+    ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
+    ("nvml", "NVML, where there is a driver", "a minute"),
 )
 
 

@@ -121,8 +121,9 @@ class VirtualSidecar(Sidecar):
 
     async def _loop(self) -> None:
         watch = self.watch
-        watch._scrapes, watch._healths = Latest(self._scraped), Latest(self._health)
-        watch._gpus, watch._views = Latest(self._gpu), Latest(self._runtime)
+        watch._scrapes = Latest(self._scraped, watch._no_scrape)
+        watch._healths = Latest(self._health, watch._no_health)
+        watch._gpus, watch._views = Latest(self._gpu, Unknown), Latest(self._runtime, Unknown)
         begun = time.process_time()
         while self.engine.second < self.hours * HOUR:
             self.engine.second += 1

@@ -25,7 +25,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "dsobs.yaml"
     path.write_text(
-        "target:\n  name: gpu-7\n  api_key: hunter2\n  scrape_interval: 2s\n"
+        "target:\n  name: gpu-7\n  api_key: env:API_KEY\n  scrape_interval: 2s\n"
         "notifiers:\n  pagerduty:\n    routing_key: env:PAGER_KEY\n"
     )
     return path
@@ -54,6 +54,7 @@ def test_check_reports_secrets_that_are_not_there_and_names_nothing_registered(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PAGER_KEY", raising=False)
+    monkeypatch.setenv("API_KEY", "hunter2")
     assert main(["config", "check", str(file), "--json", "--set", "target.engine=vlm"]) == ExitCode.USAGE
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first == {
@@ -69,16 +70,45 @@ def test_check_of_right_settings_exits_0(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAGER_KEY", "k" * 32)
+    monkeypatch.setenv("API_KEY", "hunter2")
     monkeypatch.setenv("DSOBS_CONFIG", str(file))
     assert main(["config", "check"]) == ExitCode.DONE
     assert capsys.readouterr() == ("the settings are right\n", "")
 
 
-def test_show_gives_every_setting_its_origin_and_no_secret(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_everything_that_is_wrong_with_the_files_that_the_settings_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules, inhibition, file = tmp_path / "own.yaml", tmp_path / "am.yaml", tmp_path / "dsobs.yaml"
+    rules.write_text(
+        "groups:\n- name: g\n  rules:\n  - {alert: A, expr: 'sum('}\n  - {alert: B, expr: up, for: soon}\n"
+    )
+    inhibition.write_text("inhibit_rules: 5\n")
+    file.write_text("rules: {files: [own.yaml, gone.yaml]}\ninhibition: {files: [am.yaml]}\ngpu: {enabled: true}\n")
+    assert main(["config", "check", str(file)]) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0] == f"dsobs: {file}:1: rules.files: there is no file {tmp_path}/gone.yaml; write one that exists"
+    assert lines[1].startswith(f'dsobs: {rules}:4: group "g": rule "A": expr: ')
+    assert lines[2].startswith(f'dsobs: {rules}:5: group "g": rule "B": for: ')
+    assert lines[3:] == [f"dsobs: {inhibition}:1: inhibit_rules: must be a list"]
+    assert main(["run", "--config", str(file), "--listen", "127.0.0.1:0"]) == ExitCode.USAGE
+    told = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "gone.yaml" not in line] == [line for line in told if "gone.yaml" not in line]
+    assert any("gone.yaml" in line for line in told)
+
+
+def test_show_gives_every_setting_its_origin_and_no_secret(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DSOBS_API__CONTROL_TOKEN", "hunter2")
+    monkeypatch.setenv("API_KEY", "hunter2")
     assert main(["config", "show", "--config", str(file), "--origin", "--mode", "enforce"]) == ExitCode.DONE
     out = capsys.readouterr().out
     assert "hunter2" not in out
-    assert f"  api_key: '********'  # {file}:3\n" in out
+    assert f"  api_key: env:API_KEY  # {file}:3\n" in out.replace("'", "")
+    assert "  control_token: '********'  # DSOBS_API__CONTROL_TOKEN\n" in out
     assert f"  scrape_interval: 2s  # {file}:4\n" in out
     assert f"    routing_key: 'env:PAGER_KEY'  # {file}:7\n" in out
     assert "  mode: enforce  # --mode\n" in out
@@ -89,7 +119,7 @@ def test_show_gives_every_setting_its_origin_and_no_secret(file: Path, capsys: p
 def test_what_show_prints_is_a_settings_file_that_means_the_same(
     tmp_path: Path, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file.write_text(file.read_text().replace("hunter2", "env:API_KEY") + "gpu: {devices: ['0', GPU-1]}\n")
+    file.write_text(file.read_text() + "gpu: {devices: ['0', GPU-1]}\n")
     assert main(["config", "show", "--config", str(file)]) == ExitCode.DONE
     again = tmp_path / "again.yaml"
     again.write_text(capsys.readouterr().out)
@@ -101,7 +131,7 @@ def test_show_as_json_is_one_object(file: Path, capsys: pytest.CaptureFixture[st
     assert main(["config", "show", "--config", str(file), "--json", "--origin"]) == ExitCode.DONE
     (line,) = capsys.readouterr().out.splitlines()
     shown = json.loads(line)
-    assert shown["settings"]["target"]["api_key"] == "********"
+    assert shown["settings"]["target"]["api_key"] == "env:API_KEY"
     assert shown["origins"]["target.name"] == f"{file}:2"
     validate(shown["settings"])
 
@@ -134,7 +164,7 @@ def test_every_setting_is_documented_in_the_schema() -> None:
     ]
     # A section says what it is for in its own description.
     sections = set(Config.model_fields)
-    nested = {"gpu_memory", "latency_p99", "restarts", *Notifiers.model_fields, "elasticsearch", "file"}
+    nested = {"gpu_memory", "latency_p99", "restarts", "objectives", *Notifiers.model_fields, "elasticsearch", "file"}
     assert set(undocumented) <= sections | nested
 
 
@@ -143,8 +173,17 @@ def test_set_without_a_value_is_a_usage_error(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.startswith("dsobs: --set takes NAME=VALUE")
 
 
-def test_the_file_is_given_once(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["config", "check", str(file), "--config", str(file)]) == ExitCode.USAGE
+def test_show_takes_the_file_in_either_form(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "show", str(file)]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert main(["config", "show", "--config", str(file)]) == ExitCode.DONE
+    assert capsys.readouterr().out == shown
+    assert "name: gpu-7" in shown
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_the_file_is_given_once(file: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", command, str(file), "--config", str(file)]) == ExitCode.USAGE
     assert "give the file once" in capsys.readouterr().err
 
 

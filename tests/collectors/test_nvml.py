@@ -6,18 +6,19 @@ import json
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dsobs_nvml import NvmlUnavailable, Process, Reading, RecordedNvml
+from dsobs_nvml import FAMILIES, Measure, NvmlUnavailable, Process, Reading, RecordedNvml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsobs.collectors.nvml import GpuSignals, NvmlCollector, gpus_of_record, record_of_gpus
+from dsobs.collectors.nvml import GpuSignals, NvmlCollector, engine_pids, gpus_of_record, record_of_gpus
 from dsobs.config.models import Gpu as GpuSettings
 from dsobs.model.clock import ManualClock
-from dsobs.model.observation import Gpu, GpuProcess, Unknown
+from dsobs.model.observation import Gpu, GpuProcess, RuntimeView, Unknown
 from dsobs.model.samples import Sample, labels
 from dsobs.model.signals import SIGNALS
 
@@ -105,7 +106,7 @@ def test_readings_of_a_real_h200_are_whole_and_survive_the_recorder() -> None:
         gpus = gpus_of_record(record)
         assert record_of_gpus(gpus) == record
         assert not isinstance(gpus, Unknown)
-        names = {dict(sample.labels)["__name__"] for sample in GpuSignals().samples(gpus)}
+        names = {dict(sample.labels)["__name__"] for sample in GpuSignals().samples(gpus, 1.0)}
         assert {"dsobs_gpu_energy_joules_total", "dsobs_gpu_xid_errors_total", "dsobs_gpu_power_watts"} < names
     busy = gpus_of_record(result["load"]["records"][-1])
     assert not isinstance(busy, Unknown)
@@ -236,28 +237,50 @@ def by_name(samples: list[Sample], name: str) -> list[Sample]:
     return [sample for sample in samples if dict(sample.labels)["__name__"] == name]
 
 
+RARE = tuple(
+    Measure(family.name, tuple((label, "x") for label in family.labels), 1.0)
+    for family in FAMILIES.values()
+    if not family.field
+    and family.name.removeprefix("dsobs_gpu_")
+    not in ("up", "unknown", "process_memory_bytes", "clock_event_active", "xid_errors_total", "xid_last_time_seconds")
+)
+
+
+def names_of(samples: list[Sample]) -> set[str]:
+    return {dict(sample.labels)["__name__"] for sample in samples}
+
+
 def test_samples_are_the_canonical_signals_with_their_labels() -> None:
-    samples = GpuSignals().samples((FULL,))
+    samples = GpuSignals().samples((FULL,), 1.0)
     for sample in samples:
         values = dict(sample.labels)
         assert set(values) - {"__name__"} == set(SIGNALS[values["__name__"]].labels)
         assert (values["gpu"], values["uuid"]) == ("1", "GPU-a")
     assert Sample(labels("dsobs_gpu_power_watts", gpu="1", uuid="GPU-a"), 416.267) in samples
+    rare = {family.name for family in FAMILIES.values() if family.name not in names_of(samples)}
+    assert rare == {measure.name for measure in RARE} | {"dsobs_gpu_unknown"}
+    more = GpuSignals().samples((replace(FULL, more=RARE),), 1.0)
+    assert {measure.name for measure in RARE} < names_of(more)
     made_elsewhere = {"dsobs_gpu_memory_used_ratio", "dsobs_gpu_memory_effective_ratio"}
-    assert {dict(sample.labels)["__name__"] for sample in samples} | made_elsewhere == {
-        name for name in SIGNALS if name.startswith("dsobs_gpu_")
-    }
+    elsewhere = made_elsewhere | {"dsobs_gpu_foreign_memory_bytes", "dsobs_gpu_unknown"}
+    assert names_of(more) | elsewhere == {name for name in SIGNALS if name.startswith("dsobs_gpu_")}
     assert len({sample.labels for sample in samples}) == len(samples)
 
 
 def test_what_is_unknown_has_no_sample() -> None:
-    assert GpuSignals().samples((Gpu(0),)) == []
-    assert GpuSignals().samples(Unknown("no driver")) == []
+    lost = GpuSignals().samples((Gpu(0, "GPU-a", unknown="GPU is lost"),), 1.0)
+    assert lost == [
+        Sample(labels("dsobs_gpu_up", gpu="0", uuid="GPU-a"), 0.0),
+        Sample(labels("dsobs_gpu_unknown", gpu="0", uuid="GPU-a", reason="GPU is lost"), 1.0),
+    ]
+    assert GpuSignals().samples(Unknown("no driver"), 1.0) == []
 
 
 def test_reasons_that_slow_have_a_series_and_others_only_while_active() -> None:
     def active(mask: int) -> dict[str, float]:
-        samples = by_name(GpuSignals().samples((Gpu(0, clock_event_reasons=mask),)), "dsobs_gpu_clock_event_active")
+        samples = by_name(
+            GpuSignals().samples((Gpu(0, clock_event_reasons=mask),), 1.0), "dsobs_gpu_clock_event_active"
+        )
         return {dict(sample.labels)["reason"]: sample.value for sample in samples}
 
     idle = active(0x1)
@@ -272,7 +295,7 @@ def test_xids_are_counted_over_readings_and_known_ones_start_at_zero() -> None:
     signals = GpuSignals()
 
     def counts(gpu: Gpu) -> dict[str, float]:
-        found = by_name(signals.samples((gpu,)), "dsobs_gpu_xid_errors_total")
+        found = by_name(signals.samples((gpu,), 1.0), "dsobs_gpu_xid_errors_total")
         return {dict(sample.labels)["xid"]: sample.value for sample in found}
 
     assert set(counts(Gpu(0, "GPU-a", xids=())).values()) == {0.0}
@@ -285,11 +308,53 @@ def test_xids_are_counted_over_readings_and_known_ones_start_at_zero() -> None:
 
 def test_a_card_that_is_unknown_for_a_moment_keeps_its_xid_counts() -> None:
     signals = GpuSignals()
-    signals.samples((Gpu(0, "GPU-a", xids=(31,)),))
-    found = by_name(signals.samples((Gpu(0, "GPU-a"),)), "dsobs_gpu_xid_errors_total")
+    signals.samples((Gpu(0, "GPU-a", xids=(31,)),), 1.0)
+    found = by_name(signals.samples((Gpu(0, "GPU-a"),), 1.0), "dsobs_gpu_xid_errors_total")
     assert {dict(sample.labels)["xid"]: sample.value for sample in found}["31"] == 1
 
 
+def foreign(signals: GpuSignals, gpu: Gpu, pids: tuple[int, ...] | None) -> float | None:
+    found = by_name(signals.samples((gpu,), 1.0, pids), "dsobs_gpu_foreign_memory_bytes")
+    return found[0].value if found else None
+
+
+def test_memory_of_strangers_is_told_once_the_engines_pids_are_seen_to_match() -> None:
+    card = Gpu(0, "GPU-a", processes=(GpuProcess(776, 30), GpuProcess(901, 12)))
+    signals = GpuSignals()
+    assert foreign(signals, card, (5, 6)) is None
+    assert foreign(signals, card, None) is None
+    assert foreign(signals, card, (775, 776)) == 12
+    assert foreign(signals, card, (901, 776)) == 0
+    assert foreign(signals, card, None) is None
+
+
+def test_once_the_engine_has_ended_all_that_is_left_is_a_strangers() -> None:
+    signals = GpuSignals()
+    assert foreign(signals, Gpu(0, "GPU-a", processes=(GpuProcess(776, 30),)), (776,)) == 0
+    ended = RuntimeView("process", "vllm", running=False)
+    assert foreign(signals, Gpu(0, "GPU-a", processes=(GpuProcess(777, 30),)), engine_pids(ended)) == 30
+
+
+def test_a_strangers_memory_that_the_driver_does_not_tell_makes_the_sum_unknown() -> None:
+    card = Gpu(0, "GPU-a", processes=(GpuProcess(776, 30), GpuProcess(901, None)))
+    assert foreign(GpuSignals(), card, (776,)) is None
+
+
+def test_pids_are_unknown_while_the_runtime_shows_none_of_a_running_engine() -> None:
+    assert engine_pids(RuntimeView("docker", "vllm", running=True)) is None
+    assert engine_pids(RuntimeView("docker", "vllm", running=True, pids=(7,))) == (7,)
+    assert engine_pids(Unknown("no runtime")) is None
+
+
+def test_the_time_of_an_xid_is_told() -> None:
+    signals = GpuSignals()
+    signals.samples((Gpu(0, "GPU-a", xids=(31,)),), 17.0)
+    (last,) = by_name(signals.samples((Gpu(0, "GPU-a", xids=()),), 18.0), "dsobs_gpu_xid_last_time_seconds")
+    assert (dict(last.labels)["xid"], last.value) == ("31", 17.0)
+    assert dict(last.labels)["reason"] == "GPU memory page fault"
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False).map(lambda number: number or 0.0)
 GPUS = st.builds(
     Gpu,
     index=st.integers(0, 15),
@@ -301,6 +366,10 @@ GPUS = st.builds(
     energy_joules=st.none() | st.integers(0, 10**14).map(lambda millijoules: millijoules / 1000),
     processes=st.none() | st.tuples(st.builds(GpuProcess, st.integers(1, 2**22), st.none() | st.integers(0, 2**50))),
     xids=st.none() | st.tuples(st.integers(0, 500)),
+    more=st.lists(
+        st.builds(Measure, st.text(max_size=6), st.tuples(st.tuples(st.text(max_size=3), st.text(max_size=3))), NUMBERS)
+    ).map(tuple),
+    unknown=st.text(max_size=6),
 )
 
 

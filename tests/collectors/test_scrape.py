@@ -252,6 +252,18 @@ async def test_fifty_megabytes_cost_no_more_memory_than_the_limit(serve: Serve, 
     assert peak < 6 * (1 << 20)
 
 
+async def test_a_page_with_a_flood_of_series_is_not_parsed(serve: Serve, session: aiohttp.ClientSession) -> None:
+    lines = [f'vllm:num_requests_running{{model_name="m{n}",engine="0"}} 1\n' for n in range(40_000)]
+    body = "# HELP vllm:num_requests_running Requests.\n" + "".join(lines)
+    scrape = await scraper(session, await serve(saying(http(body))), limit=8 << 20).scrape()
+    assert (scrape.failure, scrape.page, scrape.text) == (Failure.TOO_MANY_SERIES, None, None)
+    assert scrape.detail == "40000 series, the limit is 20000 (target.max_series)"
+    few = "# HELP x X.\n# TYPE x gauge\nx 1\n" * 3
+    served = await serve(saying(http(few)))
+    narrow = Scraper(session, Target(url=served.url, max_series=2), "/metrics", ManualClock(50.0))
+    assert (await narrow.scrape()).failure is Failure.TOO_MANY_SERIES
+
+
 async def test_a_gzip_bomb_is_never_unpacked(serve: Serve, session: aiohttp.ClientSession) -> None:
     bomb = gzip.compress(b"\n" * 200_000_000, compresslevel=1)
     assert len(bomb) < 1 << 20

@@ -6,7 +6,15 @@ from dsobs.config import ConfigError, load
 
 DATA = Path(__file__).parent / "data"
 
+WRITTEN_OUT = "is a secret written out; put it into a file or a variable and write file:PATH or env:NAME here"
+
 BAD = {
+    "secrets_written_out": [
+        f":2: target.api_key: {WRITTEN_OUT}",
+        f":5: notifiers.pagerduty.routing_key: {WRITTEN_OUT}",
+        f":8: notifiers.webhook.token: {WRITTEN_OUT}",
+        f":10: api.control_token: {WRITTEN_OUT}",
+    ],
     "unknown_keys": [
         ":2: target.ulr: there is no such setting; did you mean target.url?",
         ":3: tagret: there is no such setting; did you mean target?",
@@ -83,6 +91,10 @@ BAD = {
     "fallback_alone": [
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"
+    ],
+    "fallback_severities": [
+        ":4: notifiers.alertmanager.severities: leaves out some of notifiers.pagerduty.severities, which as a fallback "
+        "would never page them; add them"
     ],
     "nothing_to_restart": [
         ":2: remediation.mode: is enforce, and with runtime.name none nothing can be restarted; name a runtime or "

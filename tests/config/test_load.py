@@ -32,7 +32,7 @@ def test_a_file_without_settings_gives_the_defaults(tmp_path: Path, text: str) -
 
 
 def test_no_file_gives_the_defaults() -> None:
-    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools", "DSOBS_LONG": "1"}
+    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
     assert load(None, environ, {}) == Config()
 
 
@@ -153,7 +153,7 @@ def test_variables_that_kubernetes_sets_for_a_service_named_dsobs_are_let_be() -
         "DSOBS_PORT_9940_TCP_ADDR": "10.0.0.1",
         "DSOBS_CENTRAL_PORT_9940_TCP_PROTO": "tcp",
     }
-    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools", "DSOBS_LONG": "1"}
+    environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
     assert load(None, environ, {}) == Config()
 
 
@@ -174,7 +174,7 @@ def test_flags_are_named_as_they_were_given() -> None:
         "--mode: 'repair' is none of observe, enforce; write one of them",
         "--set remediation.mode: sets remediation.mode, and so does --mode; give one of them",
         "--set target: is a section; set one of target.api_key, target.ca_file, target.engine, target.max_page_bytes, "
-        "target.name, target.scrape_interval, target.scrape_timeout, target.url",
+        "target.max_series, target.name, target.scrape_interval, target.scrape_timeout, target.url",
         "--set target.ulr: there is no such setting; did you mean target.url?",
         "--set notifiers.pagerduty.routing_key: is a secret on the command line, where others can read it; "
         "write file:PATH or env:NAME",

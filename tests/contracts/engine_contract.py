@@ -418,6 +418,39 @@ class EngineContract:
             await task
             assert (await scrape(session))("engine_sleep_state", sleep_state="awake") == 1
 
+    async def test_pause_keeps_requests_where_they_are_until_resume(self, server: ServedModel) -> None:
+        async with client(server.url) as session:
+            async with session.get("/is_paused") as answer:
+                assert await answer.json() == {"is_paused": False}
+            before = await scrape(session)
+            task = asyncio.create_task(complete(session, self.body(server, 60)))
+            await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
+            async with session.post("/pause?mode=keep") as answer:
+                assert (answer.status, await answer.json()) == (200, {"status": "paused"})
+            async with session.get("/is_paused") as answer:
+                assert await answer.json() == {"is_paused": True}
+            # What was in the pipe may still arrive.
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(task), 0.3)
+            paused = await scrape(session)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(task), 0.5)
+            assert progress(await scrape(session)) == progress(paused)
+            assert paused("num_requests_running") == 1
+            assert paused("engine_sleep_state", sleep_state="awake") == 1
+            async with session.post("/resume") as answer:
+                assert (answer.status, await answer.json()) == (200, {"status": "resumed"})
+            await task
+
+    async def test_a_stopped_core_does_not_say_whether_it_is_paused(self, server: ServedModel) -> None:
+        (core,) = server.process.core_pids
+        async with client(server.url) as session:
+            with stopped(core), pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5), session.get("/is_paused"):
+                    pass
+            async with session.get("/is_paused") as answer:
+                assert await answer.json() == {"is_paused": False}
+
     async def test_stopped_core_keeps_health_at_200_and_freezes_the_numbers(self, server: ServedModel) -> None:
         (core,) = server.process.core_pids
         async with client(server.url) as session:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from dsobs_nvml.settings import parser as nvml_options
 
 from dsobs.api.application import create
 from dsobs.cli import build_parser
@@ -27,6 +28,8 @@ from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
 from dsobs.rules import files as rule_files
+from dsobs.rules.unit_test_run import run_file
+from dsobs.rules.unit_tests import read_unit_tests
 from dsobs.supervisor.command import options_parser as supervise_options
 from dsobs.telemetry import REGISTRY
 from tests.api.conftest import MemorySource
@@ -37,7 +40,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ROOT / "docs" / "reference"
 HARMLESS = ("--version", "config show", "config schema", "replay tests/data/")
 """Beginnings of `dsobs` commands that are run as they stand."""
-OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3"}
+OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat", "df", "du", "ls", "lspci", "ps"} | {
+    "journalctl",
+    "systemctl",
+}
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
 
@@ -108,6 +114,8 @@ def test_every_command_is_one_that_there_is(where: str, words: list[str]) -> Non
     program, *arguments = words
     if program == "dsobs":
         parse_dsobs(where, arguments)
+    elif program == "dsobs-nvml":
+        nvml_options().parse_args(arguments)
     elif program == "make":
         targets = {name for line in (ROOT / "Makefile").read_text().splitlines() if (name := line.partition(":")[0])}
         assert arguments[0] in targets, where
@@ -178,6 +186,14 @@ def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: P
     file.write_text(block.text, encoding="utf-8")
     if "groups" in tree:
         assert rule_files.load([file])
+    elif "tests" in tree:
+        rules = next(b for b in of("yaml") if b.page == block.page and "groups:" in b.text)
+        (tmp_path / tree["rule_files"][0]).write_text(rules.text, encoding="utf-8")
+        tests, problems = read_unit_tests(file)
+        assert tests is not None, problems
+        results, problems = run_file(tests)
+        assert problems == []
+        assert [result for result in results if not result.ok] == []
     elif "services" in tree:
         for service in tree["services"].values():
             variables = {k: v for k, v in service.get("environment", {}).items() if k.startswith("DSOBS_")}
@@ -258,11 +274,11 @@ def shipped() -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(("name", "rule"), shipped(), ids=[name for name, _ in shipped()])
-def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_readme(name: str, rule: dict[str, Any]) -> None:
+def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_table(name: str, rule: dict[str, Any]) -> None:
     path = rule["annotations"]["runbook"]
     text = (ROOT / path).read_text(encoding="utf-8")
     assert text.startswith(f"# {name}\n\n{rule['labels']['severity'].capitalize()}.")
-    assert ("action: restart" in text) == (rule["labels"].get("action") == "restart")
+    assert ("`action: restart`" in text) == (rule["labels"].get("action") == "restart")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
         "Meaning",
         "First look",
@@ -270,7 +286,7 @@ def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_readme(name: str, ru
         "What dsobs does",
         "By hand",
     ]
-    assert f"| [{name}]({path}) |" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| [{name}](../{path.removeprefix('docs/')}) |" in (GENERATED / "rules.md").read_text(encoding="utf-8")
 
 
 def test_every_runbook_is_that_of_a_shipped_rule() -> None:

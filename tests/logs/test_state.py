@@ -87,7 +87,8 @@ async def test_a_state_that_can_not_be_written_pauses_shipping_and_says_so(
     def writable(yes: bool) -> None:
         db = shipper._checkpoints.db
         assert db._connection is not None
-        db._writer.submit(db._connection.execute, f"PRAGMA query_only={'OFF' if yes else 'ON'}").result()
+        connection, switch = db._connection, f"PRAGMA query_only={'OFF' if yes else 'ON'}"
+        db._wait(db._submit(lambda _: connection.execute(switch)), 5.0)
 
     async with shipping(settings(server.url, log), tmp_path / "state") as shipper:
         await until(lambda: server.messages() == named(1))

@@ -1,6 +1,7 @@
 import base64
 import json
 import ssl
+import time as real_time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 from dsobs import plugins
 from dsobs.config import Secret
 from dsobs.config.models import Alertmanager, Notifiers
+from dsobs.model.clock import ManualClock
 from dsobs.model.notifier import Notifier, StandingNotifier
 from dsobs.notifiers import configured
 from dsobs.notifiers.alertmanager import AlertmanagerNotifier, open_notifiers, valid_until
+from dsobs.notifiers.mirror import SilenceMirror
 from tests.alertmanager_stand_in import AlertmanagerStandIn
-from tests.contracts.alertmanager_contract import AlertmanagerContract, standing
+from tests.contracts.alertmanager_contract import AlertmanagerContract, silence, standing
 from tests.contracts.notifier_contract import NotifierContract, Receiver, a_notification
 
 
@@ -112,3 +115,23 @@ def test_tls_context_is_made_anew_when_a_file_has_changed(tmp_path: Path) -> Non
     file.unlink()
     file.write_bytes(roots.read_bytes() + b"\n")
     assert tls_of(file, None, None) is not first
+
+
+async def test_silence_that_ended_while_dsobs_was_away_is_ended_there_once_it_can_be_reached(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with AlertmanagerStandIn() as alertmanager:
+        notifier = AlertmanagerNotifier(alertmanager.url, Alertmanager(urls=(alertmanager.url,)), session)
+        clock = ManualClock(real_time.time())
+        before = SilenceMirror(notifier, "gpu-1", clock)
+        before.want([silence()])
+        assert await before.sync()
+        await alertmanager.down()
+        after = SilenceMirror(notifier, "gpu-1", clock)
+        assert not await after.sync()
+        await alertmanager.up()
+        assert after.look_at is not None
+        clock.set(after.look_at)
+        assert await after.sync()
+        assert [alertmanager._state(one) for one in alertmanager.silences.values()] == ["expired"]
+        assert after.look_at is None

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dsobs.config import ConfigError
 from dsobs.notifiers.inhibition import InhibitRule, inhibitor, load_inhibition
@@ -64,6 +65,21 @@ def test_shipped_rules_make_one_page_of_one_fault(source: str, held: tuple[str, 
     found = {name: inhibitor(rules, {"alertname": name, "instance": "a"}, firing) for name in (*held, *free)}
     assert found == {**dict.fromkeys(held, source), **dict.fromkeys(free)}
     assert not any(inhibitor(rules, {"alertname": name, "instance": "b"}, firing) for name in held)
+
+
+def test_each_shipped_rule_and_each_name_in_it_is_of_a_shipped_alert() -> None:
+    names = {
+        rule["alert"]
+        for file in SHIPPED.parent.glob("*.rules.yaml")
+        for group in yaml.safe_load(file.read_text())["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    }
+    for one in load_inhibition([SHIPPED]):
+        for matcher in (*one.sources, *one.targets):
+            for word in matcher.value.split("|"):
+                part = Matcher("alertname", matcher.op, word)
+                assert any(part.matches({"alertname": name}) for name in names), word
 
 
 def test_of_an_alertmanager_configuration_only_the_inhibit_rules_are_read(tmp_path: Path) -> None:

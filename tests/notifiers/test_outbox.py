@@ -174,6 +174,44 @@ async def test_fault_31_400_is_not_retried_and_loud(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "refused this for good" in record.message
     assert "HTTP 400" in record.message
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 413])
+async def test_a_page_refused_for_wrong_settings_goes_out_once_they_are_mended(
+    db: StateDb,
+    notifier: PagerDutyNotifier,
+    pagerduty: PagerDutyStandIn,
+    time: VirtualTime,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    pagerduty.always = status
+    async with time.running(db, [notifier]) as outbox:
+        await outbox.put([trigger()])
+        await time.pass_by(outbox, 3600)
+        loud = [record.message for record in caplog.records if record.levelno == logging.ERROR]
+        tries = pagerduty.requests
+        assert 60 <= tries <= 130
+        assert len(loud) == -(-tries // 10)
+        assert all("check its settings" in message and f"HTTP {status}" in message for message in loud)
+        pagerduty.always = None
+        waited = await time.until(outbox, lambda: pagerduty.seen("a") == ["trigger"])
+        assert waited <= 60
+    assert [state for state, _ in rows(db)] == ["accepted"]
+
+
+async def test_a_page_refused_for_wrong_settings_is_not_sent_once_its_alert_has_ended(
+    db: StateDb, notifier: PagerDutyNotifier, pagerduty: PagerDutyStandIn, time: VirtualTime
+) -> None:
+    pagerduty.always = 403
+    async with time.running(db, [notifier]) as outbox:
+        await outbox.put([trigger()])
+        await time.pass_by(outbox, 600)
+        await outbox.put([resolve()])
+        pagerduty.always = None
+        await time.pass_by(outbox, 600)
+        assert outbox.pending == 0
+    assert pagerduty.seen("a") == []
     assert open_keys(db) == {}
 
 
@@ -646,6 +684,13 @@ async def test_fallback_pages_what_the_primary_does_not_take_and_nothing_that_it
         outbox.note_age(time.clock.now())
         assert telemetry.OUTBOX_OLDEST.labels("fallback")._value.get() == 0
         assert telemetry.OUTBOX_PENDING.labels("fallback")._value.get() == 0
+        await outbox.put([trigger("old")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 150)
+        assert outbox.pending == 2
+        await outbox.put([trigger("waits")])
+        await time.pass_by(outbox, 30)
+        outbox.leave_to_primary(True, time.clock.now() - 40)
         outbox.leave_to_primary(False)
         await time.quiet(outbox)
         assert notifier.got == ["trigger waits"]

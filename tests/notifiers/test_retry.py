@@ -16,9 +16,27 @@ def test_2xx_is_accepted(status: int) -> None:
     assert decide(Answer(status), 0, NOW, Random(1)) == Accepted()
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 413, 422])
-def test_4xx_is_final_however_often(status: int) -> None:
-    assert decide(Answer(status, detail="bad key"), 5, NOW, Random(1)) == GiveUp(f"HTTP {status} bad key")
+def test_400_is_final_however_often() -> None:
+    assert decide(Answer(400, detail="bad key"), 5, NOW, Random(1)) == GiveUp("HTTP 400 bad key")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 410, 413, 422])
+def test_other_4xx_speak_of_settings_and_are_retried_loudly(status: int) -> None:
+    decision = decide(Answer(status, detail="who are you"), 0, NOW, Random(1))
+    assert isinstance(decision, RetryAt)
+    assert (decision.reason, decision.loud) == (f"HTTP {status} who are you", True)
+    assert 0.5 <= decision.at - NOW <= 1.0
+
+
+@given(status=st.none() | st.integers(100, 599), attempt=st.integers(0, 10**9), seed=st.integers())
+def test_2xx_is_accepted_400_given_up_and_all_else_sent_again(status: int | None, attempt: int, seed: int) -> None:
+    decision = decide(Answer(status), attempt, NOW, Random(seed))
+    if status is not None and 200 <= status < 300:
+        assert isinstance(decision, Accepted)
+    elif status == 400:
+        assert isinstance(decision, GiveUp)
+    else:
+        assert isinstance(decision, RetryAt)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +46,7 @@ def test_4xx_is_final_however_often(status: int) -> None:
 def test_everything_else_is_retried_within_a_second_at_first(answer: Answer) -> None:
     decision = decide(answer, 0, NOW, Random(1))
     assert isinstance(decision, RetryAt)
+    assert not decision.loud
     assert 0.5 <= decision.at - NOW <= 1.0
 
 

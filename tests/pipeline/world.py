@@ -10,6 +10,7 @@ from dsobs.model.observation import (
     Failure,
     Health,
     Observation,
+    Paused,
     Probe,
     ProbeOutcome,
     RuntimeView,
@@ -32,6 +33,7 @@ class Server:
     """What the engine does at the moment."""
 
     outstanding: int = 4
+    models: int = 1
     frozen: bool = False
     """Its core stands still: nothing moves, no probe is answered."""
     failure: Failure | None = None
@@ -41,6 +43,14 @@ class Server:
     health: int | None = 200
     probe: ProbeOutcome | None = None
     """What a probe brings, whatever else; None: an answer, or a time-out where it is frozen."""
+    busy: bool = False
+    """One step that takes long: nothing moves and no probe is answered, and its CPU works."""
+    paused: bool = False
+    """By its scheduler's own word, where it can be asked."""
+    says_paused: bool = False
+    """It can be asked whether it is paused."""
+    planned_stop: str | None = None
+    """By the runtime's word."""
     cores: float = 1.0
     """CPU that it uses while it is not frozen."""
     started_at: float = BEGUN - 100.0
@@ -48,6 +58,11 @@ class Server:
     running: bool = True
     tokens: int = 0
     cpu_seconds: float = 10.0
+
+    @property
+    def stands_still(self) -> bool:
+        """No request gets on."""
+        return self.frozen or self.busy or self.paused
 
 
 @dataclass
@@ -67,6 +82,8 @@ class World:
     restarts: list[float] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     probes: list[float] = field(default_factory=list)
+    crashing: bool = False
+    """Each instance from the next one on ends within 10 s, before it is up, and its runtime starts another."""
     scrape_seconds: float = 5.0
     """What a scrape takes that times out."""
 
@@ -78,6 +95,7 @@ class World:
         self.pipeline.can_restart = True
         self._parser = Parser()
         self._asked_at: float | None = None
+        self._pause_asked = False
         self._scraping_until: float | None = None
         self._begun = self.now
 
@@ -102,8 +120,9 @@ class World:
         return made
 
     def firing(self) -> set[str]:
-        """Alerts that fire."""
-        return {alert.name for alert in self.evaluator.alerts() if alert.state is AlertState.FIRING}
+        """Alerts of faults that fire; Watchdog is none."""
+        alerts = self.evaluator.alerts()
+        return {a.name for a in alerts if a.state is AlertState.FIRING and a.severity != "none"}
 
     def states(self, name: str) -> list[str]:
         """What became of an alert, in order."""
@@ -113,19 +132,18 @@ class World:
 
     def _page(self) -> str:
         server = self.server
-        if not server.frozen and server.outstanding:
+        if not server.stands_still and server.outstanding:
             server.tokens += 40
-        names = 'engine="0",model_name="m"'
-        return "\n".join(
-            [
+        lines = [f"process_start_time_seconds {server.started_at + 1}", ""]
+        for model in range(server.models):
+            names = f'engine="0",model_name="m{model or ""}"'
+            lines[:0] = [
                 f"vllm:num_requests_running{{{names}}} {server.outstanding}",
                 f"vllm:num_requests_waiting{{{names}}} 0",
                 f"vllm:generation_tokens_total{{{names}}} {server.tokens + 1}",
                 f"vllm:iteration_tokens_total_count{{{names}}} {server.tokens + 1}",
-                f"process_start_time_seconds {server.started_at + 1}",
-                "",
             ]
-        )
+        return "\n".join(lines)
 
     def _scrape(self) -> Scrape | None:
         failure = self.server.failure
@@ -148,7 +166,7 @@ class World:
         if asked is None:
             return ()
         if outcome is None:
-            outcome = ProbeOutcome.TIMEOUT if self.server.frozen else ProbeOutcome.ANSWERED
+            outcome = ProbeOutcome.TIMEOUT if self.server.stands_still else ProbeOutcome.ANSWERED
         if outcome is ProbeOutcome.TIMEOUT and self.now < asked + self.config.hang.probe_timeout:
             return ()
         self._asked_at = None
@@ -159,14 +177,31 @@ class World:
         server = self.server
         if not self.knows_runtime:
             return Unknown("no runtime configured")
-        server.cpu_seconds += 0.01 if server.frozen else server.cores
+        server.cpu_seconds += 0.01 if server.frozen or server.paused else server.cores
         return RuntimeView(
-            "process", "engine", server.running, started_at=server.started_at, cpu_seconds=server.cpu_seconds
+            "process",
+            "engine",
+            server.running,
+            started_at=server.started_at,
+            planned_stop=server.planned_stop,
+            cpu_seconds=server.cpu_seconds,
         )
+
+    def _paused(self) -> Paused | None:
+        asked, self._pause_asked = self._pause_asked, False
+        if not asked:
+            return None
+        if not self.server.says_paused:
+            return Paused.NOT_THERE
+        if self.server.frozen or self.server.busy:
+            return Paused.UNKNOWN
+        return Paused.YES if self.server.paused else Paused.NO
 
     def restart_engine(self) -> None:
         """As its runtime does it: a new instance works at once."""
         self.server = Server(outstanding=self.server.outstanding, started_at=self.now + self.wall)
+        if self.crashing:
+            self.server.failure, self.server.running = Failure.REFUSED, True
 
     # One turn.
 
@@ -175,14 +210,27 @@ class World:
         health = Health(self.now, 0.01, status=None if refused else self.server.health)
         if health.status is None:
             health = replace(health, failure=Failure.REFUSED if refused else Failure.TIMEOUT)
-        obs = Observation(self.now, self._scrape(), health=health, runtime=self._runtime(), probes=self._probe())
+        if self.crashing and self.server.failure is Failure.REFUSED and int(self.at) % 10 == 0:
+            self.server.running = not self.server.running
+            if self.server.running:
+                self.server.started_at = self.now + self.wall
+        obs = Observation(
+            self.now,
+            self._scrape(),
+            health=health,
+            runtime=self._runtime(),
+            probes=self._probe(),
+            paused=self._paused(),
+        )
         turn = self.pipeline.turn(obs, self.ledger, Switches())
-        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions]
+        # Watchdog always fires: it is no fault.
+        self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.severity != "none"]
         if turn.probes_wanted and self._asked_at is None:
             self._asked_at = self.now
             self.probes.append(self.at)
             self.pipeline.probes_in_flight[None] = 1
             self.pipeline.probe_sent(self.now, None)
+        self._pause_asked = turn.pause_wanted
         self._carry_out(turn)
 
     def _carry_out(self, turn: Turn) -> None:

@@ -12,8 +12,6 @@ set -euo pipefail
 PROMETHEUS=v0.316.0
 ALERTMANAGER=v0.34.0
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
-# A module that is not on the proxy is an error at once, not a slow clone.
-export GOPROXY=${DSOBS_GOPROXY:-https://proxy.golang.org} GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
 
 # build ROOT MODULE VERSION BINARY...: compiles MODULE/cmd/BINARY into ROOT, once, under a lock.
 build() {
@@ -23,6 +21,11 @@ build() {
   exec 9>"$root.lock"
   flock 9
   if [ -e "$root/installed" ]; then return; fi
+  PATH=$PATH:/usr/local/go/bin
+  command -v go >/dev/null || { echo "prometheus.sh: Go 1.25 or newer is needed, and there is no go in PATH" >&2; exit 1; }
+  # A module that is not on the proxy is an error at once, not a slow clone.
+  GOPROXY=$(go env GOPROXY | sed 's/,direct$//')
+  export GOPROXY GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
   echo "building $module $version into $root (some minutes, once)" >&2
   rm -rf "$root"
   mkdir -p "$root/work"

@@ -1,6 +1,7 @@
 """The real Alertmanager: what dsobs relies on in it, the shipped routes, and the way from a hang to a silence."""
 
 import contextlib
+import itertools
 import os
 import subprocess
 import time
@@ -10,11 +11,15 @@ from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from aiohttp import web
 
+from dsobs.config.models import Alertmanager
+from dsobs.notifiers.alertmanager import AlertmanagerNotifier
+from dsobs.notifiers.inhibition import inhibitor, load_inhibition
 from dsobs.simulator.process import free_port
 from tests.acceptance.scene import scene
-from tests.contracts.alertmanager_contract import AlertmanagerContract, until
+from tests.contracts.alertmanager_contract import AlertmanagerContract, standing, until
 
 pytestmark = pytest.mark.real
 
@@ -118,6 +123,53 @@ def test_shipped_routes_lead_where_they_should(labels: tuple[str, ...], receiver
         text=True,
     )
     assert routed.returncode == 0, routed.stdout + routed.stderr
+
+
+NAMES = (
+    "EngineDown", "EngineHung", "EngineUnresponsive", "EngineStartSlow", "EngineTargetAbsent", "LatencyP99High",
+    "TimeToFirstTokenBudgetFast", "TimeToFirstTokenBudgetSlow", "TimeToFirstTokenBudgetLong", "AvailabilityBudgetFast",
+    "AvailabilityBudgetSlow", "AvailabilityBudgetLong", "ErrorRateHigh", "QueueGrowing", "SchedulerStuck",
+    "PreemptionThrash", "KVCacheSaturated", "GPUFellOffBus", "GPUResetNeeded", "GPUApplicationFault", "GPUMemoryHigh",
+    "ContainerRestartsHigh", "Watchdog",
+)  # fmt: skip
+
+
+async def test_inhibition_is_that_of_alertmanager_for_every_pair_of_alerts(tmp_path: Path) -> None:
+    rules = load_inhibition([ROOT / "alerts" / "alertmanager.yaml"])
+    inhibit = yaml.safe_load((ROOT / "alerts" / "alertmanager.yaml").read_text())["inhibit_rules"]
+    config = QUIET + yaml.safe_dump({"inhibit_rules": inhibit})
+    pairs = {
+        f"{source}/{target}": [{"alertname": name, "instance": f"{source}/{target}"} for name in (source, target)]
+        for source, target in itertools.permutations(NAMES, 2)
+    }
+    # The same once more, with another model on the target's side.
+    pairs |= {
+        f"{key}/model": [
+            {**source, "instance": f"{key}/model"},
+            {**target, "instance": f"{key}/model", "model_name": "r1"},
+        ]
+        for key, (source, target) in pairs.items()
+    }
+    expected = {key: inhibitor(rules, target, [source, target]) is not None for key, (source, target) in pairs.items()}
+    alerts = [standing(labels=labels) for pair in pairs.values() for labels in pair]
+    async with aiohttp.ClientSession() as session:
+        with alertmanager(tmp_path, config) as url:
+            await until_ready(url, session)
+            notifier = AlertmanagerNotifier(url, Alertmanager(urls=(url,)), session)
+            for start in range(0, len(alerts), 256):
+                assert (await notifier.send_standing(alerts[start : start + 256])).status == 200
+
+            async def same() -> bool:
+                async with session.get(f"{url}/api/v2/alerts") as answer:
+                    listed = await answer.json()
+                held = {
+                    (one["labels"]["instance"], one["labels"]["alertname"]): bool(one["status"]["inhibitedBy"])
+                    for one in listed
+                }
+                return {key: held.get((key, pair[1]["alertname"])) for key, pair in pairs.items()} == expected
+
+            await until(same, 30.0)
+    assert sum(expected.values()) > 50
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """One prefill far longer than the threshold, alone on a real vLLM: tokens stand still for a minute, and it is no hang.
 
-DSOBS_LONG=1 takes a model three times as deep: minutes of it, and steps that are longer than the least threshold.
+LONG_TESTS=1 takes a model three times as deep: minutes of it, and steps that are longer than the least threshold.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.acceptance.scene import Scene, scene
 from tests.real.vllm import SCRIPT, install
 
 pytestmark = pytest.mark.real
-LONG = bool(os.environ.get("DSOBS_LONG"))
+LONG = os.environ.get("LONG_TESTS") == "1"
 SHAPE = "48x1024" if LONG else "16x1024"
 PROMPT_TOKENS = 15_000
 LEAST_STANDSTILL_SECONDS = 30.0

@@ -1,6 +1,7 @@
 """The flight recorder and the form of its records."""
 
 import gzip
+import threading
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsobs.model.observation import Failure
+from dsobs.recorder.behind import BACKLOG, RecordsBehind
 from dsobs.recorder.flight import FlightRecorder, prune_bundles
 from dsobs.recorder.records import RecordError, failed_scrape_of, failure_of_text, health_of, read_records
+from dsobs.telemetry import RECORDER_DROPPED
 
 
 def record(t: float, size: int = 100) -> dict[str, Any]:
@@ -178,3 +181,33 @@ def test_of_a_damaged_segment_a_copy_has_what_can_be_read(tmp_path: Path) -> Non
     recorder.copy_recent(0, tmp_path / "copy.jsonl.gz")
     times = [r["t"] for r in read_records(tmp_path / "copy.jsonl.gz")]
     assert times[-30:] == list(range(1060, 1090))
+
+
+class HangingDisk(FlightRecorder):
+    """A recorder whose first write waits until it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 1_000_000)
+        self.begun = threading.Event()
+        self.back = threading.Event()
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.begun.set()
+        assert self.back.wait(30)
+        super().write(record)
+
+
+def test_a_disk_that_hangs_costs_records_and_holds_up_nobody(tmp_path: Path) -> None:
+    recorder = HangingDisk(tmp_path)
+    behind = RecordsBehind(recorder)
+    before = RECORDER_DROPPED.labels("behind")._value.get()
+    behind.write(record(1000.0))
+    assert recorder.begun.wait(10)
+    for n in range(1, BACKLOG + 20):
+        behind.write(record(1000.0 + n))
+    behind.close(0.05)
+    recorder.back.set()
+    behind.close(10)
+    assert RECORDER_DROPPED.labels("behind")._value.get() == before + 19
+    assert [r["t"] for r in recorder.recent(0)] == [1000.0 + n for n in range(BACKLOG + 1)]
+    behind.close()

@@ -1,14 +1,16 @@
 """The one place that acts."""
 
 import asyncio
+import random
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dsobs.config.models import Mode
+from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import RuntimeView, Unknown
@@ -162,7 +164,7 @@ async def test_sidecar_dead_between_act_and_record_counts_as_done_and_is_not_rep
     await scene.store.append(ledgers.Entry(139.5, "i1", "restart", "reserved", {"instance_started_at": 1000.0}))
     again = Scene(db, ENFORCE, ok)
     assert again.store.current.attempt_in_flight() is not None
-    await again.actor.recover()
+    await again.actor.settle()
     assert again.store.current.attempt_in_flight() is None
     assert [e.state for e in again.store.current.entries if e.kind == "restart"] == ["reserved", "unknown"]
     assert again.engine.restarts == []
@@ -216,3 +218,118 @@ async def test_without_a_runtime_nothing_is_reserved(db: StateDb) -> None:
     scene = Scene(db, ENFORCE, ok)
     scene.actor._runtime = lambda: Unknown("gone")
     assert await scene.do(RESTART) == []
+
+
+async def test_any_exception_of_a_runtime_is_an_unknown_outcome_and_pages(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise ValueError("no such field")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart unknown", "page done"]
+    assert scene.store.current.attempt_in_flight() is None
+    assert scene.pages == ["restart ended in an error, its outcome is unknown: ValueError: no such field"]
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "pages"),
+    [
+        (None, "done", []),
+        (TimeoutError(), "unknown", []),
+        (RuntimeRefused("no such container"), "failed", ["from memory: restart failed: no such container"]),
+    ],
+)
+async def test_a_result_that_can_not_be_written_is_written_later_and_a_failure_paged_at_once(
+    db: StateDb, error: Exception | None, state: str, pages: list[str]
+) -> None:
+    def act() -> RestartResult:
+        db.transact(lambda c: c.execute("PRAGMA query_only = 1"))
+        if error is not None:
+            raise error
+        return ok()
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved"]
+    await scene.actor.settle()
+    assert scene.store.current.attempt_in_flight() is not None
+    assert db._connection is not None
+    db._connection.execute("PRAGMA query_only = 0")
+    await scene.store.retry(200.0)
+    await scene.actor.settle()
+    await scene.actor.settle()
+    assert [f"{e.kind} {e.state}" for e in scene.store.current.entries] == ["restart reserved", f"restart {state}"]
+    assert scene.pages == pages
+
+
+class HangingDisk(StateDb):
+    """A disk whose commits hang until it is `back`: they reach it, late."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, ledgers.SCHEMA)
+        self.back = threading.Event()
+        self.back.set()
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        result = super()._transaction(work)
+        assert self.back.wait(30)
+        return result
+
+
+async def test_a_reservation_that_the_disk_takes_too_late_is_no_act_and_is_withdrawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HangingDisk.transact_async, "__kwdefaults__", {"deadline": 0.1, "late": None})
+    db = HangingDisk(tmp_path / "state.db")
+    scene = Scene(db, ENFORCE, ok)
+    db.back.clear()
+    assert await scene.do(RESTART, RESTART) == []
+    await scene.actor.settle()
+    assert not scene.store.current.writable
+    db.back.set()
+    async with asyncio.timeout(10):
+        while not scene.store.current.writable:
+            scene.clock.advance(10.0)
+            await scene.store.retry(scene.clock.now())
+    await scene.actor.settle()
+    lines = [(e.kind, e.state, e.detail.get("withdrawn")) for e in scene.store.current.entries]
+    assert lines == [("restart", "reserved", None), ("restart", "failed", True)]
+    assert scene.engine.restarts == []
+    db.close()
+
+
+async def test_nothing_is_written_to_a_ledger_that_could_not_be_read_before_it_was(db: StateDb) -> None:
+    await LedgerStore(db, 140.0).append(ledgers.Entry(139.0, "i1", "restart", "observed", {}))
+    db.transact(lambda c: c.execute("ALTER TABLE ledger RENAME TO elsewhere"))
+    store = LedgerStore(db, 140.0)
+    assert not store.current.writable
+    db.transact(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO ledger"))
+    with pytest.raises(StateError):
+        await store.append(ledgers.Entry(141.0, "i2", "incident", "opened"))
+    await store.retry(150.0)
+    assert [e.incident for e in store.current.entries] == ["i1"]
+    await store.append(ledgers.Entry(151.0, "i2", "incident", "opened"))
+
+
+class Drawn(random.Random):
+    """Says what was drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bounds: list[tuple[float, float]] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.bounds.append((a, b))
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("coordination", "drawn"),
+    [(Coordination.LEASE, []), (Coordination.SINGLE, [(0.0, 7.0)]), (Coordination.UNCOORDINATED, [(0.0, 7.0)])],
+)
+async def test_who_has_no_lease_waits_a_random_delay_before_it_acts(
+    db: StateDb, coordination: Coordination, drawn: list[tuple[float, float]]
+) -> None:
+    scene = Scene(db, ENFORCE.model_copy(update={"coordination": coordination, "random_delay": 7.0}), ok)
+    scene.actor._random = dice = Drawn()
+    await scene.do(RESTART)
+    assert dice.bounds == drawn
+    assert scene.engine.restarts == [1000.0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dsobs.config.models import Coordination
+from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
@@ -31,6 +31,7 @@ DOWN = replace(
     down_reason="gone",
 )
 SETTINGS = Settings()
+ENFORCE = Settings(mode=Mode.ENFORCE)
 NO = Switches()
 
 
@@ -118,6 +119,15 @@ def test_each_guard_refuses_with_its_name(view: View, switches: Switches, settin
     assert reason.startswith(guard + ":")
 
 
+@pytest.mark.parametrize("action", ["reset_gpu", "reboot_node", "escalate"])
+def test_a_broken_card_is_never_answered_with_a_restart(action: str) -> None:
+    steps = do([alert(), alert("GPUResetNeeded", action=action)], settings=ENFORCE)
+    assert [step.action for step in steps] == ["restart", "page"]
+    assert restarts(steps) == ["gpu_well: GPUResetNeeded: a restart does not mend the card"]
+    assert restarts(do([alert(), alert("GPUResetNeeded", AlertState.RESOLVED, action)])) == [None]
+    assert restarts(do([alert(), alert("GPUApplicationFault", action="restart_application")])) == [None]
+
+
 def test_a_ledger_that_can_not_be_written_refuses() -> None:
     book = replace(ledger(EVIDENCE), writable=False, why_not="disk full")
     assert restarts(do([alert()], book=book)) == ["ledger_writable: the ledger can't be written: disk full"]
@@ -143,7 +153,7 @@ def test_cooldown_counts_attempts_whose_outcome_is_not_known() -> None:
 
 def test_an_attempt_that_surely_did_nothing_starts_no_cooldown() -> None:
     book = ledger(EVIDENCE, (500, "restart", "reserved"))
-    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "failed", {"attempt": 3}, 9))
+    book = book.with_entry(Entry(NOW - 499, "i1", "restart", "failed", {"attempt": 3, "withdrawn": True}, 9))
     assert restarts(do([alert()], book=book)) == [None]
 
 
@@ -202,11 +212,48 @@ def test_a_failure_is_paged_once_also_by_a_dsobs_that_was_killed_before_it_paged
     assert [s.action for s in do([], BACK, paged) if s.action == "page"] == []
 
 
-def test_a_runtime_that_refuses_is_asked_again_once_a_minute() -> None:
-    book = ledger(EVIDENCE, (60, "restart", "reserved"), (5, "page", "done"))
-    failed = Entry(NOW - 59, "i1", "restart", "failed", {"attempt": 3}, 3)
-    assert restarts(do([alert()], book=book.with_entry(failed))) == []
-    assert restarts(do([alert()], book=book.with_entry(replace(failed, at=NOW - 61)))) == [None]
+def test_a_restart_that_was_withdrawn_is_tried_again_after_a_minute_and_pages_nobody() -> None:
+    book = ledger(EVIDENCE, (60, "restart", "reserved"))
+    withdrawn = Entry(NOW - 59, "i1", "restart", "failed", {"attempt": 3, "withdrawn": True}, 3)
+    assert do([alert()], book=book.with_entry(withdrawn)) == []
+    assert restarts(do([alert()], book=book.with_entry(replace(withdrawn, at=NOW - 61)))) == [None]
+
+
+def refused(*ago: float, paged: bool = True) -> Ledger:
+    """A ledger in which the runtime refused so many seconds ago; the first refusal was `paged`."""
+    book, id_ = ledger(EVIDENCE), 3
+    for number, seconds in enumerate(ago):
+        why = {"attempt": id_, "why": "no such container"}
+        lines = [Entry(NOW - seconds - 1, "i1", "restart", "reserved", {}, id_)]
+        lines.append(Entry(NOW - seconds, "i1", "restart", "failed", why, id_ + 1))
+        if paged and number == 0:
+            lines.append(Entry(NOW - seconds, "i1", "page", "done", {}, id_ + 2))
+        for line in lines:
+            book = book.with_entry(line)
+        id_ += 3
+    return book
+
+
+def pages(steps: list[Step]) -> list[str]:
+    return [step.reason for step in steps if step.action == "page"]
+
+
+def test_fault_37_a_runtime_that_refuses_is_paged_once_and_asked_again_after_a_cooldown() -> None:
+    assert pages(do([alert()], book=refused(1, paged=False))) == ["restart failed: no such container"]
+    for ago in (1, 61, 599):
+        steps = do([alert()], book=refused(ago))
+        assert pages(steps) == []
+        assert restarts(steps) in ([], [f"refused_before: the runtime refused, next try in {600 - ago} s"])
+    assert restarts(do([alert()], book=refused(601))) == [None]
+    assert pages(do([alert()], book=refused(601, 1))) == []
+
+
+def test_fault_37_a_runtime_that_goes_on_refusing_is_given_up_with_a_page() -> None:
+    book = refused(5000, 3000, 1000)
+    steps = do([alert()], book=book)
+    assert pages(steps) == ["restart failed 3 times, dsobs tries no more: no such container"]
+    assert restarts(steps) == ["refused_before: the runtime refused 3 times; this is for a person"]
+    assert pages(do([alert()], book=book.with_entry(Entry(NOW - 999, "i1", "page", "done", {}, 99)))) == []
 
 
 def test_an_incident_stays_open_while_its_restored_alert_is_not_seen_anew() -> None:
@@ -226,13 +273,21 @@ def test_an_incident_that_ends_by_itself_closes_after_a_quiet_minute() -> None:
     quiet = replace(VIEW, engines=())
     assert do([], quiet, ledger((59, "evidence", "done"))) == []
     assert [s.action for s in do([], quiet, ledger((61, "evidence", "done")))] == ["close"]
+    away = replace(quiet, up=False, ready=False)
+    assert do([], away, ledger((61, "evidence", "done"))) == []
+    stopped = replace(away, planned_stop="docker stop event")
+    assert [s.action for s in do([], stopped, ledger((61, "evidence", "done")))] == ["close"]
 
 
 def test_a_refusal_that_will_not_pass_by_itself_pages_once() -> None:
     used = replace(VIEW, restarts_24h=3)
-    assert [s.action for s in do([alert()], used)] == ["restart", "page"]
+    assert [s.action for s in do([alert()], used, settings=ENFORCE)] == ["restart", "page"]
     book = ledger(EVIDENCE, (5, "page", "done"))
-    assert [s.action for s in do([alert()], used, book)] == ["restart"]
+    assert [s.action for s in do([alert()], used, book, ENFORCE)] == ["restart"]
+
+
+def test_in_observe_a_refused_restart_pages_nobody() -> None:
+    assert [s.action for s in do([alert()], replace(VIEW, restarts_24h=3))] == ["restart"]
 
 
 def test_a_dead_engine_is_restarted_after_its_runtime_had_time_to() -> None:
@@ -254,18 +309,26 @@ def test_an_api_server_without_its_core_is_restarted_only_if_a_request_was_answe
 
 
 @pytest.mark.parametrize(
-    ("seconds", "witness", "restarted"),
+    ("seconds", "still", "restarted"),
     [
-        (301, Witness.STILL, True),
-        (299, Witness.STILL, False),
-        (3000, Witness.WORKING, False),
-        (3000, Witness.UNKNOWN, False),
+        (301, 400, True),
+        (299, 400, False),
+        (3000, 301, True),
+        (3000, 299, False),  # It worked until then.
+        (3000, None, False),
     ],
 )
-def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still(
-    seconds: float, witness: Witness, restarted: bool
+def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still_over_all_of_them(
+    seconds: float, still: float | None, restarted: bool
 ) -> None:
-    view = replace(VIEW, up=False, engines=(), unresponsive_since=NOW - seconds, witness=witness)
+    view = replace(
+        VIEW,
+        up=False,
+        engines=(),
+        unresponsive_since=NOW - seconds,
+        witness=Witness.UNKNOWN if still is None else Witness.STILL,
+        still_since=None if still is None else NOW - still,
+    )
     assert bool(restarts(do([alert("EngineUnresponsive")], view))) is restarted
 
 
@@ -281,3 +344,102 @@ def test_other_engines_of_the_server_that_still_work_are_drained_first() -> None
 
 def test_an_alert_that_asks_for_no_action_is_never_repaired() -> None:
     assert do([alert("EngineStartSlow", action="")], book=Ledger()) == []
+
+
+def attempts(count: int, state: str) -> tuple[Entry, ...]:
+    """Restarts of hours ago, each with its outcome."""
+    made: list[Entry] = []
+    for number in range(count):
+        at, first = NOW - 20_000.0 + 4000 * number, 100 + 2 * number
+        if state == "observed":
+            made.append(Entry(at, f"o{number}", "restart", "observed", {}, first))
+        else:
+            made.append(Entry(at, f"o{number}", "restart", "reserved", {}, first))
+            made.append(Entry(at + 1, f"o{number}", "restart", state, {"attempt": first}, first + 1))
+    return tuple(made)
+
+
+def with_attempts(count: int, state: str) -> Ledger:
+    return Ledger((*attempts(count, state), *ledger(EVIDENCE).entries))
+
+
+def test_what_observe_mode_would_have_done_uses_up_no_budget_of_enforce() -> None:
+    assert restarts(do([alert("EngineDown")], DOWN, with_attempts(3, "observed"), ENFORCE)) == [None]
+    (refused,) = restarts(do([alert("EngineDown")], DOWN, with_attempts(3, "observed")))
+    assert refused == "budget: budget used: 3 restarts in 24 h, limit 3"
+    lately = Entry(NOW - 60, "o9", "restart", "observed", {}, 1)
+    book = Ledger((lately, *ledger(EVIDENCE).entries))
+    assert restarts(do([alert("EngineDown")], DOWN, book, ENFORCE)) == [None]
+    (refused,) = restarts(do([alert("EngineDown")], DOWN, book))
+    assert refused is not None
+    assert refused.startswith("cooldown")
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "own", "allowed"),
+    [
+        ("unknown", 0, 0, False),  # No new instance of any was seen: they count all the same.
+        ("done", 3, 3, False),  # Each counts once.
+        ("done", 2, 2, False),
+        ("failed", 0, 0, True),  # Surely nothing was done.
+    ],
+)
+def test_attempts_count_towards_the_budget_once_each(state: str, seen: int, own: int, allowed: bool) -> None:
+    view = replace(DOWN, restarts_24h=seen, own_restarts_24h=own)
+    (refused,) = restarts(do([alert("EngineDown")], view, with_attempts(3, state), ENFORCE))
+    assert (refused is None) is allowed
+    one = replace(DOWN, restarts_24h=1, own_restarts_24h=1)
+    assert restarts(do([alert("EngineDown")], one, with_attempts(1, "unknown"), ENFORCE)) == [None]
+
+
+def test_nothing_is_restarted_while_the_runtime_does_not_say_how_the_engine_is() -> None:
+    view = replace(DOWN, runtime=Unknown("Docker does not answer"), can_restart=False)
+    (refused,) = restarts(do([alert("EngineDown")], view))
+    assert refused == "runtime_known: the runtime can't restart the engine: Docker does not answer"
+
+
+OTHER = EngineProgress(("m", "1"), 8.0, NOW - 1, NOW, 0.0, 5.0, in_prefill=False)
+
+
+@pytest.mark.parametrize(
+    ("since_failed", "worked_ago", "engines", "outcome"),
+    [
+        (31, None, (), [None]),
+        (31, 40, (), [None]),  # Before the probe failed: a core that was stopped later.
+        (31, 0, (), ["at_work"]),
+        (599, 0, (), ["at_work"]),
+        (600, 0, (), [None]),
+        (60, 29, (), ["at_work"]),  # It stands still, but not for 30 s.
+        (60, 30, (), [None]),
+        (31, 0, (OTHER,), [None]),  # The work that is seen is another engine's.
+    ],
+)
+def test_a_hang_that_cpu_or_gpu_deny_has_a_long_patience(
+    since_failed: float, worked_ago: float | None, engines: tuple[EngineProgress, ...], outcome: list[str | None]
+) -> None:
+    hung = replace(HUNG, failed_at=NOW - since_failed, last_moved_at=NOW - since_failed - 9)
+    view = replace(
+        VIEW,
+        engines=(hung, *engines),
+        witness=Witness.WORKING,
+        worked_at=None if worked_ago is None else NOW - worked_ago,
+    )
+    drained = ledger(EVIDENCE, (40, "drain", "done"))
+    steps = [s for s in do([alert()], view, drained) if s.action == "restart"]
+    assert [s.refused and s.refused.partition(":")[0] for s in steps] == outcome
+    assert all("at work" in s.reason for s in steps if since_failed == 600)
+
+
+def test_a_repair_that_is_proved_late_is_verified_all_the_same() -> None:
+    book = after_restart(90.0).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {"reason": "not ready"}, 5))
+    book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
+    assert [s.action for s in do([alert()], BACK, book)] == ["verified"]
+
+
+@pytest.mark.parametrize(("state", "verified"), [("unknown", True), ("done", False)])
+def test_the_same_instance_is_proof_only_after_a_restart_whose_outcome_is_not_known(state: str, verified: bool) -> None:
+    same = replace(BACK, instance_started_at=1000.0)
+    assert do([], same, after_restart(state=state)) == []
+    book = after_restart(90.0, state).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {}, 5))
+    book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
+    assert ("verified" in [s.action for s in do([alert()], same, book)]) is verified

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsobs import telemetry
@@ -292,20 +292,28 @@ def test_template_may_ask_the_store(bench: MakeBench) -> None:
     assert fired.alert.annotations["summary"] == "90 0 at 90"
 
 
-def test_alerts_are_series_too_and_rules_may_refer_to_them(bench: MakeBench) -> None:
+def test_alerts_are_series_too_and_later_rules_see_them_at_once(bench: MakeBench) -> None:
     b = bench(
         _RULE.replace("for: 1m", "for: 0").replace("interval: 15s", "interval: 1s")
         + '      - {alert: Any, expr: \'count(ALERTS{alertstate="firing", alertname="Hot"}) > 0\'}\n'
     )
-    b.at(0, _hot(90))
+    assert [t.alert.name for t in b.at(0, _hot(90))] == ["Hot", "Any"]
     names = {"alertname": "Hot", "severity": "warning", "host": "rule-0", "gpu": "0"}
     assert b.evaluator.alert_samples() == [
         Sample(labels("ALERTS", alertstate="firing", **names), 1.0),
         Sample(labels("ALERTS_FOR_STATE", **names), 0.0),
+        Sample(labels("ALERTS", alertstate="firing", alertname="Any"), 1.0),
+        Sample(labels("ALERTS_FOR_STATE", alertname="Any"), 0.0),
     ]
-    assert [t.alert.name for t in b.at(1, _hot(90))] == ["Any"]
-    assert [t.alert.name for t in b.at(2, _hot(70))] == ["Hot"]
-    assert [(t.alert.name, t.alert.state) for t in b.at(3, _hot(70))] == [("Any", _RESOLVED)]
+    assert b.at(1, _hot(90)) == []
+    assert [(t.alert.name, t.alert.state) for t in b.at(2, _hot(70))] == [("Hot", _RESOLVED), ("Any", _RESOLVED)]
+
+
+def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(bench: MakeBench) -> None:
+    text = _RULE.replace("GPU {{", "{{ with query `other offset 2h` }}{{ . | first | value }} {{ end }}{{")
+    evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
+    assert evaluator.metric_names == {"temperature", "other", "hottest"}
+    assert evaluator.lookback_seconds == 7_500
 
 
 def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
@@ -340,6 +348,7 @@ def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:
     assert b.evaluator.alerts_view() == {"alerts": [alert]}
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), max_size=60), st.integers(0, 5), st.integers(0, 5))
 def test_states_follow_the_condition(holds: list[bool], hold_for: int, keep: int) -> None:
     """Against the definition, told over the whole history of the condition instead of step by step."""

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dsobs.rules.files import AlertRule, RecordingRule, RuleFileError, load, load_text
+from dsobs.config import Config
+from dsobs.pipeline import rule_groups
+from dsobs.rules.files import AlertRule, RecordingRule, RuleFileError, load, load_text, out_of_reach
 
 _DATA = Path(__file__).parent / "data"
 
@@ -71,8 +73,11 @@ MESSAGES: dict[str, list[str]] = {
         "FILE:1: unknown key `group` in a rule file; did you mean `groups`?",
     ],
     "unsupported_promql": [
-        'FILE:5: group "g": rule "A": expr: dsobs does not support subqueries; write it otherwise, or leave this rule to Prometheus',
+        'FILE:5: group "g": rule "A": expr: dsobs does not support the experimental function mad_over_time(); write it otherwise, or leave this rule to Prometheus',
         'FILE:7: group "g": rule "B": expr: unclosed left parenthesis',
+        'FILE:9: group "g": rule "C": expr: dsobs does not support a selector that does not name its metrics in a rule; write it otherwise, or leave this rule to Prometheus',
+        'FILE:11: group "g": rule "D": expr: dsobs does not support native histograms, which histogram_avg() is for; write it otherwise, or leave this rule to Prometheus',
+        'FILE:15: group "g": rule "E": annotation \'summary\': template: dsobs does not support a selector that does not name its metrics in a rule; write it otherwise, or leave this rule to Prometheus',
     ],
     "wrong_shapes": [
         "FILE:2: the group has no name; add `name:`",
@@ -193,3 +198,28 @@ def test_key_survives_changes_of_for_annotations_and_place_only() -> None:
 
     assert key() == key(extra=", for: 5m, annotations: {a: b}") == key(group="h")
     assert len({key(), key(expr="up < 1"), key(labels="{severity: warning}")}) == 3
+
+
+def test_a_rule_that_looks_back_further_than_the_sidecar_keeps_is_named() -> None:
+    text = """
+groups:
+  - name: g
+    rules:
+      - {alert: A, expr: 'rate(x[6h]) > 0'}
+      - {alert: B, expr: 'rate(x[6h] offset 1m) > 0'}
+      - {record: 'a:b', expr: 'avg_over_time(x[3d])'}
+"""
+    assert [(problem.line, problem.rule) for problem in out_of_reach(load_text([("f", text)]))] == [
+        (6, "B"),
+        (7, "a:b"),
+    ]
+
+
+def test_such_a_rule_is_refused_by_the_sidecar(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("groups: [{name: g, rules: [{alert: A, expr: 'rate(x[1d]) > 0'}]}]")
+    config = Config.model_validate({"rules": {"files": [str(path)]}})
+    with pytest.raises(
+        RuleFileError, match="it looks back 24 h and the sidecar keeps 6 h; leave this rule to Prometheus"
+    ):
+        rule_groups(config)

@@ -55,6 +55,12 @@ def test_a_plan_holds_settings_rules_and_inhibition(tmp_path: Path) -> None:
     ("file", "text", "where"),
     [
         ("dsobs.yaml", "remediation: {mode: maybe}\n", "dsobs.yaml:1"),
+        ("dsobs.yaml", "pages: {summary: '{{ $limit }}'}\n", "pages.summary"),
+        (
+            "dsobs.yaml",
+            "notifiers: {alertmanager: {urls: ['http://a'], silence_scope: ['pod=\"x']}}\n",
+            "silence_scope",
+        ),
         ("own.yaml", "groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]\n", "own.yaml:1"),
         ("am.yaml", "inhibit_rules: [{source_matchers: [], target_matchers: [a=b]}]\n", "am.yaml:1"),
     ],

@@ -72,6 +72,32 @@ def test_a_silenced_alert_is_told_of_when_the_silence_ends() -> None:
     assert told(t, a, held=held, now=NOW + 59) == [(TRIGGER, "A")]
 
 
+def test_a_silence_for_the_server_by_its_name_holds() -> None:
+    held = [silences.new([matcher], NOW - 1, 60, "me", "") for matcher in ("instance=gpu-2", "instance=gpu-1")]
+    assert told(teller(), alert("A"), held=held[:1]) == [(TRIGGER, "A")]
+    assert told(teller(), alert("A"), held=held) == []
+
+
+def test_a_silenced_alert_is_told_of_when_the_silence_is_expired() -> None:
+    t, a = teller(), alert("A")
+    assert told(t, a, held=[silences.new(["alertname=A"], NOW - 1, 60, "me", "")]) == []
+    assert told(t, a, held=[]) == [(TRIGGER, "A")]
+
+
+def test_a_silence_that_ends_over_a_restart_of_dsobs_leaves_its_alert_to_be_told_of() -> None:
+    connection = sqlite3.connect(":memory:")
+    for statement in telling.SCHEMA:
+        connection.execute(statement)
+    t, a = teller(), alert("A")
+    assert told(t, a, held=[silences.new(["alertname=A"], NOW - 1, 60, "me", "")]) == []
+    t.save(connection, t.unsaved or frozenset())
+    again = teller()
+    again.restore(connection)
+    assert told(again, replace(a, confirmed=False)) == []
+    assert told(again, a) == [(TRIGGER, "A")]
+    assert told(again, a) == []
+
+
 def test_an_alert_that_ends_while_it_is_silenced_is_never_told_of() -> None:
     t, a = teller(), alert("A")
     held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]

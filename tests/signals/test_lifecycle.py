@@ -191,3 +191,97 @@ def test_an_own_restart_that_never_began_an_instance_excuses_nothing_later() -> 
     life.observe(seen(161, RUNNING), new_instance=False)
     life.observe(refused(162, ENDED), new_instance=False)
     assert life.down_since == 162
+
+
+def test_a_planned_stop_whose_witness_comes_late_is_no_outage_any_more() -> None:
+    life = after(seen(110, RUNNING), *(refused(t, Unknown("Docker does not answer")) for t in range(111, 130)))
+    assert life.down_since == 111
+    stopped = replace(ENDED, exit_code=0, planned_stop="docker stop event")
+    life.observe(refused(130, stopped), new_instance=False)
+    assert life.down_since is None
+    assert life.planned_stop == "docker stop event"
+    assert gauge(life, "planned_stop_seconds", 131) == 20.0
+
+
+def test_own_restart_excuses_the_end_of_the_old_instance_and_not_of_the_new_one() -> None:
+    life = after(seen(110, RUNNING))
+    life.expect_own_stop("dsobs, incident 1", 160)
+    life.observe(refused(111, ENDED), new_instance=False)
+    again = replace(RUNNING, started_at=112.0)
+    life.observe(refused(113, again), new_instance=True)
+    life.observe(refused(114, again), new_instance=False)
+    assert life.down_since is None
+    life.observe(refused(115, replace(again, running=False, exit_code=1)), new_instance=False)
+    assert life.down_since == 115
+    assert life.planned_stop is None
+
+
+def test_a_crash_loop_after_an_own_restart_is_down_though_no_end_of_it_was_seen() -> None:
+    life = after(seen(110, RUNNING))
+    life.expect_own_stop("dsobs, incident 1", 160)
+    life.observe(refused(113, replace(RUNNING, started_at=112.0)), new_instance=True)
+    assert life.down_since is None
+    life.observe(refused(117, replace(RUNNING, started_at=116.0)), new_instance=True)
+    assert life.down_since == 117
+
+
+def test_an_own_restart_that_brings_no_new_instance_is_down_when_its_time_is_over() -> None:
+    life = after(seen(110, RUNNING))
+    life.expect_own_stop("dsobs, incident 1", 160)
+    for at in range(111, 161):
+        life.observe(refused(at, ENDED), new_instance=False)
+    assert life.down_since is None
+    life.observe(refused(161, ENDED), new_instance=False)
+    assert life.down_since == 161
+
+
+@pytest.mark.parametrize("looks", [("ended", "again", "ended"), ("again", "ended"), ("again", "another")])
+def test_a_planned_restart_excuses_no_crash_of_the_instance_that_it_made(looks: tuple[str, ...]) -> None:
+    life = after(seen(110, RUNNING))
+    planned: str | None = "docker restart event"
+    at = 111.0
+    for number, look in enumerate(looks):
+        runtime = replace(RUNNING, running=look != "ended", started_at=100.0 + number, planned_stop=planned)
+        life.observe(refused(at, runtime), new_instance=look != "ended")
+        if look == "again":
+            assert life.down_since is None
+            planned = None
+        at += 1
+    assert life.down_since == at - 1
+    assert life.planned_stop is None
+
+
+def test_a_runtime_that_does_not_answer_while_a_planned_restart_loads_its_model_is_no_outage() -> None:
+    life = after(seen(110, RUNNING))
+    again = replace(RUNNING, started_at=112.0, planned_stop="docker restart event")
+    life.observe(refused(113, again), new_instance=True)
+    for at in range(114, 130):
+        life.observe(refused(at, Unknown("Docker does not answer")), new_instance=False)
+    assert life.down_since is None
+
+
+def test_a_port_that_closes_while_the_process_lives_is_down_and_not_starting() -> None:
+    life = after(seen(110, RUNNING), refused(111, RUNNING), refused(112, RUNNING))
+    assert life.down_since is None
+    life.observe(refused(113, RUNNING), new_instance=False)
+    assert life.down_since == 111
+    assert life.starting_since is None
+    assert "though its process lives" in life.down_reason
+
+
+def test_a_port_that_closes_after_somebody_asked_the_process_to_stop_is_a_planned_stop() -> None:
+    # What stopped the last instance says nothing about this one.
+    stale = replace(RUNNING, planned_stop="docker restart event")
+    assert after(seen(110, stale), *(refused(t, stale) for t in range(111, 115))).down_since == 111
+    asked = replace(RUNNING, planned_stop="docker kill event", stopping="docker kill event")
+    life = after(seen(110, RUNNING), *(refused(t, asked) for t in range(111, 115)))
+    assert life.down_since is None
+    assert life.planned_stop == "docker kill event"
+
+
+def test_an_instance_that_was_loading_when_dsobs_was_restarted_is_starting() -> None:
+    life = Lifecycle(seen=True, was_up=False)
+    for at in range(110, 130):
+        life.observe(refused(at, RUNNING), new_instance=False)
+    assert life.down_since is None
+    assert life.starting_since is not None

@@ -122,6 +122,17 @@ def hung(tracker: ProgressTracker) -> float:
     return last
 
 
+def test_the_moment_is_known_at_which_a_stall_will_pass_its_threshold() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    assert tracker.due_at(0) is None
+    moved = decoding(tracker)
+    assert tracker.due_at(moved + 0.3) == moved + 5.0
+    # Passed, it is no longer waited for; nor where nothing is outstanding.
+    assert tracker.due_at(moved + 5.0) is None
+    tracker.observe(moved + 1, page(running=0, tokens=150.0, finished=8.0))
+    assert tracker.due_at(moved + 1) is None
+
+
 def test_a_probe_that_timed_out_with_no_movement_confirms_the_hang() -> None:
     tracker = ProgressTracker(Hang(), "on")
     last = hung(tracker)
@@ -361,3 +372,45 @@ def test_a_scrape_that_fails_leaves_the_stall_where_it_was_seen() -> None:
     frozen(tracker, last + 1, last + 3)
     assert gauge(tracker, "stall_seconds") == 3.0
     assert tracker.progress()[0].last_seen_at == last + 3
+
+
+def test_a_request_that_leaves_the_queue_to_run_is_progress() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    tracker.observe(0, page(running=1, waiting=5))
+    for at in range(1, 40):
+        ran = min(at // 10, 3)
+        tracker.observe(at, page(running=1 + ran, waiting=5 - ran))
+    assert tracker.progress()[0].last_moved_at == 30
+
+
+def test_an_own_probe_that_leaves_the_queue_to_run_is_none() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    at = decoding(tracker)
+    tracker.probe_sent(at + 5, None)
+    for second, (running, waiting) in enumerate([(8, 1), (9, 0), (9, 0)], 6):
+        queue: dict[str, Any] = {"running": float(running), "waiting": float(waiting)}
+        tracker.observe(at + second, page(tokens=140.0, **queue), probing={None: 1})
+    tracker.observe(at + 9, page(running=8.0, tokens=140.0))
+    assert tracker.progress()[0].last_moved_at == at
+
+
+@pytest.mark.parametrize("signal", ["kv", "tokens", "running", "waiting"])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_signal_that_is_nan_hides_no_hang(signal: str, every: int) -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    decoding(tracker)
+    for at in range(5, 105):
+        values: dict[str, Any] = {"running": 8.0, "tokens": 140.0}
+        tracker.observe(at, page(**{**values, **({signal: float("nan")} if at % every == 0 else {})}))
+    assert tracker.progress()[0].stall_seconds == 100
+    assert tracker.progress()[0].outstanding == 8
+
+
+def test_a_page_on_which_nothing_can_be_read_ends_no_stall() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    decoding(tracker)
+    for at in range(5, 105):
+        tracker.observe(at, [], there=[KEY])
+    assert tracker.progress()[0].stall_seconds == 100
+    tracker.observe(105, [])
+    assert tracker.progress() == ()

@@ -165,6 +165,17 @@ def test_a_restart_after_the_wall_clock_was_set_forward_counts_once_and_now() ->
     assert [r.at for r in window.restarts] == [10_011]
 
 
+def test_an_older_start_on_the_page_is_a_restart_where_nobody_listened_in_between() -> None:
+    # The wall clock was set back, and no runtime can be asked.
+    window = RestartWindow()
+    window.observe(10_000, NO, 9_000)
+    assert window.observe(10_010, NO, 6_410) == []
+    window = RestartWindow()
+    window.observe(10_000, NO, 9_000)
+    assert window.observe(10_010, NO, 6_410, was_away=True) == [Restart(10_010)]
+    assert window.observe(10_020, NO, 6_410) == []
+
+
 def test_starts_before_a_step_of_the_wall_clock_are_not_counted_again_after_it() -> None:
     window = RestartWindow()
     first, back, forward = 10_000.0, 10_060.0 - 3600, 10_120.0 + 3600

@@ -7,42 +7,93 @@ from dsobs.model.view import Witness
 from dsobs.signals.witness import StandstillWitness
 
 NO = Unknown("none")
+STILL, WORKING, CONFLICTING, UNKNOWN = Witness.STILL, Witness.WORKING, Witness.CONFLICTING, Witness.UNKNOWN
 
 
 def cpu(seconds: float, started: float = 1.0) -> RuntimeView:
     return RuntimeView("process", "p", running=True, started_at=started, cpu_seconds=seconds)
 
 
+def card(used: float, watts: float | None = None) -> tuple[Gpu, ...]:
+    """The engine's card, and one that nobody uses."""
+    return Gpu(0, "a", utilization_ratio=used, power_watts=watts), Gpu(1, "b", utilization_ratio=0.0)
+
+
+def watched(cores: float | None, used: float | None, seconds: int = 8) -> StandstillWitness:
+    witness = StandstillWitness()
+    for at in range(seconds):
+        witness.observe(at, NO if cores is None else cpu(100 + at * cores), NO if used is None else card(used))
+    return witness
+
+
 @pytest.mark.parametrize(
-    ("cores", "verdict"), [(0.0, Witness.STILL), (0.05, Witness.STILL), (0.3, Witness.UNKNOWN), (1.0, Witness.WORKING)]
+    ("cores", "used", "verdict"),
+    [
+        (None, None, UNKNOWN),
+        (0.0, None, STILL),
+        (0.05, None, STILL),
+        (0.3, None, UNKNOWN),
+        (1.0, None, WORKING),
+        (None, 1.0, WORKING),
+        (None, 0.0, STILL),
+        (None, 0.2, UNKNOWN),
+        (1.0, 1.0, WORKING),
+        (1.0, 0.0, CONFLICTING),
+        (8.0, 0.0, CONFLICTING),
+        (1.0, 0.2, UNKNOWN),
+        (0.0, 1.0, CONFLICTING),
+        (0.0, 0.0, STILL),
+        (0.0, 0.2, UNKNOWN),
+        (0.3, 1.0, WORKING),
+        (0.3, 0.0, STILL),
+        (0.3, 0.2, UNKNOWN),
+    ],
 )
-def test_cpu_time_tells_work_from_a_stand_still(cores: float, verdict: Witness) -> None:
+def test_two_sources_together(cores: float | None, used: float | None, verdict: Witness) -> None:
+    assert watched(cores, used).verdict is verdict
+
+
+@pytest.mark.parametrize(("watts", "verdict"), [(480.0, WORKING), (252.0, WORKING), (251.0, UNKNOWN), (None, WORKING)])
+def test_a_card_in_full_use_near_its_idle_power_only_spins(watts: float | None, verdict: Witness) -> None:
     witness = StandstillWitness()
-    for at in range(8):
-        witness.observe(at, cpu(100 + at * cores), NO)
-    assert witness.verdict(7) is verdict
+    for at in range(5):
+        witness.observe(at, cpu(100 + at), card(0.0, 126.0))
+    for at in range(5, 15):
+        witness.observe(at, cpu(100 + at), card(1.0, watts))
+    assert witness.verdict is verdict
 
 
-@pytest.mark.parametrize(("used", "verdict"), [(0.0, Witness.STILL), (0.2, Witness.UNKNOWN), (1.0, Witness.WORKING)])
-def test_a_card_is_believed_before_the_cpu_that_may_only_spin(used: float, verdict: Witness) -> None:
-    witness = StandstillWitness()
-    for at in range(8):
-        witness.observe(at, cpu(100 + at), (Gpu(0, utilization_ratio=used), Gpu(1, utilization_ratio=0.0)))
-    assert witness.verdict(7) is verdict
-
-
-def test_no_source_or_a_short_look_says_nothing() -> None:
-    witness = StandstillWitness()
-    witness.observe(0, NO, NO)
-    assert witness.verdict(0) is Witness.UNKNOWN
-    for at in range(3):
-        witness.observe(at, cpu(100), NO)
-    assert witness.verdict(2) is Witness.UNKNOWN
+def test_a_short_look_says_nothing() -> None:
+    assert watched(0.0, None, seconds=3).verdict is UNKNOWN
+    assert watched(None, 0.0, seconds=3).verdict is UNKNOWN
 
 
 def test_another_instance_starts_the_look_anew() -> None:
-    witness = StandstillWitness()
-    for at in range(8):
-        witness.observe(at, cpu(100 + at), NO)
+    witness = watched(1.0, None)
+    assert witness.worked_at == 7
     witness.observe(8, cpu(0.1, started=7.5), NO)
-    assert witness.verdict(8) is Witness.UNKNOWN
+    assert witness.verdict is UNKNOWN
+    assert witness.worked_at is None
+
+
+def test_a_reading_that_has_not_come_yet_is_no_stand_still() -> None:
+    witness = watched(1.0, 1.0)
+    late, gpus = cpu(107.0), card(1.0)
+    for at in range(8, 30):
+        witness.observe(at, late, gpus)
+    assert witness.verdict is UNKNOWN
+    assert witness.worked_at is not None
+    assert witness.worked_at <= 8 + 5
+
+
+def test_a_stand_still_is_as_long_as_it_was_without_a_break() -> None:
+    witness = StandstillWitness()
+    for at in range(20):
+        witness.observe(at, cpu(100.0), NO)
+    assert witness.still_since == 0
+    witness.observe(20, cpu(104.0), NO)
+    assert witness.still_since is None
+    for at in range(21, 40):
+        witness.observe(at, cpu(104.0), NO)
+    assert witness.still_since == 20
+    assert witness.worked_at == 24

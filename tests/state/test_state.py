@@ -5,17 +5,23 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from dsobs.state import RESERVE_BYTES, StateDb, StateError, read_only
 
+T = TypeVar("T")
 SCHEMA = ("CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, filler TEXT NOT NULL)",)
 
 WRITER = f"""
 import sys
+import threading
+import time
 from dsobs.state import StateDb
 db = StateDb(sys.argv[1], {SCHEMA!r})
 for n in range(1_000_000):
@@ -25,7 +31,10 @@ for n in range(1_000_000):
 
 FILLER = f"""
 import sys
+import threading
+import time
 from pathlib import Path
+from typing import TypeVar
 from dsobs.state import StateDb, StateError
 db = StateDb(sys.argv[1], {SCHEMA!r})
 ballast = Path(sys.argv[1]).with_name("ballast").open("wb", buffering=0)
@@ -209,3 +218,130 @@ def test_the_reserve_is_really_allocated(path: Path) -> None:
 def test_reading_beside_it_needs_a_file_that_is_there(path: Path) -> None:
     with pytest.raises(StateError, match="is not there"), read_only(path):
         pass
+
+
+class Disk:
+    """Work that hangs until it is let go, as a commit on a disk that does not answer."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.back = threading.Event()
+
+    def hangs(self, connection: sqlite3.Connection) -> None:
+        self.begun.set()
+        assert self.back.wait(30)
+
+
+async def test_a_disk_that_hangs_is_waited_for_until_the_deadline_and_then_by_nobody(path: Path) -> None:
+    db, disk = StateDb(path, SCHEMA), Disk()
+    begun = time.monotonic()
+    with pytest.raises(StateError, match=r"the disk has not answered for 0\.1 s"):
+        await db.transact_async(disk.hangs, deadline=0.1)
+    for n in range(100):
+        with pytest.raises(StateError, match="the disk has not answered for"):
+            await db.transact_async(insert(n))
+    with pytest.raises(StateError, match="the disk has not answered for"):
+        db.transact(insert(1))
+    assert time.monotonic() - begun < 1.5
+    disk.back.set()
+    await until_answered(db)
+    assert await db.transact_async(rows) == []
+    db.close()
+
+
+async def until_answered(db: StateDb) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                await db.transact_async(rows)
+            except StateError:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+
+async def test_what_waits_behind_a_transaction_that_hangs_is_never_written(path: Path) -> None:
+    db, disk = StateDb(path, SCHEMA), Disk()
+    hung = asyncio.ensure_future(db.transact_async(disk.hangs, deadline=30))
+    await asyncio.to_thread(disk.begun.wait, 10)
+    with pytest.raises(StateError):
+        await db.transact_async(insert(1), deadline=0.05)
+    disk.back.set()
+    await hung
+    assert await db.transact_async(rows) == []
+    db.close()
+
+
+async def test_work_that_ends_after_its_deadline_is_rolled_back(path: Path) -> None:
+    db, disk = StateDb(path, SCHEMA), Disk()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        insert(1)(connection)
+        disk.hangs(connection)
+
+    with pytest.raises(StateError):
+        await db.transact_async(slow, deadline=0.05)
+    disk.back.set()
+    await until_answered(db)
+    assert await db.transact_async(rows) == []
+    db.close()
+
+
+class SlowCommit(StateDb):
+    """A file whose commits hang while `disk` does."""
+
+    disk: Disk | None = None
+
+    def _transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        result = super()._transaction(work)
+        if self.disk is not None:
+            self.disk.hangs(None)  # type: ignore[arg-type]
+        return result
+
+
+async def test_one_that_is_committed_after_its_deadline_is_told_late(path: Path) -> None:
+    db, told = SlowCommit(path, SCHEMA), asyncio.get_running_loop().create_future()
+    db.disk = disk = Disk()
+
+    def work(connection: sqlite3.Connection) -> int:
+        insert(7)(connection)
+        return 7
+
+    with pytest.raises(StateError):
+        await db.transact_async(work, deadline=0.05, late=told.set_result)
+    assert not told.done()
+    disk.back.set()
+    assert await asyncio.wait_for(told, 10) == 7
+    db.disk = None
+    assert await db.transact_async(rows) == [7]
+    db.close()
+
+
+HUNG_AT_THE_END = f"""
+import asyncio, sys, threading
+from dsobs.state import StateDb, StateError
+db = StateDb(sys.argv[1], {SCHEMA!r})
+try:
+    asyncio.run(db.transact_async(lambda connection: threading.Event().wait(), deadline=0.05))
+except StateError:
+    db.close(0.05)
+    print("closed")
+"""
+
+
+def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(path: Path) -> None:
+    command = [sys.executable, "-c", HUNG_AT_THE_END, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "closed\n"
+
+
+async def test_a_file_locked_by_another_process_is_said_to_be_locked(path: Path) -> None:
+    db = StateDb(path, SCHEMA)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StateError, match="database is locked"):
+        await db.transact_async(insert(1))
+    other.execute("ROLLBACK")
+    other.close()
+    await db.transact_async(insert(2))
+    db.close()

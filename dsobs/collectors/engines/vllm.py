@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 
+import orjson
+
 from dsobs.model.engine import EngineFacts, EngineKey, ProbeRequest
 from dsobs.model.samples import Labels, Page, Sample, labels_of
 
@@ -85,6 +87,7 @@ class Vllm:
 
     name = "vllm"
     metrics_path = "/metrics"
+    pause_path: str | None = "/is_paused"
     reserves_memory = True
 
     def __init__(self) -> None:
@@ -170,6 +173,16 @@ class Vllm:
             kv_cache_bytes=_kv_cache_bytes(configs, keys),
             addressable=not old and len(ranks) > 1 and ranks == {str(rank) for rank in range(len(ranks))},
         )
+
+    def paused(self, body: bytes) -> bool | None:
+        """`{"is_paused": true}`: only with VLLM_SERVER_DEV_MODE=1, and asked of the core, so that a hung one says
+        nothing (entrypoints/rl/online/api_router.py, v1/engine/async_llm.py of 0.32)."""
+        try:
+            told = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return None
+        said = told.get("is_paused") if isinstance(told, dict) else None
+        return said if isinstance(said, bool) else None
 
     def probe_requests(self, models: Sequence[str], request_id: str, engine: str | None) -> list[ProbeRequest]:
         """One token: completion, chat, embedding. 0.32 says 501 where a model can't, older versions 400 or 404.

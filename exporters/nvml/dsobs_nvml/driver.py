@@ -6,19 +6,26 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from dsobs_nvml.reading import Process, Reading
+from dsobs_nvml.questions import QUESTIONS, Question
+from dsobs_nvml.reading import Reading
 from dsobs_nvml.source import NvmlUnavailable
 
 LOG = logging.getLogger("dsobs.nvml")
 
 LIBRARY = "libnvidia-ml.so.1"
 ASK_AGAIN_SECONDS = 600.0
-"""A reading that a card refused is asked for again after this long, and cards that went away are looked for."""
-ENERGY_SECONDS = 10.0
-"""Between questions for energy, which take 3.4 ms of CPU (seen on an H200) where all the others take 0.3 together."""
+"""A reading that a card refused is asked for again after this long."""
+LOOK_AGAIN_SECONDS = 15.0
+"""Cards that went away are looked for after this long, then after twice as long each time, `ASK_AGAIN_SECONDS` at most.
+"""
+BUS_SECONDS = 10.0
+"""Between two looks at which cards the kernel's driver has."""
+BUS = Path("/proc/driver/nvidia/gpus")
+"""One folder for each card that the kernel's driver has. Not there in some containers."""
 MAX_EVENTS = 64
 """XID events taken in one reading; what is left waits for the next."""
 
@@ -36,11 +43,11 @@ class _Card:
     watched: bool = False
     """Registered for XID events."""
     refused: dict[str, float] = field(default_factory=dict)
-    """Reading → when to ask again, monotonic seconds."""
-    energy: dict[str, float] = field(default_factory=dict)
-    """The last answer; empty if there is none."""
-    energy_due: float | None = None
-    """When to ask for it again, monotonic seconds; None before the first time."""
+    """Question → when to ask again, monotonic seconds."""
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Question that is asked rarely → its last answer; nothing if there was none."""
+    due: dict[str, float] = field(default_factory=dict)
+    """The same → when to ask again, monotonic seconds."""
     error: str = ""
     """Why it gave nothing last time; empty if it answered."""
 
@@ -50,23 +57,38 @@ class Nvml:
 
     `devices`: UUIDs (`GPU-…`, `MIG-…`) or indices as nvidia-smi counts; empty for all cards that are visible. A MIG
     device gives its memory and processes; what only the whole card knows is None. A card that falls away while others
-    answer stays, with nothing known of it. `library` is pynvml or something in its shape, `clock` gives monotonic
-    seconds; both are for tests.
+    answer stays, with nothing known of it but why. `questions`: what is asked, and how often. `library` is pynvml or
+    something in its shape, `clock` gives monotonic seconds, `bus` is where the kernel lists cards; these are for tests.
     """
 
     def __init__(
-        self, devices: Sequence[str] = (), library: Any = None, clock: Callable[[], float] = time.monotonic
+        self,
+        devices: Sequence[str] = (),
+        library: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        questions: Sequence[Question] = QUESTIONS,
+        bus: Path = BUS,
     ) -> None:
+        self.costs: dict[str, tuple[int, float]] = {question.name: (0, 0.0) for question in questions}
+        """Question → times asked of any card, seconds that the answers took together."""
         self._devices = tuple(devices)
         self._given = library
         self._clock = clock
         self._nv: Any = None
         self._cards: list[_Card] = []
         self._events: Any = None
-        self._readings: tuple[tuple[str, Callable[[Any], Any]], ...] = ()
+        self._questions = tuple(questions)
+        self._rare = tuple(question for question in questions if question.every)
         self._said: set[str] = set()
+        self._known: dict[str, Reading] = {}
+        """UUID of each card that there ever was → what is told of it while it is not shown."""
+        self._gone: list[Reading] = []
         self._missing = False
-        self._look_again_at = 0.0
+        self._look_again_at: float | None = None
+        self._look_again_after = LOOK_AGAIN_SECONDS
+        self._bus = bus
+        self._on_bus: frozenset[str] = frozenset()
+        self._bus_due = 0.0
 
     def init(self) -> None:
         """Loads the library, connects, finds the cards and watches for XIDs; see `NvmlSource`."""
@@ -75,13 +97,16 @@ class Nvml:
         try:
             nv.nvmlInit()
         except nv.NVMLError as error:
-            raise NvmlUnavailable(_no_driver(nv, error)) from error
+            changed = error.value == nv.NVML_ERROR_LIB_RM_VERSION_MISMATCH
+            raise NvmlUnavailable(_no_driver(error, changed), restart=changed) from error
         self._nv = nv
         try:
-            self._readings = _readings(nv)
+            self._on_bus = self._cards_on_bus()
+            self._bus_due = self._clock() + BUS_SECONDS
             self._cards = self._find()
+            self._note_gone()
+            self._stagger()
             self._watch()
-            self._look_again_at = self._clock() + ASK_AGAIN_SECONDS
             _trim()
         except nv.NVMLError as error:
             self.shutdown()
@@ -109,16 +134,72 @@ class Nvml:
             raise NvmlUnavailable("NVML: not started")
         now = self._clock()
         xids = self._take_xids()
-        readings = [self._read(card, now, xids.get(position)) for position, card in enumerate(self._cards)]
+        dear = self._dear(now)
+        readings = [self._read(card, now, xids.get(position), dear) for position, card in enumerate(self._cards)]
+        readings = sorted([*readings, *self._gone], key=lambda reading: reading.index)
         # The last word of the last card (XID 79) is still handed on.
         if all(card.error for card in self._cards) and not any(xids.values()):
             raise NvmlUnavailable(f"NVML: {self._cards[0].error}")
-        if now >= self._look_again_at and (self._missing or any(card.error for card in self._cards)):
+        if self._looks_again(now):
             try:
                 self.init()
             except NvmlUnavailable as error:
                 self._say(str(error))
         return readings
+
+    def _looks_again(self, now: float) -> bool:
+        """Whether cards are to be found anew: some went away and it is time, or the kernel has others than it had."""
+        if now >= self._bus_due:
+            self._bus_due = now + BUS_SECONDS
+            if self._cards_on_bus() != self._on_bus:
+                return True
+        if not self._missing and not any(card.error for card in self._cards):
+            self._look_again_at, self._look_again_after = None, LOOK_AGAIN_SECONDS
+            return False
+        if self._look_again_at is None:
+            self._look_again_at = now + self._look_again_after
+        if now < self._look_again_at:
+            return False
+        self._look_again_at = None
+        self._look_again_after = min(2 * self._look_again_after, ASK_AGAIN_SECONDS)
+        return True
+
+    def _cards_on_bus(self) -> frozenset[str]:
+        try:
+            return frozenset(entry.name for entry in self._bus.iterdir())
+        except OSError:
+            return frozenset()
+
+    def _note_gone(self) -> None:
+        """Cards that were there and are not found any more are told as unknown until they are back."""
+        there = {card.uuid for card in self._cards}
+        self._gone = [reading for uuid, reading in self._known.items() if uuid not in there]
+        self._missing = self._missing or bool(self._gone)
+        for card in self._cards:
+            if card.uuid:
+                reason = "NVML does not show it any more"
+                self._known[card.uuid] = Reading(card.index, card.uuid, card.name, unknown=reason)
+
+    def _stagger(self) -> None:
+        """All is asked at the start but what is dear; after that each card waits a while of its own, so that one
+        reading does not ask them all."""
+        now = self._clock()
+        for position, card in enumerate(self._cards):
+            share = (position + 1) / len(self._cards)
+            card.due = {question.name: now + question.every * share for question in self._rare if question.dear}
+
+    def _dear(self, now: float) -> tuple[_Card, str] | None:
+        """The one dear question that this reading may ask: the one that waits longest."""
+        waiting = [
+            (card.due[question.name], position, question.name)
+            for position, card in enumerate(self._cards)
+            for question in self._rare
+            if question.dear and now >= card.due[question.name] and now >= card.refused.get(question.name, now)
+        ]
+        if not waiting:
+            return None
+        _, position, name = min(waiting)
+        return self._cards[position], name
 
     def _find(self) -> list[_Card]:
         nv = self._nv
@@ -206,35 +287,71 @@ class Nvml:
                 return {position: xids for position, xids in found.items() if xids}
         return found
 
-    def _read(self, card: _Card, now: float, xids: list[int] | None) -> Reading:
+    def _read(self, card: _Card, now: float, xids: list[int] | None, dear: tuple[_Card, str] | None = None) -> Reading:
         values: dict[str, Any] = {}
+        more: list[Any] = []
         error = ""
-        energy_due = now if card.energy_due is None else card.energy_due
-        for name, ask in self._readings:
-            if now < card.refused.get(name, now) or (name == "energy" and now < energy_due):
-                continue
-            try:
-                values |= ask(card.handle)
-            except self._nv.NVMLError as refusal:
-                error = error or str(refusal)
+        answered = False
+        for question in self._questions:
+            if not self._is_due(question, card, now, dear):
+                answer = card.kept.get(question.name, {})
+            else:
                 try:
-                    self._weigh(card, name, refusal, now)
-                except _CardLost:
-                    values, error = {}, str(refusal)
-                    break
-        card.error = error if not values else ""
-        if card.error:
+                    answer = self._ask(question, card)
+                    answered = True
+                except self._nv.NVMLError as refusal:
+                    answer = {}
+                    error = error or str(refusal)
+                    try:
+                        self._weigh(card, question, refusal, now)
+                    except _CardLost:
+                        answered, error = False, str(refusal)
+                        break
+                self._keep(question, card, answer, now)
+            for name, value in answer.items():
+                if name == "more":
+                    more += value
+                else:
+                    values[name] = value
+        known = None if xids is None else tuple(xids)
+        if not answered:
+            card.error = error or "it gives nothing"
+            card.kept.clear()
+            card.due = {question.name: card.due[question.name] for question in self._rare if question.dear}
             self._say(f"card {card.uuid or card.index} gives nothing: {card.error}")
-        if now >= energy_due:
-            card.energy = {key: value for key, value in values.items() if key == "energy_joules"}
-            # After the first time each card waits a while of its own, so that one reading does not ask them all.
-            share = (self._cards.index(card) + 1) / len(self._cards) if card.energy_due is None else 1.0
-            card.energy_due = now + ENERGY_SECONDS * share
-        elif values:
-            values |= card.energy
-        return Reading(card.index, card.uuid, card.name, xids=None if xids is None else tuple(xids), **values)
+            lost = Reading(card.index, card.uuid, card.name, xids=known, unknown=card.error)
+            if card.uuid:
+                self._known[card.uuid] = replace(lost, xids=None)
+            return lost
+        card.error = ""
+        return Reading(card.index, card.uuid, card.name, xids=known, more=tuple(more), **values)
 
-    def _weigh(self, card: _Card, name: str, error: Any, now: float) -> None:
+    def _is_due(self, question: Question, card: _Card, now: float, dear: tuple[_Card, str] | None) -> bool:
+        if now < card.refused.get(question.name, now):
+            return False
+        if not question.every:
+            return True
+        if question.dear:
+            return dear is not None and dear[0] is card and dear[1] == question.name
+        return now >= card.due.get(question.name, now)
+
+    def _ask(self, question: Question, card: _Card) -> dict[str, Any]:
+        began = time.perf_counter()
+        try:
+            return question.ask(self._nv, card.handle)
+        finally:
+            times, seconds = self.costs[question.name]
+            self.costs[question.name] = times + 1, seconds + time.perf_counter() - began
+
+    def _keep(self, question: Question, card: _Card, answer: dict[str, Any], now: float) -> None:
+        if not question.every:
+            return
+        first = question.name not in card.due
+        share = (self._cards.index(card) + 1) / len(self._cards) if first else 1.0
+        card.due[question.name] = now + question.every * share
+        card.kept[question.name] = answer
+
+    def _weigh(self, card: _Card, question: Question, error: Any, now: float) -> None:
         """Whether a refusal is of the driver, of the card, of this reading for good, or of this moment."""
         nv = self._nv
         if error.value in (nv.NVML_ERROR_UNINITIALIZED, nv.NVML_ERROR_DRIVER_NOT_LOADED):
@@ -242,14 +359,16 @@ class Nvml:
         if error.value in _lost(nv):
             raise _CardLost from error
         if error.value in _unsupported(nv):
-            card.refused[name] = now + ASK_AGAIN_SECONDS
-            self._say(f"card {card.uuid or card.index} does not give its {name.replace('_', ' ')}: {error}")
+            card.refused[question.name] = now + ASK_AGAIN_SECONDS
+            level = logging.DEBUG if question.wide else logging.INFO
+            what = question.name.replace("_", " ")
+            self._say(f"card {card.uuid or card.index} does not give its {what}: {error}", level)
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, level: int = logging.INFO) -> None:
         """Each thing once in this source's life."""
         if text not in self._said:
             self._said.add(text)
-            LOG.info("%s", text)
+            LOG.log(level, "%s", text)
 
 
 def _pynvml() -> Any:
@@ -266,8 +385,8 @@ def _trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _no_driver(nv: Any, error: Any) -> str:
-    if error.value == nv.NVML_ERROR_LIB_RM_VERSION_MISMATCH:
+def _no_driver(error: Any, changed: bool) -> str:
+    if changed:
         return f"no NVIDIA driver: {error}; the driver was changed and this process has the old library: restart it"
     return f"no NVIDIA driver: {error}"
 
@@ -289,56 +408,3 @@ def _unsupported(nv: Any) -> tuple[int, ...]:
 
 def _address(handle: Any) -> int | None:
     return ctypes.cast(handle, ctypes.c_void_p).value
-
-
-def _readings(nv: Any) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
-    """Name → what asks for it and gives fields of `Reading`. No PCIe throughput: NVML samples that for 20 ms a call."""
-    newer = nv.NVML_ERROR_FUNCTION_NOT_FOUND, nv.NVML_ERROR_ARGUMENT_VERSION_MISMATCH
-
-    def memory(handle: Any) -> dict[str, int]:
-        try:
-            info = nv.nvmlDeviceGetMemoryInfo(handle, version=nv.nvmlMemory_v2)
-        except nv.NVMLError as error:
-            if error.value not in newer:
-                raise
-            info = nv.nvmlDeviceGetMemoryInfo(handle)
-        return {"memory_total_bytes": int(info.total), "memory_used_bytes": int(info.used)}
-
-    def utilization(handle: Any) -> dict[str, float]:
-        rates = nv.nvmlDeviceGetUtilizationRates(handle)
-        return {"utilization_ratio": rates.gpu / 100, "memory_utilization_ratio": rates.memory / 100}
-
-    def clock_event_reasons(handle: Any) -> dict[str, int]:
-        try:
-            reasons = nv.nvmlDeviceGetCurrentClocksEventReasons(handle)
-        except nv.NVMLError as error:
-            if error.value not in newer:
-                raise
-            reasons = nv.nvmlDeviceGetCurrentClocksThrottleReasons(handle)  # before driver 535
-        return {"clock_event_reasons": int(reasons)}
-
-    def processes(handle: Any) -> dict[str, tuple[Process, ...]]:
-        running = nv.nvmlDeviceGetComputeRunningProcesses_v3(handle)
-        return {"processes": tuple(Process(process.pid, process.usedGpuMemory) for process in running)}
-
-    def milli(name: str, call: Callable[[Any], int]) -> Callable[[Any], dict[str, float]]:
-        return lambda handle: {name: call(handle) / 1000}
-
-    def temperature(handle: Any) -> dict[str, float]:
-        return {"temperature_celsius": float(nv.nvmlDeviceGetTemperature(handle, nv.NVML_TEMPERATURE_GPU))}
-
-    def clock(name: str, domain: int) -> Callable[[Any], dict[str, float]]:
-        return lambda handle: {name: nv.nvmlDeviceGetClockInfo(handle, domain) * 1e6}
-
-    return (
-        ("memory", memory),
-        ("utilization", utilization),
-        ("power", milli("power_watts", nv.nvmlDeviceGetPowerUsage)),
-        ("power_limit", milli("power_limit_watts", nv.nvmlDeviceGetEnforcedPowerLimit)),
-        ("temperature", temperature),
-        ("sm_clock", clock("sm_clock_hertz", nv.NVML_CLOCK_SM)),
-        ("memory_clock", clock("memory_clock_hertz", nv.NVML_CLOCK_MEM)),
-        ("clock_event_reasons", clock_event_reasons),
-        ("energy", milli("energy_joules", nv.nvmlDeviceGetTotalEnergyConsumption)),
-        ("processes", processes),
-    )

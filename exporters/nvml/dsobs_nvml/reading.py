@@ -1,6 +1,16 @@
 """What one card says at one moment, in base units."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Measure(NamedTuple):
+    """One value of one card under the name that it is exported by (`dsobs_nvml.FAMILIES`), in base units."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    """(name, value) pairs beyond those that tell the card, in the family's order."""
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +47,13 @@ class Reading:
     clock_event_reasons: int | None = None
     """Bit mask; see `dsobs_nvml.CLOCK_EVENT_REASONS`."""
     energy_joules: float | None = None
-    """Since the driver was loaded; up to 10 s old, since it is the one costly question."""
+    """Since the driver was loaded; up to 10 s old, since it is a costly question."""
     processes: tuple[Process, ...] | None = None
     """Compute processes."""
     xids: tuple[int, ...] | None = None
     """XID errors since the last reading, oldest first; None where they can't be watched."""
+    more: tuple[Measure, ...] = ()
+    """What is asked for more rarely: ECC, remapped rows, limits, PCIe, NVLink, MIG instances, …; what is not known is
+    not there. How old each may be: `dsobs_nvml.QUESTIONS`."""
+    unknown: str = ""
+    """Why nothing is known of this card; empty if it answers."""

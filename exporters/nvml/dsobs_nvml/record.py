@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from dsobs_nvml.reading import Process, Reading
+from dsobs_nvml.reading import Measure, Process, Reading
 
 N = TypeVar("N", int, float)
 
@@ -55,6 +55,28 @@ def _processes(value: object) -> tuple[Process, ...] | None:
     )
 
 
+def _measures(value: object) -> tuple[Measure, ...]:
+    if not isinstance(value, list):
+        return ()
+    return tuple(
+        Measure(item[0], tuple((str(k), str(v)) for k, v in item[1].items()), number)
+        for item in value
+        if isinstance(item, list)
+        and len(item) == 3
+        and isinstance(item[0], str)
+        and isinstance(item[1], dict)
+        and (number := _signed(item[2])) is not None
+    )
+
+
+def _signed(value: object) -> float | None:
+    """Margins of temperature may be below zero."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+        number = _number(-value, float)
+        return None if number is None else -number
+    return _number(value, float)
+
+
 def _reading(record: dict[str, Any], position: int) -> Reading:
     index = _number(record.get("index"), int)
     xids = record.get("xids")
@@ -66,6 +88,8 @@ def _reading(record: dict[str, Any], position: int) -> Reading:
         name=record["name"] if isinstance(record.get("name"), str) else "",
         processes=_processes(record.get("procs")),
         xids=tuple(n for x in xids if (n := _number(x, int)) is not None) if isinstance(xids, list) else None,
+        more=_measures(record.get("more")),
+        unknown=record["unknown"] if isinstance(record.get("unknown"), str) else "",
         **values,
     )
 
@@ -75,8 +99,8 @@ def readings_of_record(record: object) -> list[Reading]:
 
     Keys: `mem_total`, `mem_used` (bytes), `util_gpu`, `util_mem` (percent), `power_mw`, `limit_mw` (milliwatts), `temp`
     (Celsius), `sm`, `memclk` (megahertz), `throttle` (bit mask), `energy_mj` (millijoules), `procs` ([pid, bytes]
-    pairs), `index`, `uuid`, `name`, `xids`. A key that is missing, null or no number ≥ 0 is None; other keys are left
-    alone.
+    pairs), `index`, `uuid`, `name`, `xids`, `more` ([name, labels, value in base units] each), `unknown` (why nothing
+    is known). A key that is missing, null or no number ≥ 0 is None; other keys are left alone.
     """
     if isinstance(record, dict):
         return [_reading(record, 0)]
@@ -96,6 +120,10 @@ def _card(reading: Reading) -> dict[str, Any]:
     record["uuid"] = reading.uuid
     record["name"] = reading.name
     record["xids"] = None if reading.xids is None else list(reading.xids)
+    if reading.more:
+        record["more"] = [[measure.name, dict(measure.labels), measure.value] for measure in reading.more]
+    if reading.unknown:
+        record["unknown"] = reading.unknown
     return record
 
 

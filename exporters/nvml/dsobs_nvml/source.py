@@ -6,7 +6,14 @@ from dsobs_nvml.reading import Reading
 
 
 class NvmlUnavailable(Exception):
-    """No card can be read now; the message says why. Try `init` again later, once a minute at most."""
+    """No card can be read now; the message says why. Try `init` again later, once a minute at most.
+
+    `restart`: this process can't ever read again, since the driver was changed under it; another one can.
+    """
+
+    def __init__(self, reason: str, *, restart: bool = False) -> None:
+        super().__init__(reason)
+        self.restart = restart
 
 
 class NvmlSource(Protocol):

@@ -4,7 +4,15 @@ import math
 from collections.abc import Callable, Sequence
 
 import pytest
-from dsobs_nvml import NvmlSource, NvmlUnavailable, Reading, readings_of_record, record_of_readings
+from dsobs_nvml import (
+    FAMILIES,
+    CardSeries,
+    NvmlSource,
+    NvmlUnavailable,
+    Reading,
+    readings_of_record,
+    record_of_readings,
+)
 
 MakeSource = Callable[[Sequence[str]], NvmlSource]
 
@@ -100,3 +108,38 @@ def test_a_card_that_is_not_there_is_named(make_source: MakeSource, device: str)
 def test_what_was_read_survives_the_record(make_source: MakeSource) -> None:
     readings = read_one(make_source(()))
     assert readings_of_record(record_of_readings(readings)) == readings
+
+
+def test_every_series_is_of_the_table_of_families_and_there_once(make_source: MakeSource) -> None:
+    readings = read_one(make_source(()))
+    series = CardSeries()
+    series.take(readings, 1.0)
+    rows = list(series.rows(readings))
+    assert len({row[:-1] for row in rows}) == len(rows)
+    for row in rows:
+        family = FAMILIES[row.name]
+        assert {label for label, _ in row.labels} == set(family.labels)
+        assert math.isfinite(row.value)
+        assert row.value >= 0 or family.unit == "celsius"
+        assert row.value <= 1 or family.unit != "ratio" or row.name == "dsobs_gpu_fan_speed_ratio"
+        assert row.value < 1e4 or family.unit not in ("watts", "celsius", "ratio")
+
+
+def test_a_card_that_answers_is_up_and_has_no_reason(make_source: MakeSource) -> None:
+    readings = read_one(make_source(()))
+    assert {reading.unknown for reading in readings} == {""}
+    assert {row.value for row in CardSeries().rows(readings) if row.name == "dsobs_gpu_up"} == {1.0}
+
+
+def test_counters_never_fall(make_source: MakeSource) -> None:
+    source = make_source(())
+    source.init()
+    series = CardSeries()
+    before: dict[object, float] = {}
+    for _ in range(5):
+        readings = source.read()
+        series.take(readings, 1.0)
+        now = {row[:-1]: row.value for row in series.rows(readings) if FAMILIES[row.name].type == "counter"}
+        assert all(now[key] >= value for key, value in before.items() if key in now)
+        before = now
+    source.shutdown()

@@ -1,0 +1,107 @@
+"""A restart that does not help, an engine that goes away in odd ways; in virtual time at the default settings."""
+
+from dataclasses import replace
+
+from dsobs.model.observation import Failure
+from tests.pipeline.world import Server, World
+
+
+def test_a_page_stays_open_until_the_repair_is_verified() -> None:
+    world = World(crashing=True)
+    world.run(60)
+    world.server.frozen = True
+    world.run(120, until=lambda: world.restarts)
+    assert len(world.restarts) == 1
+    world.run(300)
+    # The new instance crashes again and again.
+    assert world.states("EngineHung") == ["firing"]
+    assert world.states("EngineDown") == ["firing"]
+    world.crashing = False
+    world.server = Server(started_at=world.now)
+    world.run(60)
+    assert world.states("EngineHung") == ["firing", "resolved"]
+    assert world.states("EngineDown") == ["firing", "resolved"]
+    assert [(e.kind, e.state) for e in world.ledger.entries][-2:] == [("verify", "done"), ("incident", "closed")]
+
+
+def test_a_page_stays_open_though_dsobs_is_restarted_before_the_repair_is_verified() -> None:
+    world = World(crashing=True)
+    world.run(60)
+    world.server.frozen = True
+    world.run(120, until=lambda: world.restarts)
+    world.run(30)
+    again = world.again()
+    again.run(300)
+    assert again.states("EngineHung") == []
+    again.crashing, again.server = False, Server(started_at=again.now)
+    again.run(60)
+    assert again.states("EngineHung") == ["resolved"]
+
+
+def test_a_repair_that_is_not_verified_in_its_time_is_escalated_and_its_page_stays_open() -> None:
+    world = World(crashing=True)
+    world.run(60)
+    world.server.frozen = True
+    world.run(5000)
+    kinds = [(e.kind, e.state) for e in world.ledger.entries]
+    assert ("verify", "failed") in kinds
+    assert ("page", "done") in kinds
+    assert world.states("EngineHung") == ["firing"]
+    world.crashing, world.server = False, Server(started_at=world.now)
+    world.run(120)
+    assert not world.firing() & {"EngineHung", "EngineDown"}
+    assert world.ledger.open_incident() is None
+
+
+def test_a_container_that_the_operator_stopped_is_not_started_again_though_the_word_comes_late() -> None:
+    world = World()
+    world.run(60)
+    # The daemon does not answer, and the port refuses.
+    world.knows_runtime = False
+    world.server = replace(world.server, failure=Failure.REFUSED, running=False)
+    world.run(60)
+    assert world.firing() == {"EngineDown"}
+    assert world.restarts == []
+    assert world.refused[0].startswith("runtime_known")
+    world.knows_runtime = True
+    world.server.planned_stop = "docker stop event"
+    world.run(900)
+    assert world.states("EngineDown") == ["firing", "resolved"]
+    assert world.restarts == []
+
+
+def test_a_port_that_closes_while_the_process_lives_is_paged_and_what_stands_still_behind_it_restarted() -> None:
+    world = World()
+    world.run(60)
+    world.server.failure = Failure.REFUSED
+    world.server.cores = 0.0
+    begun = world.at
+    assert world.run(60, until=lambda: "EngineDown" in world.firing()) - begun <= 5
+    world.run(400)
+    assert len(world.restarts) == 1
+    assert 300 <= world.restarts[0] - begun <= 320
+    assert world.states("EngineDown") == ["firing", "resolved"]
+
+
+def test_a_wrapper_that_starts_the_engine_again_behind_a_closed_port_is_left_to_it() -> None:
+    world = World()
+    world.run(60)
+    world.server.failure = Failure.REFUSED
+    world.run(1800)
+    assert world.restarts == []
+    assert world.states("EngineDown") == ["firing"]
+    world.server.failure = None
+    world.run(120)
+    assert world.states("EngineDown") == ["firing", "resolved"]
+
+
+def test_an_engine_that_loads_while_dsobs_is_restarted_is_left_alone() -> None:
+    world = World()
+    world.run(60)
+    world.server.planned_stop = "docker restart event"
+    world.server = replace(world.server, started_at=world.now, failure=Failure.REFUSED)
+    world.run(60)
+    again = world.again()
+    again.run(1800)
+    assert again.told == []
+    assert again.restarts == []
