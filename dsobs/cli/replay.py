@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from dsobs.cli.exit_codes import ExitCode
-from dsobs.cli.logs import configure_logging
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_error, print_json
+from dsobs.cli.own_log import configure_logging
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

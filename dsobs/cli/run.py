@@ -6,9 +6,9 @@ import signal
 
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import ExitCode
-from dsobs.cli.logs import configure_logging
 from dsobs.cli.options import add_config_options, config_file, load_config, read_config
 from dsobs.cli.output import print_error
+from dsobs.cli.own_log import configure_logging
 
 START_SECONDS = 10.0
 """After this what only the start needed is free."""

@@ -1,4 +1,4 @@
-"""What the docstrings in `models` say, read from its source: only the schema and the reference need them."""
+"""What the docstrings of the models say, read from its source: only the schema and the reference need them."""
 
 import ast
 import inspect
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from dsobs.config import models
+from dsobs.config import logs, models
 
 
 @cache
@@ -32,4 +32,5 @@ def of_setting(model: str, attribute: str) -> str:
 
 
 def _classes() -> Iterator[ast.ClassDef]:
-    return (node for node in ast.parse(inspect.getsource(models)).body if isinstance(node, ast.ClassDef))
+    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs))
+    return (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))

@@ -4,103 +4,29 @@ Each field's description gives its meaning, unit and how to switch it off; the r
 Durations are seconds, or words as in Prometheus: `500ms`, `30s`, `5m`, `24h`.
 """
 
-import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import Field
 
-from dsobs.config.duration import PATTERN, parse_duration
+from dsobs.config.fields import (
+    Address,
+    BaseAddress,
+    DockerHost,
+    GpuSource,
+    LabelMatcher,
+    LabelPair,
+    ListenAddress,
+    Model,
+    PodName,
+    PositiveSeconds,
+    Seconds,
+    Severities,
+    Share,
+)
+from dsobs.config.logs import Logs
 from dsobs.config.secret import Secret
-from dsobs.regex import RegexError, compile_regex
-
-
-def _address(value: str) -> str:
-    """An http(s) address without credentials; ValueError without the address itself, which may hold some."""
-    try:
-        parts = urlsplit(value)
-        port = parts.port
-    except ValueError:
-        raise ValueError("has no valid host and port; write http://HOST:PORT") from None
-    if "@" in value:
-        raise ValueError("holds a user name or password, which would be printed; leave it out and use a secret")
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"\s", value):
-        raise ValueError(f"{value!r} is no http:// or https:// address; write http://HOST:PORT")
-    return value
-
-
-def _base_address(value: str) -> str:
-    parts = urlsplit(_address(value))
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"{value!r} has a path; write {parts.scheme}://{parts.netloc}")
-    return value
-
-
-def _listen(value: str) -> str:
-    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]*):(\d{1,5})", value)
-    if match is None or int(match[2]) > 65535:
-        raise ValueError(f"{value!r} is no address and port; write 127.0.0.1:9940")
-    return value
-
-
-def _pod(value: str) -> str:
-    if value and not re.fullmatch(r"[a-z0-9.-]+/[a-z0-9.-]+", value):
-        raise ValueError(f"{value!r} is no pod; write NAMESPACE/NAME")
-    return value
-
-
-def _docker_host(value: str) -> str:
-    if not re.match(r"(unix:///|tcp://[^/@\s]+|https?://[^/@\s]+)", value):
-        raise ValueError("is no address of Docker's API; write unix:///var/run/docker.sock or tcp://HOST:PORT")
-    return value
-
-
-def _label_pair(value: str) -> str:
-    if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*=.+", value, re.DOTALL):
-        raise ValueError(f"{value!r} is no label; write NAME=VALUE, such as cluster=eu-1")
-    return value
-
-
-def _label_matcher(value: str) -> str:
-    match = re.fullmatch(r"\s*[a-zA-Z_][a-zA-Z0-9_]*\s*(=~|!~|!=|=)(.*)", value, re.DOTALL)
-    if match is None:
-        raise ValueError(f'{value!r} is no matcher; write name=value, name!=value, name=~"regex" or name!~"regex"')
-    if "~" in match[1]:
-        try:
-            compile_regex(match[2].strip().strip('"'))
-        except RegexError as error:
-            raise ValueError(f"{value!r} holds a bad regular expression: {error}") from error
-    return value
-
-
-def _schema(minimum: str) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"type": "number", minimum: 0}, {"type": "string", "pattern": PATTERN}]})
-
-
-Duration = BeforeValidator(parse_duration)
-Seconds = Annotated[float, Duration, Field(ge=0, allow_inf_nan=False), _schema("minimum")]
-PositiveSeconds = Annotated[float, Duration, Field(gt=0, allow_inf_nan=False), _schema("exclusiveMinimum")]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-BaseAddress = Annotated[
-    str, AfterValidator(_base_address), Field(json_schema_extra={"pattern": r"^https?://[^/@\s]+/?$"})
-]
-Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"pattern": r"^https?://[^@\s]+$"})]
-LabelPair = Annotated[
-    str, AfterValidator(_label_pair), Field(json_schema_extra={"pattern": r"^[a-zA-Z_][a-zA-Z0-9_]*=.+$"})
-]
-LabelMatcher = Annotated[
-    str, AfterValidator(_label_matcher), Field(json_schema_extra={"pattern": r"^[a-zA-Z_][a-zA-Z0-9_]*(=~|!~|!=|=).*$"})
-]
-Severity = Literal["critical", "error", "warning", "info"]
-Severities = Annotated[tuple[Severity, ...], Field(min_length=1)]
-
-
-class Model(BaseModel):
-    """Base of all: frozen, nothing unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Target(Model):
@@ -170,7 +96,7 @@ class RuntimeSettings(Model):
     `none`, `process`, `docker` or the name of a plugin."""
     container: str = ""
     """Docker: name or id of the engine's container. Required for `docker`."""
-    docker_host: Annotated[str, AfterValidator(_docker_host)] = "unix:///var/run/docker.sock"
+    docker_host: DockerHost = "unix:///var/run/docker.sock"
     """Docker: where its API listens."""
     supervisor_socket: Path = Path("/run/dsobs/supervise.sock")
     """Process: the socket of `dsobs supervise`."""
@@ -180,18 +106,12 @@ class RuntimeSettings(Model):
     """From SIGTERM to SIGKILL when an engine is restarted."""
 
 
-def _gpu_source(value: str) -> str:
-    return value if value == "local" else _base_address(value)
-
-
 class Gpu(Model):
     """GPU readings."""
 
     enabled: bool = True
     """Read NVML if there is a driver; false: GPU signals are unknown."""
-    source: Annotated[
-        str, AfterValidator(_gpu_source), Field(json_schema_extra={"pattern": r"^(local|https?://[^/@\s]+/?)$"})
-    ] = "local"
+    source: GpuSource = "local"
     """`local`: NVML here; or the address of a dsobs-nvml exporter of this node, `http://HOST:9941`, where a sidecar has
     no NVML of its own."""
     interval: PositiveSeconds = 1.0
@@ -199,7 +119,7 @@ class Gpu(Model):
     devices: tuple[str, ...] = ()
     """UUIDs or indices to read. Empty: all that NVML shows; of an exporter the pod's own, by NVIDIA_VISIBLE_DEVICES or
     by `gpu.pod`. `all` for all that an exporter shows."""
-    pod: Annotated[str, AfterValidator(_pod)] = ""
+    pod: PodName = ""
     """NAMESPACE/NAME of the pod whose cards are read from an exporter. Empty: by the variables POD_NAMESPACE and
     POD_NAME.
     """
@@ -470,9 +390,7 @@ class State(Model):
 class Api(Model):
     """dsobs's own HTTP server."""
 
-    listen: Annotated[
-        str, AfterValidator(_listen), Field(json_schema_extra={"pattern": r"^(\[[0-9a-fA-F:]+\]|[^:\s]*):\d{1,5}$"})
-    ] = "127.0.0.1:9940"
+    listen: ListenAddress = "127.0.0.1:9940"
     """Address and port; `0.0.0.0:9940` to be scraped from elsewhere."""
     control_token: Secret | None = None
     """Bearer token of the endpoints that change something. Unset: they are off."""
@@ -513,6 +431,7 @@ class Config(Model):
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()
     state: State = State()
+    logs: Logs = Logs()
     api: Api = Api()
     log: Log = Log()
     reload: Reload = Reload()

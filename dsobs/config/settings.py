@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dsobs.config.models import Config, Duration
+from dsobs.config.fields import Duration
+from dsobs.config.models import Config
 from dsobs.config.secret import Secret
 
 Key: TypeAlias = tuple[str, ...]

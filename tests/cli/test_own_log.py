@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dsobs.cli.logs import configure_logging
+from dsobs.cli.own_log import configure_logging
 from dsobs.config import Secret
 from dsobs.config.models import Log
 

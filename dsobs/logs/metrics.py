@@ -1,0 +1,45 @@
+"""Metrics of log shipping, on a registry of their own: the shipping process sends them to the sidecar.
+
+A part that needs another counter declares it here. Label values are bounded: reasons, patterns and sources from tables
+or settings, never text of a line.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REGISTRY = CollectorRegistry(auto_describe=False)
+
+READ_BYTES = Counter("dsobs_log_read_bytes", "Bytes read from log files.", registry=REGISTRY)
+RECORDS = Counter(
+    "dsobs_log_records",
+    "Records by what became of them: sent, duplicate (was there already), quarantined (failure store), dead_letter.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+LEFT_OUT = Counter(
+    "dsobs_log_left_out_records", "Records that the settings leave out, by reason.", ["reason"], registry=REGISTRY
+)
+LOST = Counter("dsobs_log_lost_bytes", "Bytes that were never read, by reason.", ["reason"], registry=REGISTRY)
+FAULTY_LINES = Counter(
+    "dsobs_log_faulty_lines",
+    "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json.",
+    ["fault"],
+    registry=REGISTRY,
+)
+MATCHES = Counter("dsobs_log_matches", "Lines that match a pattern of the table.", ["pattern"], registry=REGISTRY)
+ATTEMPTS = Counter("dsobs_log_requests", "Requests to the sink, by result.", ["result"], registry=REGISTRY)
+IN_FLIGHT_LIMIT = Gauge("dsobs_log_in_flight_limit", "Requests that may be in flight at a time.", registry=REGISTRY)
+BEHIND_BYTES = Gauge(
+    "dsobs_log_behind_bytes", "Bytes of files not acknowledged yet, by pattern.", ["source"], registry=REGISTRY
+)
+BEHIND_SECONDS = Gauge(
+    "dsobs_log_behind_seconds",
+    "Age of the oldest line that is not acknowledged, by pattern.",
+    ["source"],
+    registry=REGISTRY,
+)
+FILES = Gauge("dsobs_log_files", "Files that are watched.", registry=REGISTRY)
+HELD = Gauge(
+    "dsobs_log_held", "1 while shipping holds for somebody to mend something, by reason.", ["reason"], registry=REGISTRY
+)

@@ -1,0 +1,468 @@
+"""The loop: files are watched, blocks are read while the sink takes them, and what it took is kept each second.
+
+Two tasks share the work. The watch looks for files and changes, flushes, closes and keeps, so that a rotation is seen
+while the sink is away; the pump reads. Each step between two awaits is one block or one look, a few milliseconds.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import resource
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from dsobs.config.logs import Logs
+from dsobs.logs.batch import Batch
+from dsobs.logs.checkpoint import Checkpoints
+from dsobs.logs.dead_letters import DeadLetters
+from dsobs.logs.delivery import Delivery
+from dsobs.logs.feed import Feed
+from dsobs.logs.metrics import HELD
+from dsobs.logs.pace import Pace
+from dsobs.logs.record import Lines, Record
+from dsobs.logs.sinks import Sink, SinkSettings, open_sink
+from dsobs.logs.sources import Sources
+from dsobs.logs.tail import TruncatedError
+from dsobs.logs.transforms import open_transforms
+from dsobs.state import StateError
+
+log = logging.getLogger(__name__)
+
+_ECS_VERSION = "8.11.0"
+
+
+STATUS_FILE = "status.json"
+
+
+class LockedError(Exception):
+    """Another process ships with this state directory; the message names it."""
+
+
+@dataclass(slots=True)
+class Status:
+    """How shipping stands."""
+
+    total_bytes: int = 0
+    """Size of the files that are open."""
+    acknowledged_bytes: int = 0
+    """Of these, what the sink is done with."""
+    behind_seconds: float = 0.0
+    """Age of the oldest line that is not acknowledged."""
+    files: int = 0
+    in_flight: int = 0
+    """Batches that are not decided."""
+    trouble: tuple[str, str] | None = None
+    """(reason, text) of what keeps records from being sent."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Path → why it can't be read."""
+    ever_sent: bool = False
+    """The sink has taken something since the start."""
+
+
+class Shipper:
+    """Ships what the settings name, until `stop`; with `once`, until all that is there is acknowledged."""
+
+    def __init__(
+        self,
+        settings: Logs,
+        directory: Path,
+        *,
+        service: str = "",
+        once: bool = False,
+        pace: Pace | None = None,
+        on_tick: Callable[[Status], None] = lambda _: None,
+    ) -> None:
+        """`directory` holds `logs.db` and is made; `service` is used where the settings name none."""
+        self.settings = settings
+        self.directory = directory
+        self.unfinished: dict[str, int] = {}
+        """With `once`: files whose last line has no end → its bytes, which were sent as they stand."""
+        self._service = settings.service or service
+        self._once, self._pace = once, pace or Pace()
+        self.running = False
+        """It has opened everything, and ships."""
+        self._on_tick = on_tick
+        self._stopping = asyncio.Event()
+        self._work = asyncio.Event()
+        """There may be something to read."""
+        self._batches: dict[str, Batch] = {}
+        """By index, what is being filled."""
+        self._full: deque[Batch] = deque()
+        """What waits for room; while something does, nothing is read."""
+        self._kept_error = ""
+        self._pump_idle = False
+        self._failure: BaseException | None = None
+        self._drains = True
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Asks the loop to end; legal before the start and twice. `drain`: what is in flight gets a moment."""
+        self._drains = drain
+        self._stopping.set()
+        self._work.set()
+
+    async def run(self) -> None:
+        """Until the end; LockedError, StateError, LookupError or OSError where it can't begin."""
+        raise_file_limit()
+        with locked(self.directory), contextlib.closing(Checkpoints(self.directory / "logs.db")) as checkpoints:
+            if checkpoints.db.set_aside is not None:
+                log.error("%s was unreadable and set aside; files are sent again, under the same ids", self.directory)
+            self._checkpoints = checkpoints
+            self._status_fd = os.open(self.directory / STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._transforms = open_transforms(self.settings)
+            elastic = self.settings.elasticsearch
+            name = "elasticsearch" if elastic is not None else "file"
+            sink: Sink = open_sink(name, SinkSettings(self.settings, self.directory))
+            self.delivery = Delivery(
+                sink,
+                DeadLetters(self.directory),
+                most_in_flight=elastic.max_in_flight if elastic is not None else 1,
+                retry_share=self._pace.retry,
+                most_refused=elastic.max_refused if elastic is not None else 1.0,
+            )
+            origin = self.settings.origin or socket.gethostname()
+            self.sources = Sources(
+                self.settings,
+                origin=origin,
+                common=self._common(origin),
+                transforms=self._transforms,
+                kept=checkpoints.load(),
+                new_id=checkpoints.new_id,
+                first_run=checkpoints.first_run(),
+                pace=self._pace,
+                whole=self._once,
+            )
+            try:
+                self.running = True
+                await self._both()
+            finally:
+                self.running = False
+                await self.delivery.drain(self._pace.drain if self._drains and not self._failure else 0.0)
+                await self._keep()
+                status = self.status()
+                self.sources.close_all()
+                await sink.close()
+                self._tell(status)
+                os.close(self._status_fd)
+                self._on_tick(status)
+
+    def _common(self, origin: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {"ecs.version": _ECS_VERSION, "host.name": origin}
+        if self._service:
+            fields["service.name"] = self._service
+        for pair in self.settings.labels:
+            name, _, value = pair.partition("=")
+            fields[f"labels.{name}"] = value
+        return fields
+
+    async def _both(self) -> None:
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._pump())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                self._failure = task.exception()
+                if self._failure is not None:
+                    raise self._failure
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._full += self._batches.values()
+            self._submit_full()
+
+    # The watch.
+
+    async def _watch(self) -> None:
+        scanned = ticked = float("-inf")
+        while not self._stopping.is_set():
+            now = time.monotonic()
+            if now - scanned >= (self._pace.scan if not self._once else float("inf")):
+                scanned = now
+                self.sources.scan(now)
+                await asyncio.sleep(0)
+            if self.sources.look(now):
+                self._work.set()
+            if now - ticked >= self._pace.tick:
+                ticked = now
+                await self._tick(now)
+            if self._once and self._done():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._pace.look)
+
+    async def _tick(self, now: float) -> None:
+        self._end_gone(now)
+        await self._keep()
+        status = self.status()
+        self._tell(status)
+        self._on_tick(status)
+
+    def _tell(self, status: Status) -> None:
+        """Writes `STATUS_FILE`, for `dsobs logs status`; without a promise that it survives a power loss."""
+        text = orjson.dumps(
+            {
+                "at": time.time(),
+                "trouble": status.trouble,
+                "unreadable": status.unreadable,
+                "behind_seconds": status.behind_seconds,
+                "in_flight": status.in_flight,
+            }
+        )
+        # In place: putting a new file in its place each second costs more than all else while nothing is shipped.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._status_fd, text, 0)
+            os.ftruncate(self._status_fd, len(text))
+
+    def status(self) -> Status:
+        """How it stands now."""
+        return Status(
+            total_bytes=self.sources.total_bytes,
+            acknowledged_bytes=self.sources.acknowledged_bytes,
+            behind_seconds=self.sources.behind_seconds,
+            files=len(self.sources.feeds),
+            in_flight=self.delivery.in_flight,
+            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble,
+            unreadable=dict(self.sources.unreadable),
+            ever_sent=self.delivery.succeeded_at is not None,
+        )
+
+    def _end_gone(self, now: float) -> None:
+        """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
+        for feed in list(self.sources.active):
+            if feed.tail.fd < 0 or feed.truncated:
+                continue
+            if not feed.drained or feed.id == 0:
+                if feed.id == 0 and feed.gone_for_good(now, self._pace) and feed.tail.size == 0:
+                    self.sources.close(feed)
+                continue
+            if feed.holds and now - feed.moved_at >= self._pace.flush:
+                self._add(feed, feed.flush(), feed.tail.position)
+            if feed.gone_for_good(now, self._pace) and not feed.progress.outstanding:
+                rest = self._rest(feed, gone=True)
+                if not rest:
+                    self.sources.close(feed)
+
+    def _rest(self, feed: Feed, *, gone: bool) -> bool:
+        """Adds the last line without its end; whether there was one."""
+        try:
+            pieces = feed.tail.rest(time.time(), gone=gone)
+        except OSError as error:
+            log.error("%s: %s", feed.path, error.strerror)
+            return False
+        for piece in pieces:
+            self._add_lines(feed, piece)
+        if feed.holds:
+            self._add(feed, feed.flush(), feed.tail.position if gone else feed.progress.acknowledged)
+        return bool(pieces)
+
+    async def _keep(self) -> None:
+        """Commits what is acknowledged. While that fails nothing more is read."""
+        changed = []
+        for feed in self.sources.active:
+            with contextlib.suppress(OSError):
+                one = feed.checkpoint()
+                if one is not None:
+                    changed.append((feed, one))
+        gone, self.sources.forgotten = self.sources.forgotten, []
+        if not changed and not gone:
+            return
+        try:
+            await self._checkpoints.save([one for _, one in changed], gone)
+        except StateError as error:
+            self.sources.forgotten += gone
+            if self._kept_error != str(error):
+                log.error("shipping pauses, what is acknowledged can't be kept: %s", error)
+            self._kept_error = str(error)
+            HELD.labels("state").set(1)
+            return
+        if self._kept_error:
+            log.info("what is acknowledged is kept again")
+        self._kept_error = ""
+        HELD.labels("state").set(0)
+        for feed, one in changed:
+            feed.kept(one)
+        self._work.set()
+
+    # The pump.
+
+    async def _pump(self) -> None:
+        wait = self._wait_seconds()
+        while not self._stopping.is_set():
+            self._pump_idle = True
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._work.wait(), wait)
+            self._work.clear()
+            self._pump_idle = False
+            while not self._stopping.is_set():
+                ready = self.sources.readable() if not self._kept_error else []
+                for feed in ready:
+                    await self._room()
+                    if feed.readable:
+                        self._read(feed)
+                    await asyncio.sleep(0)
+                self._close_aged(everything=self._once and not ready)
+                self._submit_full()
+                if not ready:
+                    break
+            wait = self._wait_seconds()
+
+    def _read(self, feed: Feed) -> None:
+        """One block of it."""
+        before = feed.tail.position
+        try:
+            pieces = feed.tail.read(time.time())
+        except TruncatedError:
+            self.sources.truncated(feed, time.monotonic())
+            return
+        except OSError as error:
+            log.error("%s can't be read: %s", feed.path, error.strerror)
+            feed.drained = True
+            return
+        for piece in pieces:
+            self._add_lines(feed, piece)
+        if feed.tail.position == before:
+            feed.drained = True
+            if self._once:
+                self._end_of(feed)
+
+    def _end_of(self, feed: Feed) -> None:
+        """With `once`: all that is there, and so also what has no end."""
+        if self._rest(feed, gone=False):
+            self.unfinished[str(feed.path)] = feed.tail.behind
+        elif feed.holds:
+            self._add(feed, feed.flush(), feed.tail.position)
+
+    def _add_lines(self, feed: Feed, lines: Lines) -> None:
+        records = feed.parse(lines)
+        self._add(feed, records, feed.done_to(lines.end))
+
+    def _add(self, feed: Feed, records: list[Record], end: int) -> None:
+        for transform in self._transforms:
+            records = transform.apply(records)
+        if not records:
+            feed.progress.done(feed.progress.begin(end))
+            return
+        while records:
+            batch = self._batch(feed)
+            some = records[: self._bulk_records - batch.count]
+            records = records[len(some) :]
+            # The position moves up to what is still to come.
+            done = min(end, *(start for start, _, _ in records)) if records else end
+            batch.add(feed.encode(some), len(some), feed.progress, done)
+            if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
+                self._full.append(self._batches.pop(batch.index))
+
+    def _batch(self, feed: Feed) -> Batch:
+        """The one that records of `feed` are added to."""
+        elastic = self.settings.elasticsearch
+        index = (elastic.index if elastic is not None else "") or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
+        batch = self._batches.get(index)
+        if batch is None:
+            batch = self._batches[index] = Batch(index, time.monotonic())
+            # Whoever adds to it, the pump sends it when it is due.
+            self._work.set()
+        return batch
+
+    @property
+    def _bulk_bytes(self) -> int:
+        return self.settings.elasticsearch.bulk_bytes if self.settings.elasticsearch is not None else 4 * 1024 * 1024
+
+    @property
+    def _bulk_records(self) -> int:
+        return self.settings.elasticsearch.bulk_records if self.settings.elasticsearch is not None else 10_000
+
+    @property
+    def _bulk_wait(self) -> float:
+        return self.settings.elasticsearch.bulk_wait if self.settings.elasticsearch is not None else 0.2
+
+    async def _room(self) -> None:
+        """Waits until what is full is under way, and there is room for more."""
+        self._submit_full()
+        while not self.delivery.has_room():
+            await self.delivery.room()
+            self._submit_full()
+
+    def _submit_full(self) -> None:
+        while self._full and self.delivery.has_room():
+            self.delivery.submit(self._full.popleft())
+
+    def _close_aged(self, *, everything: bool) -> None:
+        """Adds no more to those that waited long enough."""
+        now = time.monotonic()
+        for batch in list(self._batches.values()):
+            if everything or now - batch.began >= self._bulk_wait:
+                self._full.append(self._batches.pop(batch.index))
+
+    def _wait_seconds(self) -> float | None:
+        """Until the oldest batch is due."""
+        if self._full:
+            return self._pace.look
+        if not self._batches:
+            return None
+        due = min(batch.began for batch in self._batches.values()) + self._bulk_wait
+        return max(0.001, due - time.monotonic())
+
+    def _done(self) -> bool:
+        """With `once`: everything that is there was read, and is acknowledged."""
+        return (
+            self._pump_idle
+            and not self._work.is_set()
+            and not self._batches
+            and not self._full
+            and not self.delivery.in_flight
+            and not any(feed.readable for feed in self.sources.feeds.values())
+        )
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Holds the directory for this process; the kernel lets go of it when the process ends, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "r+") as file:
+        _lock(file, directory)
+        yield
+
+
+def owner(directory: Path) -> int | None:
+    """Id of the process that ships with this directory now; None: nobody does."""
+    try:
+        with (directory / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(20) or 0)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _lock(file: IO[str], directory: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = file.read(20).strip() or "unknown"
+        raise LockedError(
+            f"{directory} is in use by process {owner}; stop that one, or give another --state directory"
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+
+
+def raise_file_limit() -> None:
+    """Each watched file is kept open: as many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

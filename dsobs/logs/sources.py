@@ -1,0 +1,426 @@
+"""Which files there are: patterns looked up, generations opened, followed through rotation, and closed.
+
+A path is a name only. What is read is a generation (`Feed`), known by device and inode while it is open and by its
+first line and checkpoint afterwards. Nothing here waits: calls take a few milliseconds for 1,000 files.
+"""
+
+import contextlib
+import glob
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dsobs.config.logs import Logs
+from dsobs.logs.checkpoint import Checkpoint
+from dsobs.logs.feed import Feed
+from dsobs.logs.identity import stem
+from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
+from dsobs.logs.pace import Pace
+from dsobs.logs.siblings import find_between, find_moved, is_of, open_tail
+from dsobs.logs.tail import Change, FileId, Tail, file_id
+from dsobs.logs.transforms import Transform
+
+log = logging.getLogger(__name__)
+
+BUSY_SECONDS = 60.0
+"""A file that grew within this time is looked at more often."""
+CLOCK_STEP_NS = 100_000_000
+"""A folder's time of modification moves in steps no longer than this."""
+
+
+@dataclass(slots=True)
+class Pattern:
+    """One of the patterns, and what it found."""
+
+    text: str
+    """As in the settings."""
+    format: str
+    glob: str
+    found: list[str] = field(default_factory=list)
+    folder_time: int = -1
+    """When its folder changed, nanoseconds, as it was looked up; -1: to be looked up."""
+    looked_at: float = float("-inf")
+
+    @property
+    def folder(self) -> str | None:
+        """The one folder that it looks into, if it is one."""
+        head = os.path.dirname(self.glob)  # noqa: PTH120 - a pattern, no path
+        return None if glob.has_magic(head) else head or "."
+
+    def look_up(self, now: float, deep_scan: float) -> bool:
+        """Looks what it finds now, if that may have changed; whether it looked."""
+        folder, changed = self.folder, 0
+        if folder is not None:
+            with contextlib.suppress(OSError):
+                changed = Path(folder).stat().st_mtime_ns
+        if now - self.looked_at < deep_scan and (folder is None or changed == self.folder_time):
+            return False
+        # The folder's clock moves in steps: within one, something may come after the look.
+        settled = time.time_ns() - changed > CLOCK_STEP_NS
+        self.folder_time = changed if settled else -1
+        self.found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        self.looked_at = now
+        return True
+
+
+def patterns(settings: Logs) -> list[Pattern]:
+    """Those of the settings: `FORMAT:PATTERN`, or a pattern of format `auto`."""
+    made = []
+    for text in settings.files:
+        name, colon, rest = text.partition(":")
+        made.append(Pattern(text, name, rest) if colon and "/" not in name else Pattern(text, "auto", text))
+    return made
+
+
+class Sources:
+    """All files of the settings."""
+
+    def __init__(
+        self,
+        settings: Logs,
+        *,
+        origin: str,
+        common: Mapping[str, Any],
+        transforms: list[Transform],
+        kept: Iterable[Checkpoint],
+        new_id: Callable[[], int],
+        first_run: bool,
+        pace: Pace,
+        whole: bool = False,
+    ) -> None:
+        """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
+
+        `whole`: what is there at the start is all, nothing is waited for.
+        """
+        self.feeds: dict[FileId, Feed] = {}
+        """Open generations, by the file that they are in."""
+        self.leaving: list[Feed] = []
+        """Generations whose file is another's now, with records under way."""
+        self.behind_seconds = 0.0
+        """Age of the oldest line that is not acknowledged."""
+        self.unreadable: dict[str, str] = {}
+        """Path → why it can't be read."""
+        self.forgotten: list[int] = []
+        """Ids of checkpoints that are of no use any more; whoever saves empties it."""
+        self._settings, self._origin, self._common, self._transforms = settings, origin, common, transforms
+        self._patterns = patterns(settings)
+        self._kept = {one.id: one for one in kept}
+        self._new_id = new_id
+        self._from_end = first_run and settings.from_end
+        self._whole, self._pace = whole, pace
+        self._scanned = False
+        self._all_looked_at = float("-inf")
+        self.active: list[Feed] = []
+        """Those that grew lately, or of which something is to be read, acknowledged or kept: looked at more often."""
+        self.total_bytes = 0
+        """Of all files that are open, as at the last look at all."""
+        self._quiet_bytes = 0
+        """Acknowledged bytes of those that are not active."""
+
+    # Looking for files.
+
+    def scan(self, now: float) -> None:
+        """Looks for files that came or went."""
+        if not [pattern for pattern in self._patterns if pattern.look_up(now, self._pace.deep_scan)]:
+            return
+        found: dict[FileId, tuple[str, Pattern]] = {}
+        excluded = self._settings.exclude
+        for pattern in self._patterns:
+            for path in pattern.found:
+                try:
+                    status = os.stat(path)  # noqa: PTH116 - a thousand a time
+                except OSError as error:
+                    self._cannot_read(path, error)
+                    continue
+                if not (excluded and any(Path(path).match(one) for one in excluded)):
+                    found.setdefault(file_id(status), (path, pattern))
+        for where, feed in self.feeds.items():
+            if where in found:
+                path = found[where][0]
+                if str(feed.tail.path) != path:
+                    feed.tail.path, feed.moved_at = Path(path), now
+                feed.gone_at = None
+            elif feed.gone_at is None:
+                feed.gone_at = feed.moved_at = now
+        new = [(path, pattern) for where, (path, pattern) in found.items() if where not in self.feeds]
+        for path, pattern in new:
+            self._add(path, pattern, now)
+        if not self._scanned:
+            self._scanned = True
+            self._look_for_moved(now)
+            self._from_end = False
+        for path in [path for path in self.unreadable if not any(path in one.found for one in self._patterns)]:
+            del self.unreadable[path]
+        before = set(map(id, self.active))
+        self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
+        FILES.set(len(self.feeds))
+
+    def _cannot_read(self, path: str, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return
+        why = error.strerror or type(error).__name__
+        if self.unreadable.get(path) != why:
+            log.error("%s can't be read: %s", path, why)
+        self.unreadable[path] = why
+
+    def _add(self, path: str, pattern: Pattern, now: float) -> None:
+        try:
+            tail = open_tail(Path(path), self._settings.max_line_bytes)
+        except OSError as error:
+            self._cannot_read(path, error)
+            return
+        self.unreadable.pop(path, None)
+        if tail is not None:
+            self._begin(Feed(tail, pattern.format, pattern.text, now), now)
+
+    def _begin(self, feed: Feed, now: float) -> None:
+        """Follows a generation that is new here; those before it of the same name are finished first."""
+        where = (feed.tail.device, feed.tail.inode)
+        if where in self.feeds:
+            feed.tail.close()
+            return
+        before = self._newest_gone(feed)
+        self.feeds[where] = feed
+        if before is not None:
+            for tail in find_between(feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes):
+                between = Feed(tail, feed.format, feed.source, now)
+                between.gone_at, between.after, before = now, before, between
+                self.feeds[tail.device, tail.inode] = between
+                self._identify(between)
+            feed.after = before
+        self._identify(feed)
+
+    def _taken(self, where: FileId) -> bool:
+        return where in self.feeds
+
+    def _newest_gone(self, feed: Feed) -> Feed | None:
+        name = stem(feed.path)
+        gone = [
+            one
+            for one in (*self.feeds.values(), *self.leaving)
+            if (one.gone_at is not None or one.truncated) and one.tail.fd >= 0 and stem(one.path) == name
+        ]
+        return max(gone, key=lambda one: one.tail.modified, default=None)
+
+    def _identify(self, feed: Feed) -> None:
+        """Gives the generation its checkpoint, once its first line is there."""
+        tail = feed.tail
+        if not tail.identify(complete=self._whole or feed.gone_at is not None):
+            return
+        if self._whole:
+            feed.goal = tail.size
+        assert tail.fingerprint is not None
+        own = [one for one in self._kept.values() if one.fingerprint == tail.fingerprint and is_of(tail, one)]
+        # Several may fit by their first lines: the one in the same place, then the one that was read the farthest.
+        own.sort(key=lambda one: ((one.device, one.inode) == (tail.device, tail.inode), one.acknowledged))
+        if own:
+            self._resume(feed, own[-1])
+        else:
+            feed.id = self._new_id()
+            if self._from_end:
+                self._start_at_end(feed)
+        feed.open(self._origin, self._common, self._transforms)
+
+    def _resume(self, feed: Feed, kept: Checkpoint) -> None:
+        feed.id = kept.id
+        feed.progress.acknowledged = kept.acknowledged
+        feed.tail.start_at(kept.acknowledged)
+        del self._kept[kept.id]
+
+    def _start_at_end(self, feed: Feed) -> None:
+        """Behind the last line feed that is there."""
+        tail = feed.tail
+        end = tail.size
+        while end > 0:
+            block = os.pread(tail.fd, min(end, 65536), max(0, end - 65536))
+            found = block.rfind(b"\n")
+            if found >= 0:
+                end = max(0, end - 65536) + found + 1
+                break
+            end = max(0, end - 65536)
+        tail.start_at(end)
+        feed.progress.acknowledged = end
+
+    def _look_for_moved(self, now: float) -> None:
+        """At the start: what was read before and is under another name now, and what came after it and went too."""
+        for kept in sorted(self._kept.values(), key=lambda one: one.modified):
+            tail = find_moved(kept, self._taken, self._settings.max_line_bytes)
+            live = [one for one in self.feeds.values() if stem(one.path) == stem(kept.path) and one.gone_at is None]
+            between = find_between(kept.path, kept.modified, self._taken, self._settings.max_line_bytes)
+            pattern = self._like(kept.path)
+            chain: list[Feed] = []
+            if tail is not None:
+                moved = Feed(tail, pattern.format, pattern.text, now)
+                moved.gone_at = now
+                self.feeds[tail.device, tail.inode] = moved
+                self._identify(moved)
+                chain.append(moved)
+            elif kept.size > kept.acknowledged:
+                LOST.labels("rotated_away").inc(kept.size - kept.acknowledged)
+                log.error(
+                    "%s was rotated away before its last %d bytes were sent", kept.path, kept.size - kept.acknowledged
+                )
+            for one in between:
+                if (one.device, one.inode) in self.feeds:
+                    one.close()
+                    continue
+                feed = Feed(one, pattern.format, pattern.text, now)
+                feed.gone_at = now
+                self.feeds[one.device, one.inode] = feed
+                self._identify(feed)
+                chain.append(feed)
+            for earlier, later in zip(chain, [*chain[1:], *live[:1]], strict=False):
+                if later is not earlier:
+                    later.after = earlier
+        self.forgotten += self._kept
+        self._kept.clear()
+
+    def _like(self, path: Path) -> Pattern:
+        """The pattern that a path is like; its rotated name may be like none."""
+        names = (path, Path(stem(path)))
+        return next((one for one in self._patterns if any(name.match(one.glob) for name in names)), self._patterns[0])
+
+    # Looking at files.
+
+    def look(self, now: float) -> list[Feed]:
+        """Generations that may have something to read."""
+        if now - self._all_looked_at >= self._pace.look_idle:
+            self._all_looked_at = now
+            self._look_at_all(now)
+            self._let_go()
+            self._settle(now)
+        else:
+            for feed in self.active:
+                if feed.tail.fd >= 0 and not feed.truncated:
+                    self._heed(feed, feed.tail.look(), now)
+        return self.readable()
+
+    def _look_at_all(self, now: float) -> None:
+        active = []
+        total = quiet = 0
+        long_ago = now - BUSY_SECONDS
+        for feed in list(self.feeds.values()):
+            change = feed.tail.look()
+            if change is not Change.NONE or feed.id == 0:
+                self._heed(feed, change, now)
+            if (
+                feed.moved_at > long_ago
+                or not feed.drained
+                or feed.gone_at is not None
+                or feed.kept_acknowledged != feed.progress.acknowledged
+                or feed.progress.outstanding
+                or feed.holds
+            ):
+                active.append(feed)
+            else:
+                quiet += feed.progress.acknowledged
+            total += feed.tail.size
+        self.active, self.total_bytes, self._quiet_bytes = active, total, quiet
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Of all files that are open."""
+        return self._quiet_bytes + sum(min(one.progress.acknowledged, one.tail.size) for one in self.active)
+
+    def readable(self) -> list[Feed]:
+        """Generations that may have something to read, by what is known."""
+        return [feed for feed in self.active if feed.readable]
+
+    def _settle(self, now: float) -> None:
+        """Forgets truncated generations whose records are all acknowledged; says how far behind everything is."""
+        for feed in [one for one in self.leaving if not one.progress.outstanding]:
+            self.leaving.remove(feed)
+            feed.tail.close()
+            self.forgotten.append(feed.id)
+        behind = {pattern.text: (0, now) for pattern in self._patterns}
+        for feed in self.active:
+            size, oldest = behind[feed.source]
+            since = feed.lag.since(feed.progress.acknowledged)
+            behind[feed.source] = (size + feed.behind, oldest if since is None else min(oldest, since))
+        for source, (size, oldest) in behind.items():
+            BEHIND_BYTES.labels(source).set(size)
+            BEHIND_SECONDS.labels(source).set(now - oldest)
+        self.behind_seconds = max((now - oldest for _, oldest in behind.values()), default=0.0)
+
+    def _heed(self, feed: Feed, change: Change, now: float) -> None:
+        if change is Change.TRUNCATED:
+            self.truncated(feed, now)
+        elif change is Change.GROWN:
+            feed.moved_at, feed.drained = now, False
+            feed.lag.saw(feed.tail.size, now)
+        if feed.id == 0 and (change is Change.GROWN or feed.gone_at is not None):
+            self._identify(feed)
+
+    def truncated(self, feed: Feed, now: float) -> None:
+        """The file begins anew: its next generation is another feed. What was not read is in a copy, or lost."""
+        tail = feed.tail
+        where = (tail.device, tail.inode)
+        del self.feeds[where]
+        fresh = Tail(os.dup(tail.fd), tail.path, max_line_bytes=tail.max_line_bytes)
+        if feed.id:
+            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes)
+            if copy is not None:
+                copy.take_over(tail)
+                tail.close()
+                feed.tail, feed.gone_at, feed.drained = copy, now, False
+                self.feeds[copy.device, copy.inode] = feed
+            else:
+                self._count_truncated(feed)
+                feed.truncated = feed.ending = True
+                self.leaving.append(feed)
+        else:
+            tail.close()
+        successor = Feed(fresh, feed.format, feed.source, now)
+        successor.gone_at = None if feed.gone_at is None or feed.tail is not tail else feed.gone_at
+        if feed.id and not feed.truncated:
+            successor.after = feed
+        self.feeds[where] = successor
+        self.active.append(successor)
+        self._identify(successor)
+
+    def _count_truncated(self, feed: Feed) -> None:
+        read = feed.as_read()
+        if any(one is not feed and one.tail.fd >= 0 and is_of(one.tail, read) for one in self.feeds.values()):
+            # A pattern has found its copy already.
+            return
+        lost = max(0, feed.tail.most - feed.tail.position)
+        if lost:
+            LOST.labels("truncated").inc(lost)
+            log.warning("%s was truncated before %d bytes of it were read", feed.path, lost)
+
+    # Letting go.
+
+    def _let_go(self) -> None:
+        """Gives up the oldest of the deleted files while they hold more of the disk than they may."""
+        deleted = [feed for feed in self.feeds.values() if feed.tail.links == 0 and feed.gone_at is not None]
+        held = sum(feed.tail.held_bytes for feed in deleted)
+        for feed in sorted(deleted, key=lambda one: one.gone_at or 0.0):
+            if held <= self._settings.max_held_bytes:
+                break
+            held -= feed.tail.held_bytes
+            lost = feed.tail.behind
+            if lost:
+                LOST.labels("rotated_away").inc(lost)
+                log.error("%s is deleted and given up with %d bytes unread: logs.max_held_bytes", feed.path, lost)
+            self.close(feed)
+
+    def close(self, feed: Feed) -> None:
+        """Reads no more of it; what is under way is still acknowledged."""
+        feed.ending = True
+        where = (feed.tail.device, feed.tail.inode)
+        if self.feeds.get(where) is feed:
+            del self.feeds[where]
+        feed.tail.close()
+        if feed.id:
+            self.forgotten.append(feed.id)
+
+    def close_all(self) -> None:
+        """At the end; checkpoints stay."""
+        for feed in (*self.feeds.values(), *self.leaving):
+            feed.tail.close()
+        self.feeds.clear()
+        self.leaving.clear()
