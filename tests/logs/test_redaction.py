@@ -1,6 +1,7 @@
 """Secrets are replaced wherever they stand, and nothing else is."""
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -138,3 +139,11 @@ def test_cards_are_known_by_issuer_length_and_check_digit(number: str) -> None:
     assert not is_card(number[:-1] + str((int(number[-1]) + 1) % 10))
     assert not is_card("1" + number[1:])
     assert luhn(number.replace(" ", ""))
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a." * 100_000 + "@", "@a" * 100_000, "a@b" * 70_000])
+def test_no_text_holds_redaction_for_long(text: str) -> None:
+    begun = time.process_time()
+    _redacted({"message": text + " x@example.com"})
+    # Measured at 5 ms; quadratic time would be minutes.
+    assert time.process_time() - begun < 2.0

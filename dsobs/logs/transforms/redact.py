@@ -44,6 +44,8 @@ TRIGGERS = {
 _HIDDEN = r"\\u00|\x1b"
 """What is sent of a line with one of these may hold what the line does not show."""
 _AT_SIGN = re.compile("@").search
+_EMAIL = re.compile(r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]++@[A-Za-z0-9-]++(?:\.[A-Za-z0-9-]++)++")
+"""Nothing in it is tried twice, so that Python's engine takes linear time, and a third of what a call of RE2 costs."""
 _SECRET_FIELDS = re.compile(
     r"(?i)(?:.*[._-])?(?:api[_-]?key|(?:access|auth|api|refresh|id|session|hf)[_-]?token|secret(?:[_-]?key)?|"
     r"password|passwd|authorization)|token"
@@ -115,7 +117,7 @@ _PATTERNS: dict[str, tuple[tuple[str, Callable[[Match], str]], ...]] = {
             _after_first("api_key"),
         ),
     ),
-    "email": ((r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+", _replaced("email")),),
+    "email": ((_EMAIL.pattern, _replaced("email")),),
     "card": ((r"\b[3-6]\d{3}(?:[ -]?\d){9,15}\b|\b2[2-7]\d{2}(?:[ -]?\d){12}\b", _card),),
     "phone": (
         (
@@ -171,7 +173,9 @@ class Redaction:
         """For kinds given as bits."""
         names = [name for bit, name in enumerate(self._kinds) if kinds >> bit & 1]
         subs = tuple(
-            (name, _AT_SIGN if name == "email" else compile_regex(TRIGGERS[name]).search, compile_regex(text).sub, by)
+            (name, _AT_SIGN, _EMAIL.sub, by)
+            if name == "email"
+            else (name, compile_regex(TRIGGERS[name]).search, compile_regex(text).sub, by)
             for name in names
             for text, by in _PATTERNS[name]
         )
@@ -212,7 +216,15 @@ class Redaction:
     def _object(self, fields: Fields, path: str) -> bool:
         """Redacts the fields of an object; whether something was found."""
         found = False
+        plan = self._plan
+        by_text = not (self._only or self._except or plan.keys or plan.prompts)
         for key, value in fields.items():
+            if by_text and type(value) is str:
+                # The name of a field decides nothing here: the most frequent case, and the cheapest.
+                if (new := self._text(value)) is not value and key not in _LEFT_ALONE:
+                    fields[key] = new
+                    found = True
+                continue
             name = path + str(key)
             if name in _LEFT_ALONE or self._spared(name):
                 continue
