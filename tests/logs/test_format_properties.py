@@ -8,16 +8,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dsobs import plugins
 from dsobs.config.log_transform import LogTransform, Redact
 from dsobs.config.logs import Logs
 from dsobs.logs.batch import Encoder
+from dsobs.logs.formats import GROUP
 from dsobs.logs.formats.json_fields import SPECIAL
 from dsobs.logs.metrics import BLANK_LINES
 from dsobs.logs.record import Common, Lines, Record
 from dsobs.logs.transforms import open_transforms
 from tests.logs.parsing import READ_AT, blocks, fields, opened
 
-FORMATS = ("auto", "vllm", "uvicorn", "vllm-json", "json", "plain", "cri", "docker")
+FORMATS = tuple(plugins.available(GROUP))
+"""All that are registered: this is the contract of formats."""
 _LINES = (
     b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] failed\r",
     b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] Traceback (most recent call last):\r",
