@@ -25,6 +25,7 @@ from dsobs.config import load
 from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
+from dsobs.logs import metrics
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -275,7 +276,9 @@ def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
     for name in re.findall(rf"`((?:{tops})\.[a-z0-9_.]+)(?:: \w+)?`", text):
         known = name in KEYS or name.endswith((".log", ".yaml", ".key"))
         assert known, name
-    own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    families = [*REGISTRY.collect(), *metrics.REGISTRY.collect()]
+    own = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    own |= {f"{family.name}_total" for family in families if family.type == "counter"}
     for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         assert name in SIGNALS or base in SIGNALS or name in own, name
