@@ -217,8 +217,8 @@ class Pipeline:
         self.evaluator.limits = Limits(
             samples=queries.max_samples, seconds=queries.timeout, subquery_step=queries.subquery_step
         )
-        for name in self.evaluator.metric_names:
-            self.store.want(name, self.evaluator.lookback_seconds)
+        for name, seconds in self.evaluator.lookbacks.items():
+            self.store.want(name, seconds)
 
     # One turn.
 

@@ -159,7 +159,10 @@ class VirtualSidecar(Sidecar):
         watch._scrapes = Latest(self._scraped, watch._no_scrape)
         watch._healths = Latest(self._health, watch._no_health)
         watch._gpus, watch._views = Latest(self._gpu, Unknown), Latest(self._runtime, Unknown)
+        # As `dsobs run` does some seconds after its start, or idle would be told too high.
+        footprint.give_back()
         self.idle = resident_mib()
+        print(f"idle: {self.idle} MiB", file=sys.stderr, flush=True)
         begun = time.process_time()
         while self.engine.second < self.hours * HOUR:
             self.engine.second += 1
