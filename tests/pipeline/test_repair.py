@@ -105,3 +105,43 @@ def test_an_engine_that_loads_while_dsobs_is_restarted_is_left_alone() -> None:
     again.run(1800)
     assert again.told == []
     assert again.restarts == []
+
+
+def test_a_planned_restart_behind_a_port_forwarder_pages_nobody_however_long_the_model_loads() -> None:
+    world = World()
+    world.run(60)
+    world.server.planned_stop = "docker restart event"
+    world.server = replace(world.server, started_at=world.now, failure=Failure.CLOSED)
+    world.run(1500)
+    assert world.told == []
+    world.run(2200, until=lambda: "EngineStartSlow" in world.firing())
+    assert 3600 <= world.at - 60 <= 3605
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive", "EngineHung"}
+    assert world.restarts == []
+
+
+def test_a_crashed_container_behind_a_port_forwarder_is_left_alone_while_its_new_instance_loads() -> None:
+    world = World()
+    world.run(60)
+    world.server = replace(world.server, started_at=world.now, failure=Failure.CLOSED)
+    world.run(1500)
+    assert world.firing() == {"EngineDown"}
+    assert world.restarts == []
+    assert world.refused[0].startswith("not_starting")
+    world.server.failure = None
+    world.run(120)
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive"}
+
+
+def test_a_living_server_that_closes_every_connection_is_paged_and_not_restarted() -> None:
+    world = World()
+    world.run(60)
+    world.server.failure = Failure.CLOSED
+    begun = world.at
+    world.run(60, until=lambda: "EngineDown" in world.firing())
+    assert 10 <= world.at - begun <= 13
+    world.run(1800)
+    assert world.restarts == []
+    world.server.failure = None
+    world.run(120)
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive"}
