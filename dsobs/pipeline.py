@@ -7,7 +7,7 @@ or output or waits.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -233,10 +233,14 @@ class Pipeline:
             self.evaluator.inputs_ready(now, self._data_since)
         transitions = self.evaluator.evaluate(now, news=bool(obs.probes))
         self._tell_changes(self.view, self._view(obs))
-        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
-        steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
+        steps = self.planned(now, ledger, switches, silenced)
         probes, pause = self._probes_wanted(now, ledger), self.view.up and self.tracker.pause_wanted(now)
         return Turn(self.view, transitions, steps, probes, pause)
+
+    def planned(self, now: float, ledger: Ledger, switches: Switches, silenced: Collection[str]) -> list[Step]:
+        """The steps that are due by the last observation; changes nothing."""
+        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
+        return plan(alerts, self.view, ledger, now, self.config.remediation, switches)
 
     def _tell_changes(self, before: View, view: View) -> None:
         """What a person following the log wants to know at once."""
