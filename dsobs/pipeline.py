@@ -7,7 +7,7 @@ or output or waits.
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,7 +161,7 @@ class Pipeline:
         self._last_failure: Failure | None = None
         """Of the scrape that ended last; None: it succeeded."""
         self._was_away = False
-        """The port has refused since its page was read last."""
+        """Nobody took a scrape at some time since its page was read last."""
         self._canonical: list[Sample] = []
         self._derived: list[Sample] = []
         self._gpu: list[Sample] = []
@@ -229,14 +229,18 @@ class Pipeline:
         self._repairing = not self._assume_restart and under_repair(ledger)
         obs = self._see(obs)
         # A page that can't be read tells nothing, so what was firing before a restart of dsobs is not over by it.
-        if obs.scrape is not None and (obs.scrape.ok or obs.scrape.failure is Failure.REFUSED):
+        if obs.scrape is not None and (obs.scrape.failure is None or obs.scrape.failure.is_away):
             self.evaluator.inputs_ready(now, self._data_since)
         transitions = self.evaluator.evaluate(now, news=bool(obs.probes))
         self._tell_changes(self.view, self._view(obs))
-        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
-        steps = plan(alerts, self.view, ledger, now, self.config.remediation, switches)
+        steps = self.planned(now, ledger, switches, silenced)
         probes, pause = self._probes_wanted(now, ledger), self.view.up and self.tracker.pause_wanted(now)
         return Turn(self.view, transitions, steps, probes, pause)
+
+    def planned(self, now: float, ledger: Ledger, switches: Switches, silenced: Collection[str]) -> list[Step]:
+        """The steps that are due by the last observation; changes nothing."""
+        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
+        return plan(alerts, self.view, ledger, now, self.config.remediation, switches)
 
     def _tell_changes(self, before: View, view: View) -> None:
         """What a person following the log wants to know at once."""
@@ -292,7 +296,8 @@ class Pipeline:
         page_start = self._facts.process_start_time if page is not None else None
         fresh = self.restarts.observe(now, obs.runtime, page_start, was_away=self._was_away)
         if scrape is not None:
-            self._was_away = page is None and (self._was_away or scrape.failure is Failure.REFUSED)
+            away = scrape.failure is not None and scrape.failure.is_away
+            self._was_away = page is None and (self._was_away or away)
         self.lifecycle.observe(obs, new_instance=bool(fresh))
         if fresh:
             self._new_instance()

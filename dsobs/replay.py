@@ -54,6 +54,15 @@ def _is_page(text: str) -> bool:
     return "\n" in text.strip() or text.startswith("#") or not text
 
 
+SAYS_SOMETHING = ("metrics", "health", "nvml", "runtime")
+"""A record without any of these tells nothing about a server."""
+
+
+def is_usable(record: dict[str, Any]) -> bool:
+    """Whether there is anything in it to replay."""
+    return any(record.get(name) not in (None, "", [], {}) for name in SAYS_SOMETHING)
+
+
 class Replay:
     """Runs records through the pipeline and yields what happened, in order."""
 

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dsobs.cli.exit_codes import ExitCode
 from dsobs.cli.options import add_config_options, load_config
@@ -26,16 +28,26 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 if records were left out; 2 if a file is no recording."""
+    """0; 1 if records were left out, or a file has none to replay; 2 if a file is no recording."""
     from dsobs.recorder.records import RecordError, read_records
-    from dsobs.replay import Replay
+    from dsobs.replay import SAYS_SOMETHING, Replay, is_usable
 
     config = load_config(args)
     configure_logging(config.log.model_copy(update={"level": "error"}))
-    records = (record for path in args.file for record in read_records(path))
+    found: dict[Path, tuple[int, int]] = {}  # Records, and those among them that say something.
+
+    def read() -> Iterator[dict[str, Any]]:
+        for path in args.file:
+            count = usable = 0
+            found[path] = (0, 0)
+            for record in read_records(path):
+                count, usable = count + 1, usable + is_usable(record)
+                found[path] = (count, usable)
+                yield record
+
     try:
         replay = Replay(config)
-        for event in replay.run(records):
+        for event in replay.run(read()):
             if args.json:
                 print_json(event)
             else:
@@ -47,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print_error(f"{error.filename}: {error.strerror}")
         return ExitCode.USAGE
+    names = ", ".join(f"`{name}`" for name in SAYS_SOMETHING)
+    empty = [(path, count) for path, (count, usable) in found.items() if not usable]
+    for path, count in empty:
+        lacks = f"none of its {count} records has any of {names}" if count else "it holds no record"
+        print_error(f"{path}: nothing to replay: {lacks}; `dsobs record` makes a recording")
+    if empty:
+        return ExitCode.FAILED
     if replay.out_of_order:
         print_error(
             f"{replay.out_of_order} records are older than the one before them and were left out; "

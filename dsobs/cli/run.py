@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.api.server import ListenError
     from dsobs.config import ConfigError
     from dsobs.sidecar import Sidecar
+    from dsobs.sidecar.folder_lock import FolderInUseError
 
     config = load_config(args)
     configure_logging(config.log)
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             for problem in error.problems:
                 print_error(str(problem))
             return ExitCode.USAGE
-        except (ListenError, LookupError) as error:
+        except (ListenError, FolderInUseError, LookupError) as error:
             print_error(f"{error}")
             return ExitCode.USAGE
         return 0

@@ -45,7 +45,7 @@ class Answer:
     content_type: str = ""
     body: bytes = b""
     failure: Failure | None = None
-    """REFUSED, TIMEOUT, UNREACHABLE, REDIRECT, TOO_LARGE, or UNPARSABLE for what is not HTTP."""
+    """REFUSED, CLOSED, TIMEOUT, UNREACHABLE, REDIRECT, TOO_LARGE, or UNPARSABLE for what is not HTTP."""
     detail: str = ""
     connected: bool = False
     """The TCP connection was accepted, now or for an earlier request that it was kept from."""
@@ -258,6 +258,13 @@ def _host_of(response: aiohttp.ClientResponse) -> str:
     return f"host {host[:100]}" if host else "another path of this host"
 
 
+def _is_closing(error: Exception) -> bool:
+    """The peer closed or reset the connection; which of them a client sees depends on who was quicker."""
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED)
+
+
 def _failure(error: Exception, watch: _Watch) -> tuple[Failure, str]:
     if isinstance(error, TimeoutError):
         if not watch.connected:
@@ -269,8 +276,10 @@ def _failure(error: Exception, watch: _Watch) -> tuple[Failure, str]:
         return Failure.UNREACHABLE, "the host's name can't be resolved"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
         return Failure.UNREACHABLE, f"TLS: {type(error).__name__}"
+    if watch.connected and not watch.answered and _is_closing(error):
+        return Failure.CLOSED, "closed before it answered"
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return Failure.UNREACHABLE, "closed before it answered"
+        return Failure.UNREACHABLE, "closed in the middle of the answer"
     if isinstance(error, aiohttp.ClientPayloadError):
         return Failure.UNREACHABLE, "closed in the middle of the body"
     if isinstance(error, aiohttp.ClientResponseError):

@@ -380,7 +380,8 @@ class State(Model):
     """What is kept on disk."""
 
     directory: Path = Path("/var/lib/dsobs")
-    """Ledger, alerts, outbox, flight recorder. Not writable: alerts and pages from memory, no action."""
+    """Ledger, alerts, outbox, flight recorder. Not writable: alerts and pages from memory, no action. Each dsobs needs
+    one of its own: a second one on the same folder does not start."""
     recorder_max_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
     """Size of the flight recorder; 0 switches it off."""
     incident_max_bytes: int = Field(default=64 * 1024 * 1024, ge=0)

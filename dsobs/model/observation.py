@@ -44,7 +44,10 @@ class Failure(StrEnum):
     TIMEOUT = "timeout"
     """The deadline passed; the server may be busy."""
     UNREACHABLE = "unreachable"
-    """Any other transport error: reset, no route, unknown host, TLS."""
+    """Any other transport error: no route, unknown host, TLS, cut off in the middle."""
+    CLOSED = "closed"
+    """Accepted, then closed or reset with not one byte: nobody listens behind a port forwarder (Docker's for a
+    published port accepts whatever the container does), or a proxy or server at its limit turns connections away."""
     HTTP_STATUS = "http_status"
     """Answered with another status than 200."""
     UNPARSABLE = "unparsable"
@@ -55,6 +58,11 @@ class Failure(StrEnum):
     """More series, or engines, than are taken in; the page was not read."""
     REDIRECT = "redirect"
     """Answered with a redirect; never followed, since it may lead to another host."""
+
+    @property
+    def is_away(self) -> bool:
+        """Nobody took the request: what a server that is not there looks like, directly or behind a forwarder."""
+        return self in (Failure.REFUSED, Failure.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,9 @@ class Hands:
     """Told before a restart: (incident, until when its new instance counts as dsobs's own)."""
     latest: Callable[[], View]
     """The newest view, to look once more after a delay."""
+    veto: Callable[[Entry], str | None]
+    """Plans anew as if this reservation were not there, with the guards, silences and settings of now: why there would
+    be no restart, or None where there still would be one."""
 
 
 class Actor:
@@ -302,7 +305,8 @@ class Actor:
         try:
             if self._settings.coordination is not Coordination.LEASE:
                 await asyncio.sleep(self._random.uniform(0.0, self._settings.random_delay))
-            refused = self._second_look(before)
+            # Nothing is waited for between this and the act.
+            refused = self._second_look(before, entry)
             if refused is not None:
                 detail |= {"why": refused, "withdrawn": True}
             else:
@@ -351,17 +355,17 @@ class Actor:
             if told:
                 self._page_from_memory(entry.incident, text)
 
-    def _second_look(self, before: View) -> str | None:
-        """What changed between planning and acting makes the plan void."""
+    def _second_look(self, before: View, reservation: Entry) -> str | None:
+        """What changed between planning and acting makes the plan void: the engine, or what people have set."""
+        if self._settings.mode is Mode.OBSERVE:
+            return "the mode is observe by now"
         now = self._hands.latest()
         if now.instance_started_at != before.instance_started_at:
             return "another instance of the engine is there already"
         moved = {e.key: e.last_moved_at for e in before.engines if e.failed_at is not None}
         if any(e.key in moved and e.last_moved_at > moved[e.key] for e in now.engines):
             return "the engine moves again"
-        if now.gpu_faults:
-            return f"{now.gpu_faults[-1]}: a restart does not mend the card"
-        return f"planned stop: {now.planned_stop}" if now.planned_stop else None
+        return self._hands.veto(reservation)
 
     async def _evidence(self, incident: str, view: View) -> None:
         state, detail = "done", {}

@@ -155,6 +155,10 @@ class Ledger:
         """The same with one line more."""
         return Ledger((*self.entries, entry), self.writable, self.why_not)
 
+    def without(self, id_: int) -> "Ledger":
+        """The same before one line was written."""
+        return Ledger(tuple(e for e in self.entries if e.id != id_), self.writable, self.why_not)
+
     def incidents(self) -> list[Incident]:
         """By first line, oldest first."""
         grouped: dict[str, list[Entry]] = {}

@@ -37,6 +37,10 @@ QUIET_SECONDS = 60.0
 """An incident whose alerts are gone is closed after this long without one."""
 FRESH_SECONDS = 15.0
 """A standstill that was seen longer ago proves nothing about now."""
+SILENT_RUNTIME_SECONDS = 60.0
+"""A runtime that says nothing about the engine may only be slow (a daemon whose host is busy), and then tells of a
+planned stop: nobody is paged for that before it has been asked for this long beyond `down_grace`. The alert's own page
+is out at once."""
 RETRY_SECONDS = 60.0
 """From a restart that surely did nothing, withdrawn or refused, to the next try; a guard holds refused ones longer."""
 
@@ -299,6 +303,9 @@ def _restart(
     final = refused.startswith(
         ("budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
     )
+    silent = refused.startswith("runtime_known") and isinstance(view.runtime, Unknown)
+    if silent and now - incident.opened_at < settings.down_grace + SILENT_RUNTIME_SECONDS:
+        return [step]
     if final and told is None and settings.mode is Mode.ENFORCE:  # In observe the alert's own page says all.
         return [step, Step("page", incident.id, f"restart refused: {refused}", alerts=names)]
     return [step]

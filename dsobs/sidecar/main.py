@@ -29,6 +29,7 @@ from dsobs.recorder.records import record_of
 from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Entry
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
 from dsobs.series.exposition import Parser
@@ -37,6 +38,7 @@ from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.folder_lock import folder_lock
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.kill_file import KillFile
 from dsobs.sidecar.plain import plain
@@ -138,7 +140,11 @@ class Sidecar:
             return Memory()
 
     async def run(self) -> None:
-        """Until `stop`; raises OSError if the API's port can't be had."""
+        """Until `stop`; OSError if the API's port can't be had, FolderInUseError if another dsobs has the folder."""
+        with folder_lock(self.folder):
+            await self._run()
+
+    async def _run(self) -> None:
         config = self.config
         self.keeping = Keeping(self.folder)
         self.control = Control(self.keeping, self.clock, self._silences_changed)
@@ -162,7 +168,7 @@ class Sidecar:
                 lambda: self.watch.runtime,
                 config.remediation,
                 config.runtime.stop_grace,
-                Hands(self._evidence, self._page, self._restarting, lambda: self.pipeline.view),
+                Hands(self._evidence, self._page, self._restarting, lambda: self.pipeline.view, self._veto),
                 self.clock,
             )
             self._restore_windows()
@@ -351,6 +357,12 @@ class Sidecar:
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)
         self.pipeline.lifecycle.expect_own_stop(f"dsobs, incident {incident}", until)
+
+    def _veto(self, reservation: Entry) -> str | None:
+        ledger = self.ledger.current.without(reservation.id)
+        steps = self.pipeline.planned(self.clock.now(), ledger, self._switches(), self._silenced)
+        restart = next((step for step in steps if step.action == "restart"), None)
+        return "no alert asks for it any more, or it is silenced" if restart is None else restart.refused
 
     async def _evidence(self, incident: str, view: View) -> dict[str, Any]:
         folder = self.folder / "incidents" / incident

@@ -1,9 +1,15 @@
 """Starting, up, down, stopped on purpose, unresponsive: the engine's life from outside.
 
-An engine never yet up is starting. Gone counts as down when the runtime says that the process ended with nobody seen to
-stop it, when an instance that was up refuses three scrapes though its process lives (an API server whose core died
-sometimes fails to exit), or when no runtime can be asked and the port refused three scrapes. A planned stop is only one
-that was witnessed; an exit code proves nothing, since crashed engines exit with 0 in some versions.
+An engine never yet up is starting, and so is each new instance of it until it is up, however its port fails. Gone
+counts as down when the runtime says that the process ended with nobody seen to stop it, when an instance that was up
+refuses three scrapes though its process lives (an API server whose core died sometimes fails to exit), or when no
+runtime can be asked and the port refused three scrapes. A planned stop is only one that was witnessed; an exit code
+proves nothing, since crashed engines exit with 0 in some versions.
+
+Connections that are accepted and closed with not one byte are what a port forwarder (Docker's, for a published port)
+makes of a refusal, so they are no sign of a server that stands still. But a server or a proxy at its limit of
+connections turns them away like that too, which is no outage: an instance that was up is down by them only if `/health`
+fares the same, and where its process is known to live only after some seconds.
 
 Who stops an instance on purpose is answerable for its end and no other: when the next one ends before it is up, that is
 a crash. A witness may come late; then what was down turns out to be planned.
@@ -14,6 +20,9 @@ from dsobs.model.samples import Sample, labels
 
 REFUSALS = 3
 """Scrapes refused in a row that count as gone where no runtime knows better."""
+CLOSED_SECONDS = 10.0
+"""A living process whose port closes every connection is gone after this: longer than a burst of clients lasts that
+fills a limit of connections, since a page for a server that only is busy is worse than one that comes seconds later."""
 SICK_HEALTH_SECONDS = 10.0
 """`/health` answering 5xx for this long on an engine that was ready: its core died and the API server did not exit."""
 
@@ -42,7 +51,12 @@ class Lifecycle:
         self._looked_at = float("-inf")
         """When the runtime was asked last."""
         self._refused = 0
-        self._first_refused: float | None = None
+        """Scrapes in a row that were refused."""
+        self._away = 0
+        """Scrapes in a row that nobody took: refused, or closed with not one byte."""
+        self._first_away: float | None = None
+        self._health_away = False
+        """Nobody took the last `/health` either."""
         self.was_up = seen if was_up is None else was_up
         """The present or last instance was up."""
         self._planned_by_own = False
@@ -69,20 +83,24 @@ class Lifecycle:
             self._note_start(now, runtime, new_instance)
         if scrape is not None:
             self.up = scrape.ok
-            refused = scrape.failure is Failure.REFUSED
-            self._refused = self._refused + 1 if refused else 0
-            self._first_refused = (self._first_refused or now) if refused else None
-            if scrape.answered or refused or not scrape.connected:
+            away = scrape.failure is not None and scrape.failure.is_away
+            self._refused = self._refused + 1 if scrape.failure is Failure.REFUSED else 0
+            self._away = self._away + 1 if away else 0
+            self._first_away = (self._first_away or now) if away else None
+            if scrape.answered or away or not scrape.connected:
                 self.unresponsive_since = None
-            elif self.unresponsive_since is None and self.seen:
+            elif self.unresponsive_since is None and self.was_up:
                 self.unresponsive_since = now - scrape.duration_seconds
+        elif new_instance:
+            # It was the one before that was up; a scrape of this one has yet to end.
+            self.up = False
         self._health(obs.health, now)
         if self.up:
             self._comes_up()
         elif isinstance(runtime, Unknown):
             self._gone_unknown(now)
         elif runtime.running:
-            self._running_not_up(now, runtime, new_instance)
+            self._running_not_up(now, runtime, new_instance, failed=scrape is not None)
         else:
             self._ended(now, runtime)
 
@@ -97,6 +115,7 @@ class Lifecycle:
             if not self.up:
                 self.ready = False
             return
+        self._health_away = health.failure is not None and health.failure.is_away
         if health.status is not None or health.failure is not Failure.TIMEOUT:
             self.ready = health.ok and self.up
         if health.status is not None:
@@ -128,21 +147,30 @@ class Lifecycle:
     def _gone_unknown(self, now: float) -> None:
         if not self.seen:
             self.starting_since = self.starting_since or now
-        elif self._refused >= REFUSALS:
-            self._stopped(self._first_refused or now, None, f"refused {REFUSALS} scrapes, and no runtime can be asked")
+        elif (gone := self._gone(now, 0.0)) is not None:
+            self._stopped(self._first_away or now, None, f"{gone}, and no runtime can be asked")
 
-    def _running_not_up(self, now: float, runtime: RuntimeView, new_instance: bool) -> None:
-        """The process is there and does not answer: starting, or only too busy to answer."""
+    def _gone(self, now: float, closed_seconds: float) -> str | None:
+        """How the port shows that nobody is there; None while it does not. Where connections are closed, not refused,
+        `/health` must fare the same, for `closed_seconds`."""
+        if self._refused >= REFUSALS:
+            return f"refused {REFUSALS} scrapes"
+        if self._away < REFUSALS or not self._health_away or now - (self._first_away or now) < closed_seconds:
+            return None
+        return f"closed or refused {self._away} connections in a row with not one byte, and those for /health"
+
+    def _running_not_up(self, now: float, runtime: RuntimeView, new_instance: bool, failed: bool) -> None:
+        """The process is there and does not answer: starting, or only too busy to answer. `failed`: a scrape has."""
         if new_instance:
             if self.seen:
                 self._ends(now, runtime.planned_stop, "the engine ended and its runtime started it again")
             self.was_up = False
+            self.unresponsive_since = None
         if not self.was_up:
-            if self._refused >= 1 and self.starting_since is None:
+            if failed and self.starting_since is None:
                 self.starting_since = self._began if self._began is not None else now
-        elif self._refused >= REFUSALS:
-            since = self._first_refused or now
-            self._stopped(since, runtime.stopping, f"refused {REFUSALS} scrapes, though its process lives")
+        elif (gone := self._gone(now, CLOSED_SECONDS)) is not None:
+            self._stopped(self._first_away or now, runtime.stopping, f"{gone}, though its process lives")
 
     def _ended(self, now: float, runtime: RuntimeView) -> None:
         self.starting_since = None if self.was_up else self.starting_since or now

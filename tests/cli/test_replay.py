@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = (
     'vllm:num_requests_running{model_name="m",engine="0"} 0\nvllm:num_requests_waiting{model_name="m",engine="0"} 0\n'
 )
@@ -27,3 +29,23 @@ def test_records_out_of_order_are_left_out_counted_and_a_failure(tmp_path: Path)
 def test_records_in_order_are_all_taken(tmp_path: Path) -> None:
     code, end, said = replayed(tmp_path / "forwards.jsonl", [1000.0 + at for at in range(250)])
     assert (code, end, said) == (0, {"t": 249.0, "kind": "end", "samples": 250}, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "nothing to replay: it holds no record; "),
+        ('{"t": 1}\n', "nothing to replay: none of its 1 records has any of `metrics`, `health`, `nvml`, `runtime`; "),
+        ('{"t": 1, "nvml": null}\n{"t": 2}\n', "nothing to replay: none of its 2 records has any of `metrics`, "),
+    ],
+)
+def test_a_file_with_nothing_to_replay_is_a_failure_that_says_what_it_lacks(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.write_text(text)
+    words = [sys.executable, "-m", "dsobs.cli", "replay", "--json", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{path}: {said}" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["kind"] == "end"

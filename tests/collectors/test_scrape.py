@@ -33,6 +33,10 @@ async def close_at_once(line: str, headers: dict[str, str], body: bytes, writer:
     writer.close()
 
 
+async def reset_at_once(line: str, headers: dict[str, str], body: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+
+
 def dribble(data: bytes) -> Behaviour:
     """A byte at each turn of a slow clock: what one a second is to a deadline of seconds."""
 
@@ -118,7 +122,8 @@ CASES: dict[str, tuple[Behaviour, Failure, bool, str]] = {
         True,
         "the answer was not whole by the deadline",
     ),
-    "closes at once": (close_at_once, Failure.UNREACHABLE, False, "closed before it answered"),
+    "closes at once": (close_at_once, Failure.CLOSED, False, "closed before it answered"),
+    "resets at once": (reset_at_once, Failure.CLOSED, False, "closed before it answered"),
     "status 500": (saying(http("boom", "500 Internal Server Error")), Failure.HTTP_STATUS, True, "status 500"),
     "status 204": (saying(b"HTTP/1.1 204 No Content\r\n\r\n"), Failure.HTTP_STATUS, True, "status 204"),
     "no HTTP": (saying(b"\x00\x01 garbage garbage\r\n\r\n"), Failure.UNPARSABLE, True, "the answer is not HTTP"),

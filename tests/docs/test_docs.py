@@ -196,6 +196,18 @@ def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def _variables(service: dict[str, Any]) -> dict[str, str]:
+    return {k: v for k, v in service.get("environment", {}).items() if k.startswith("DSOBS_")}
+
+
+def _ports_on_the_host(service: dict[str, Any]) -> list[int]:
+    """Those that Compose publishes, and dsobs's own where it is on the host's network."""
+    published = [int(mapping.split(":")[-2]) for mapping in service.get("ports", ())]
+    if service.get("network_mode") != "host":
+        return published
+    return [*published, int(load(None, _variables(service), {}).api.listen.rpartition(":")[2])]
+
+
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: Path) -> None:
     tree: dict[str, Any] = yaml.safe_load(block.text)
@@ -212,9 +224,10 @@ def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: P
         assert problems == []
         assert [result for result in results if not result.ok] == []
     elif "services" in tree:
+        taken = [port for service in tree["services"].values() for port in _ports_on_the_host(service)]
+        assert len(taken) == len(set(taken)), "two services listen on one port of the host"
         for service in tree["services"].values():
-            variables = {k: v for k, v in service.get("environment", {}).items() if k.startswith("DSOBS_")}
-            load(None, variables, {})
+            load(None, _variables(service), {})
             if (service.get("build") or {}).get("context") == "./dsobs":
                 build_parser().parse_args(service["command"])
     else:

@@ -63,6 +63,8 @@ def test_a_container_that_the_operator_stopped_is_not_started_again_though_the_w
     assert world.firing() == {"EngineDown"}
     assert world.restarts == []
     assert world.refused[0].startswith("runtime_known")
+    # A daemon may be that slow: one page is enough.
+    assert not any(entry.kind == "page" for entry in world.ledger.entries)
     world.knows_runtime = True
     world.server.planned_stop = "docker stop event"
     world.run(900)
@@ -105,3 +107,57 @@ def test_an_engine_that_loads_while_dsobs_is_restarted_is_left_alone() -> None:
     again.run(1800)
     assert again.told == []
     assert again.restarts == []
+
+
+def test_a_planned_restart_behind_a_port_forwarder_pages_nobody_however_long_the_model_loads() -> None:
+    world = World()
+    world.run(60)
+    world.server.planned_stop = "docker restart event"
+    world.server = replace(world.server, started_at=world.now, failure=Failure.CLOSED)
+    world.run(1500)
+    assert world.told == []
+    world.run(2200, until=lambda: "EngineStartSlow" in world.firing())
+    assert 3600 <= world.at - 60 <= 3605
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive", "EngineHung"}
+    assert world.restarts == []
+
+
+def test_a_crashed_container_behind_a_port_forwarder_is_left_alone_while_its_new_instance_loads() -> None:
+    world = World()
+    world.run(60)
+    world.server = replace(world.server, started_at=world.now, failure=Failure.CLOSED)
+    world.run(1500)
+    assert world.firing() == {"EngineDown"}
+    assert world.restarts == []
+    assert world.refused[0].startswith("not_starting")
+    world.server.failure = None
+    world.run(120)
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive"}
+
+
+def test_a_living_server_that_closes_every_connection_is_paged_and_not_restarted() -> None:
+    world = World()
+    world.run(60)
+    world.server.failure = Failure.CLOSED
+    begun = world.at
+    world.run(60, until=lambda: "EngineDown" in world.firing())
+    assert 10 <= world.at - begun <= 13
+    world.run(1800)
+    assert world.restarts == []
+    world.server.failure = None
+    world.run(120)
+    assert not world.firing() & {"EngineDown", "EngineUnresponsive"}
+
+
+def test_a_runtime_that_stays_silent_over_a_dead_engine_is_escalated_and_that_ends_with_the_outage() -> None:
+    world = World()
+    world.run(60)
+    world.knows_runtime = False
+    world.server = replace(world.server, failure=Failure.REFUSED, running=False)
+    begun = world.at
+    escalated = world.run(300, until=lambda: any(e.kind == "page" for e in world.ledger.entries)) - begun
+    assert 75 <= escalated <= 85
+    world.knows_runtime, world.server = True, Server(started_at=world.now)
+    world.run(120)
+    assert world.states("EngineDown") == ["firing", "resolved"]
+    assert world.ledger.open_incident() is None

@@ -166,7 +166,7 @@ class World:
         self._scraping_until = None
         if failure is not None:
             refused = failure is Failure.REFUSED
-            return Scrape(self.now, 0.0, failure=failure, connected=not refused, answered=not refused)
+            return Scrape(self.now, 0.0, failure=failure, connected=not refused, answered=not failure.is_away)
         return Scrape(self.now, 0.01, page=self._parser.parse(self._page()))
 
     def _probe(self) -> tuple[Probe, ...]:
@@ -215,10 +215,11 @@ class World:
     # One turn.
 
     def _turn(self) -> None:
-        refused = self.server.failure is Failure.REFUSED
-        health = Health(self.now, 0.01, status=None if refused else self.server.health)
+        failure = self.server.failure
+        away = failure is not None and failure.is_away
+        health = Health(self.now, 0.01, status=None if away else self.server.health)
         if health.status is None:
-            health = replace(health, failure=Failure.REFUSED if refused else Failure.TIMEOUT)
+            health = replace(health, failure=failure if away else Failure.TIMEOUT)
         if self.crashing and self.server.failure is Failure.REFUSED and int(self.at) % 10 == 0:
             self.server.running = not self.server.running
             if self.server.running:

@@ -65,6 +65,9 @@ class Scene:
         """What was queued; `from memory: ` where outside a transaction."""
         self.own: list[str] = []
         self.latest = VIEW
+        self.vetoes: list[int] = []
+        """Reservations about which the guards were asked again."""
+        self.vetoed: str | None = None
 
         def page(connection: sqlite3.Connection | None, incident: str, text: str | None) -> None:
             self.pages.append(("" if connection else "from memory: ") + (text or "resolved"))
@@ -72,8 +75,14 @@ class Scene:
         async def evidence(incident: str, view: View) -> dict[str, Any]:
             return {"folder": "x"}
 
-        hands = Hands(evidence, page, lambda incident, until: self.own.append(incident), lambda: self.latest)
+        hands = Hands(
+            evidence, page, lambda incident, until: self.own.append(incident), lambda: self.latest, self._veto
+        )
         self.actor = Actor(self.store, lambda: self.engine, settings, 5.0, hands, self.clock)
+
+    def _veto(self, reservation: ledgers.Entry) -> str | None:
+        self.vetoes.append(reservation.id)
+        return self.vetoed
 
     async def do(self, *steps: Step) -> list[str]:
         await self.actor.carry_out(list(steps), VIEW)
@@ -131,7 +140,7 @@ async def test_an_escalation_and_its_line_are_committed_together_or_not_at_all(d
         scene.pages.append(f"from memory: {text}")
 
     hands = scene.actor._hands
-    scene.actor._hands = Hands(hands.evidence, broken, hands.restarting, hands.latest)
+    scene.actor._hands = Hands(hands.evidence, broken, hands.restarting, hands.latest, hands.veto)
     step = Step("page", "i1", "restart did not help")
     assert await scene.do(step, step) == []
     assert scene.pages == ["from memory: restart did not help"]
@@ -210,7 +219,7 @@ async def test_evidence_that_takes_too_long_is_given_up(db: StateDb) -> None:
         await asyncio.Event().wait()
         return {}
 
-    scene.actor._hands = Hands(slow, scene.actor._hands.page, lambda i, u: None, lambda: VIEW)
+    scene.actor._hands = Hands(slow, scene.actor._hands.page, lambda i, u: None, lambda: VIEW, lambda _: None)
     assert await scene.do(Step("evidence", "i1", "opened")) == ["evidence failed"]
 
 
@@ -333,3 +342,31 @@ async def test_who_has_no_lease_waits_a_random_delay_before_it_acts(
     await scene.do(RESTART)
     assert dice.bounds == drawn
     assert scene.engine.restarts == [1000.0]
+
+
+async def test_what_was_set_during_the_random_delay_withdraws_the_restart(db: StateDb) -> None:
+    class Dice(Drawn):
+        def uniform(self, a: float, b: float) -> float:
+            scene.vetoed = "kill_switch: kill switch: API"
+            return super().uniform(a, b)
+
+    scene = Scene(db, ENFORCE.model_copy(update={"coordination": Coordination.SINGLE}), ok)
+    scene.actor._random = Dice()
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    reserved, failed = scene.store.current.entries
+    assert scene.vetoes == [reserved.id]
+    assert (failed.detail["why"], failed.detail["withdrawn"]) == ("kill_switch: kill switch: API", True)
+    assert (scene.engine.restarts, scene.own, scene.pages) == ([], [], [])
+
+
+async def test_observe_that_was_set_during_the_random_delay_withdraws_the_restart(db: StateDb) -> None:
+    class Dice(Drawn):
+        def uniform(self, a: float, b: float) -> float:
+            scene.actor.configure(Settings(mode=Mode.OBSERVE))
+            return super().uniform(a, b)
+
+    scene = Scene(db, ENFORCE.model_copy(update={"coordination": Coordination.SINGLE}), ok)
+    scene.actor._random = Dice()
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    assert scene.store.current.entries[-1].detail["why"] == "the mode is observe by now"
+    assert scene.engine.restarts == []

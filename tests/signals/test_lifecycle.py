@@ -1,5 +1,6 @@
 """Starting, up, down, stopped on purpose, unresponsive."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,13 @@ def seen(at: float, runtime: RuntimeView | Unknown = NO, *, health: int | None =
 def refused(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
     scrape = Scrape(at, 0.0, failure=Failure.REFUSED, connected=False, answered=False)
     return Observation(at, scrape, runtime=runtime)
+
+
+def closed(at: float, runtime: RuntimeView | Unknown = NO, *, health: int | None = None) -> Observation:
+    """Accepted and closed with not one byte, as by Docker's port forwarder; `/health` too, unless it has a status."""
+    said = Health(at, 0.01, status=health, failure=None if health is not None else Failure.CLOSED)
+    scrape = Scrape(at, 0.0, failure=Failure.CLOSED, answered=False)
+    return Observation(at, scrape, health=said, runtime=runtime)
 
 
 def silent(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
@@ -285,3 +293,68 @@ def test_an_instance_that_was_loading_when_dsobs_was_restarted_is_starting() -> 
         life.observe(refused(at, RUNNING), new_instance=False)
     assert life.down_since is None
     assert life.starting_since is not None
+
+
+def test_an_engine_never_up_whose_connections_are_closed_is_starting() -> None:
+    life = after(*(closed(t, RUNNING) for t in range(110, 200)))
+    assert life.starting_since is not None
+    assert life.down_since is None
+    assert life.unresponsive_since is None
+
+
+@pytest.mark.parametrize("witness", ["docker restart event", None])
+@pytest.mark.parametrize("look", [closed, refused, silent])
+def test_a_new_instance_that_loads_is_starting_however_its_port_fails(
+    look: Callable[[float, RuntimeView], Observation], witness: str | None
+) -> None:
+    life = after(seen(110, RUNNING))
+    again = replace(RUNNING, started_at=112.0, planned_stop=witness)
+    life.observe(look(113, again), new_instance=True)
+    for at in range(114, 400):
+        life.observe(look(at, again), new_instance=False)
+    assert gauge(life, "starting_seconds", 400) == 288.0
+    assert life.unresponsive_since is None
+    assert life.down_since == (None if witness else 113)
+
+
+def test_a_new_instance_is_starting_though_its_first_scrape_is_in_flight_when_it_is_seen() -> None:
+    life = after(seen(110, RUNNING))
+    again = replace(RUNNING, started_at=112.0, planned_stop="docker restart event")
+    life.observe(Observation(113, None, runtime=again), new_instance=True)
+    for at in range(114, 130):
+        life.observe(refused(at, again), new_instance=False)
+    assert life.starting_since is not None
+    assert life.down_since is None
+
+
+def test_closed_connections_without_a_runtime_are_down_after_three_where_health_fares_the_same() -> None:
+    assert after(seen(110), closed(111), closed(112)).down_since is None
+    life = after(seen(110), closed(111), closed(112), closed(113))
+    assert life.down_since == 111
+    assert life.unresponsive_since is None
+    assert after(seen(110), *(closed(t, health=200) for t in range(111, 200))).down_since is None
+
+
+def test_a_living_instance_that_closes_connections_is_down_only_after_ten_seconds_of_it() -> None:
+    life = after(seen(110, RUNNING), *(closed(t, RUNNING) for t in range(111, 121)))
+    assert life.down_since is None
+    life.observe(closed(121, RUNNING), new_instance=False)
+    assert life.down_since == 111
+    assert life.starting_since is None
+
+
+def test_a_living_instance_at_its_limit_of_connections_is_neither_down_nor_unresponsive() -> None:
+    life = after(seen(110, RUNNING))
+    for at in range(111, 300):
+        # One in eight gets through.
+        life.observe(seen(at, RUNNING) if at % 8 == 0 else closed(at, RUNNING), new_instance=False)
+        assert life.down_since is None
+    for at in range(300, 400):
+        life.observe(closed(at, RUNNING, health=503), new_instance=False)
+    assert life.down_since is None
+    assert life.unresponsive_since is None
+
+
+def test_a_port_that_refuses_now_and_closes_then_counts_as_away_throughout() -> None:
+    away = [refused(111), closed(112), refused(113)]
+    assert after(seen(110), *away).down_since == 111
