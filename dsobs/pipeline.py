@@ -140,6 +140,8 @@ class Pipeline:
         self._witness = StandstillWitness()
         self._repairing = False
         """A restart is under way or not verified yet."""
+        self._fault = False
+        """The engine has an alert of its own, or had one and has not been ready since."""
         self._gpu_signals = GpuSignals()
         self._offset = ProbeOffset()
         self._probes_ended: list[Probe] = []
@@ -406,6 +408,7 @@ class Pipeline:
         if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
         derived += self._unverified()
+        derived.append(Sample(labels("dsobs_engine_fault"), float(self._in_fault(now))))
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
@@ -437,9 +440,23 @@ class Pipeline:
                 ),
                 1.0,
             )
+            for alert in self._asking()
+        ]
+
+    def _asking(self) -> list[Alert]:
+        """Firing alerts that ask for a restart."""
+        return [
+            alert
             for alert in self.evaluator.alerts()
             if alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
         ]
+
+    def _in_fault(self, now: float) -> bool:
+        """What the server's users feel meanwhile, and what windows show of it afterwards, is told by that alert."""
+        life = self.lifecycle
+        slow = life.starting_since is not None and now - life.starting_since > self.config.startup.budget
+        self._fault = slow or bool(self._asking()) or (self._fault and not life.ready)
+        return self._fault
 
     def _holds_hang(self, runtime: RuntimeView | Unknown) -> bool:
         """A hang stays as it was last seen until something disproves it: progress, an answered probe, another instance,
