@@ -21,13 +21,14 @@ from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import View, Witness
+from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.promql import Limits
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
 from dsobs.rules import Evaluator, Group, RuleFileError, load
 from dsobs.rules.files import out_of_reach
-from dsobs.rules.shipped import sources
+from dsobs.rules.shipped import source, sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -50,6 +51,12 @@ def rule_groups(config: Config) -> list[Group]:
     if problems := out_of_reach(groups):
         raise RuleFileError(problems)
     return groups
+
+
+def inhibit_rules(config: Config) -> list[InhibitRule]:
+    """Which alerts hold others back; ConfigError names everything that is wrong with the files."""
+    shipped = [(SHIPPED_FILE, source(SHIPPED_FILE))] if config.inhibition.shipped else []
+    return load_inhibition(config.inhibition.files, shipped)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dsobs.config import Config
+from dsobs.replay import Replay, replay
+
 PAGE = (
     'vllm:num_requests_running{model_name="m",engine="0"} 0\nvllm:num_requests_waiting{model_name="m",engine="0"} 0\n'
 )
@@ -27,3 +30,66 @@ def test_records_out_of_order_are_left_out_counted_and_a_failure(tmp_path: Path)
 def test_records_in_order_are_all_taken(tmp_path: Path) -> None:
     code, end, said = replayed(tmp_path / "forwards.jsonl", [1000.0 + at for at in range(250)])
     assert (code, end, said) == (0, {"t": 249.0, "kind": "end", "samples": 250}, "")
+
+
+WORKS = (
+    'vllm:num_requests_running{{model_name="m",engine="0"}} {running}\n'
+    'vllm:num_requests_waiting{{model_name="m",engine="0"}} 0\n'
+    'vllm:kv_cache_usage_perc{{model_name="m",engine="0"}} {usage}\n'
+    'vllm:generation_tokens_total{{model_name="m",engine="0"}} {tokens}\n'
+)
+RULES = """
+groups:
+  - name: mine
+    rules:
+      - alert: Cause
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.8
+        labels: {severity: warning}
+      - alert: Consequence
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.7
+        labels: {severity: critical}
+      - alert: Remark
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.7
+        labels: {severity: info}
+"""
+INHIBITION = """
+inhibit_rules:
+  - source_matchers: [alertname=Cause]
+    target_matchers: [alertname=Consequence]
+    equal: [instance]
+"""
+
+
+def test_pages_are_what_a_live_dsobs_would_tell_warnings_too_and_not_what_inhibition_holds_back(tmp_path: Path) -> None:
+    (tmp_path / "mine.rules.yaml").write_text(RULES)
+    (tmp_path / "inhibit.yaml").write_text(INHIBITION)
+    config = Config.model_validate(
+        {
+            "rules": {"shipped": False, "files": [tmp_path / "mine.rules.yaml"]},
+            "inhibition": {"files": [tmp_path / "inhibit.yaml"]},
+        }
+    )
+    records = (
+        {
+            "t": 1000.0 + at,
+            "metrics": WORKS.format(running=1, tokens=at, usage=0.9 if 100 <= at < 200 else 0.75 if at < 300 else 0.1),
+            "health": 200,
+        }
+        for at in range(100, 400)
+    )
+    pages = [(e["name"], e["state"], e["severity"]) for e in Replay(config).run(records) if e["kind"] == "page"]
+    assert pages == [
+        ("Cause", "triggered", "warning"),
+        ("Consequence", "triggered", "critical"),
+        ("Cause", "resolved", "warning"),
+        ("Consequence", "resolved", "critical"),
+    ]
+
+
+def test_of_the_recorded_hang_nothing_critical_is_paged_before_it() -> None:
+    recording = Path(__file__).parents[1] / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
+    pages = [event for event in replay(recording, Config()) if event["kind"] == "page"]
+    critical = [(e["name"], e["state"]) for e in pages if e["severity"] == "critical"]
+    assert critical[:2] == [("EngineHung", "triggered"), ("EngineHung", "resolved")]
+    assert critical[2:] == [("EngineDown", "triggered")]
+    assert min(e["t"] for e in pages if e["severity"] == "critical") >= 186.0
