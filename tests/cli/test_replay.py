@@ -93,3 +93,15 @@ def test_of_the_recorded_hang_nothing_critical_is_paged_before_it() -> None:
     assert critical[:2] == [("EngineHung", "triggered"), ("EngineHung", "resolved")]
     assert critical[2:] == [("EngineDown", "triggered")]
     assert min(e["t"] for e in pages if e["severity"] == "critical") >= 186.0
+
+
+def test_what_is_wrong_with_an_inhibition_file_is_said_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "inhibit.yaml").write_text("inhibit_rules: 3\n")
+    recording = tmp_path / "one.jsonl"
+    recording.write_text(json.dumps({"t": 1.0, "metrics": PAGE, "health": 200}) + "\n")
+    words = [sys.executable, "-m", "dsobs.cli", "replay", str(recording), "--set"]
+    done = subprocess.run(
+        [*words, f"inhibition.files={tmp_path}/inhibit.yaml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("inhibit.yaml:1: inhibit_rules: must be a list\n")
