@@ -21,13 +21,14 @@ from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import View, Witness
+from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.promql import Limits
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
 from dsobs.rules import Evaluator, Group, RuleFileError, load
 from dsobs.rules.files import out_of_reach
-from dsobs.rules.shipped import sources
+from dsobs.rules.shipped import source, sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.gpu_cards import GpuCards
@@ -51,6 +52,12 @@ def rule_groups(config: Config) -> list[Group]:
     if problems := out_of_reach(groups):
         raise RuleFileError(problems)
     return groups
+
+
+def inhibit_rules(config: Config) -> list[InhibitRule]:
+    """Which alerts hold others back; ConfigError names everything that is wrong with the files."""
+    shipped = [(SHIPPED_FILE, source(SHIPPED_FILE))] if config.inhibition.shipped else []
+    return load_inhibition(config.inhibition.files, shipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,8 @@ class Pipeline:
         """A restart is under way or not verified yet."""
         self.cards = GpuCards(boot_id)
         self.cards.load(memory.cards)
+        self._fault = False
+        """The engine has an alert of its own, or had one and has not been ready since."""
         self._gpu_signals = GpuSignals()
         self._offset = ProbeOffset()
         self._probes_ended: list[Probe] = []
@@ -422,6 +431,7 @@ class Pipeline:
         if self._last_failure is None or self._holds_hang(obs.runtime):
             derived += self.tracker.samples()
         derived += self._unverified()
+        derived.append(Sample(labels("dsobs_engine_fault"), float(self._in_fault(now))))
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
@@ -455,9 +465,23 @@ class Pipeline:
                 ),
                 1.0,
             )
+            for alert in self._asking()
+        ]
+
+    def _asking(self) -> list[Alert]:
+        """Firing alerts that ask for a restart."""
+        return [
+            alert
             for alert in self.evaluator.alerts()
             if alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
         ]
+
+    def _in_fault(self, now: float) -> bool:
+        """What the server's users feel meanwhile, and what windows show of it afterwards, is told by that alert."""
+        life = self.lifecycle
+        slow = life.starting_since is not None and now - life.starting_since > self.config.startup.budget
+        self._fault = slow or bool(self._asking()) or (self._fault and not life.ready)
+        return self._fault
 
     def _holds_hang(self, runtime: RuntimeView | Unknown) -> bool:
         """A hang stays as it was last seen until something disproves it: progress, an answered probe, another instance,

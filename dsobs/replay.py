@@ -6,16 +6,19 @@ the restart is planned only where the stall lasts as long as confirmation and wa
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dsobs.collectors.nvml import gpus_of_record
 from dsobs.config import Config, Mode
-from dsobs.model.alert import AlertState
+from dsobs.config.models import PagerDuty
+from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import Failure, Observation, Scrape, Unknown
 from dsobs.model.view import View
-from dsobs.pipeline import Pipeline, rule_groups
+from dsobs.notifiers.inhibition import inhibitor
+from dsobs.notifiers.messages import severity_of
+from dsobs.pipeline import Pipeline, inhibit_rules, rule_groups
 from dsobs.recorder.records import failed_scrape_of, health_of, host_of, paused_of, read_records, runtime_of
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
@@ -77,6 +80,11 @@ class Replay:
         self._ledger = Ledger()
         self._ids = itertools.count(1)
         self._refused: str | None = None
+        self._inhibit = inhibit_rules(config)
+        self._severities = _severities(config)
+        self._source = config.target.name or "recording"
+        self._told: set[str] = set()
+        """Fingerprints of alerts that were paged and have not ended."""
         self._start: float | None = None
         self.samples = 0
         self.out_of_order = 0
@@ -105,21 +113,40 @@ class Replay:
                     labels=dict(transition.alert.labels),
                     annotations=dict(transition.alert.annotations),
                 )
-                pages = transition.alert.severity == "critical"
-                if pages and transition.alert.state in (AlertState.FIRING, AlertState.RESOLVED):
-                    state = "triggered" if transition.alert.state is AlertState.FIRING else "resolved"
-                    yield self._event(
-                        transition.at,
-                        "page",
-                        transition.alert.name,
-                        state,
-                        severity=transition.alert.severity,
-                        labels=dict(transition.alert.labels),
-                        annotations=dict(transition.alert.annotations),
-                    )
+            yield from self._pages(self._pipeline.alerts(), obs.at)
             for step in turn.steps:
                 yield from self._take(step, turn.view)
         yield {"t": self._since(last) if self._start is not None else 0.0, "kind": "end", "samples": self.samples}
+
+    def _pages(self, alerts: Sequence[Alert], now: float) -> Iterator[dict[str, Any]]:
+        """As a live dsobs tells them: once, where nothing that fires holds them back, and their end."""
+        firing = [alert for alert in alerts if alert.state is AlertState.FIRING]
+        sources = [self._labels(alert) for alert in firing]
+        for alert, names in zip(firing, sources, strict=True):
+            told = alert.fingerprint in self._told or alert.severity == "none"
+            if told or severity_of(alert.severity) not in self._severities:
+                continue
+            if inhibitor(self._inhibit, names, sources) is None:
+                self._told.add(alert.fingerprint)
+                yield self._page(alert, "triggered", now)
+        for alert in alerts:
+            if alert.state is AlertState.RESOLVED and alert.fingerprint in self._told:
+                self._told.discard(alert.fingerprint)
+                yield self._page(alert, "resolved", now)
+
+    def _labels(self, alert: Alert) -> dict[str, str]:
+        return {"instance": self._source, **alert.labels, "alertname": alert.name}
+
+    def _page(self, alert: Alert, state: str, now: float) -> dict[str, Any]:
+        return self._event(
+            now,
+            "page",
+            alert.name,
+            state,
+            severity=alert.severity,
+            labels=dict(alert.labels),
+            annotations=dict(alert.annotations),
+        )
 
     def _since(self, at: float) -> float:
         return round(at - (self._start or 0.0), 3)
@@ -149,6 +176,14 @@ class Replay:
     def _step(self, now: float, step: Step, state: str, reason: str) -> dict[str, Any]:
         event = self._event(now, "step", step.action, state, reason=reason)
         return {**event, "severity": "info", "labels": {"alerts": ", ".join(step.alerts)}, "annotations": {}}
+
+
+def _severities(config: Config) -> frozenset[str]:
+    """What the notifiers that are configured are told; without any, what a PagerDuty is by default."""
+    notifiers = config.notifiers
+    ways = [way for way in (notifiers.pagerduty, notifiers.slack, notifiers.webhook, notifiers.alertmanager) if way]
+    told = [way.severities for way in ways] or [PagerDuty.model_fields["severities"].default]
+    return frozenset(severity for severities in told for severity in severities)
 
 
 _LEDGER = {

@@ -29,8 +29,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if records were left out, or a file has none to replay; 2 if a file is no recording."""
+    from dsobs.config import ConfigError
     from dsobs.recorder.records import RecordError, read_records
     from dsobs.replay import SAYS_SOMETHING, Replay, is_usable
+    from dsobs.rules import RuleFileError
 
     config = load_config(args)
     configure_logging(config.log.model_copy(update={"level": "error"}))
@@ -53,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(_line(event))
         sys.stdout.flush()
+    except (ConfigError, RuleFileError) as error:
+        for problem in error.problems:
+            print_error(f"{problem}")
+        return ExitCode.USAGE
     except RecordError as error:
         print_error(f"{error}")
         return ExitCode.USAGE

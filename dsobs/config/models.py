@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dsobs.config.fields import (
     Address,
@@ -170,15 +170,36 @@ class RestartsRule(Model):
     """More restarts than this in 24 h fire."""
 
 
+FASTEST_BURN = 14.4
+"""Times the budget at which an objective pages at once; the shipped rules have it as a number."""
+LEAST_TARGET = 0.931
+"""1 - 1 / FASTEST_BURN, rounded up: of a larger budget it can't be reached."""
+
+
+def _target(value: float) -> float:
+    """A share that can be missed, and missed by so much that the fastest burn rate is reached."""
+    if not value < 1:
+        raise ValueError(f"is {value:g}, which leaves no budget to burn; write less than 1, such as 0.9999")
+    if FASTEST_BURN * (1 - value) >= 1:
+        raise ValueError(
+            f"is {value:g}: {FASTEST_BURN} times a budget of {1 - value:.3g} is never burnt, so that nothing would be "
+            f"paged at once; write {LEAST_TARGET} or more"
+        )
+    return value
+
+
+Objective = Annotated[float, AfterValidator(_target), Field(allow_inf_nan=False)]
+
+
 class Objectives(Model):
     """What is promised, for TimeToFirstTokenBudget… and AvailabilityBudget…: they page when the error budget burns."""
 
     ttft_threshold: PositiveSeconds = 2.5
     """The first token within this. It has to be a bucket bound of the engine, or these rules say nothing."""
-    ttft_target: float = Field(default=0.99, gt=0, lt=1)
-    """For this share of the requests."""
-    availability_target: float = Field(default=0.999, gt=0, lt=1)
-    """Ready for this share of the time."""
+    ttft_target: Objective = 0.99
+    """For this share of the requests, 0.931 or more: of a larger budget, 14.4 times can't be burnt."""
+    availability_target: Objective = 0.999
+    """Available for this share of the time, 0.931 or more. A planned stop is not unavailable."""
 
 
 class Rules(Model):

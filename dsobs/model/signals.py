@@ -132,6 +132,17 @@ SIGNALS: dict[str, Signal] = _table(
         "1 if the process is gone unplanned, or refused 3 scrapes though it was up, or no runtime knows better.",
     ),
     Signal(
+        "dsobs_engine_available",
+        "gauge",
+        "1 if ready, or away by a planned stop that is not dsobs's own, the start after it within its budget included.",
+    ),
+    Signal(
+        "dsobs_engine_fault",
+        "gauge",
+        "1 from an alert of the engine's own (one that asks for a restart, or a start over its budget) until it is "
+        "ready.",
+    ),
+    Signal(
         "dsobs_engine_planned_stop_seconds",
         "gauge",
         "Time for which the engine has been away by a witnessed, planned stop; 0 else.",

@@ -219,6 +219,7 @@ class Outbox:
             if (task := self._running.pop(lane, None)) is not None:
                 task.cancel()
             lane.drop_all("no such notifier is configured")
+            telemetry.OUTBOX_OLDEST.remove(lane.notifier.name)
         self._wake.set()
 
     def leave_to_primary(self, takes: bool, taken_before: float = float("-inf")) -> None:

@@ -349,6 +349,8 @@ class Sidecar:
         It is dsobs's own, wherever alerts are evaluated.
         """
         notification = self.teller.escalation(incident, text, self.clock.now())
+        if notification is None:
+            return
         if connection is None:
             self.receivers.outbox.enqueue_in_memory([notification])
         else:

@@ -102,8 +102,9 @@ class Receivers:
         before = self._config
         self.outbox.leave_to_primary(config.notifiers.alertmanager is not None)
         if before is None or before.notifiers.alertmanager != config.notifiers.alertmanager:
-            for way in self._ways.values():
+            for name, way in self._ways.items():
                 self._leave(way)
+                OUTBOX_OLDEST.remove(name)
             self._ways = {name: _Way(n, self._source, self._clock) for name, n in standing.items()}
         if before is None or before.heartbeat != config.heartbeat:
             if self._beating is not None:

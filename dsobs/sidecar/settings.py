@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
-from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
-from dsobs.pipeline import rule_groups
+from dsobs.notifiers.inhibition import InhibitRule
+from dsobs.pipeline import inhibit_rules, rule_groups
 from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
 from dsobs.rules.reader import Problem as RuleProblem
-from dsobs.rules.shipped import directory
 from dsobs.sidecar.page_texts import bad_templates
 from dsobs.silences import Matcher, MatcherError
 
@@ -49,10 +48,8 @@ def read_files(config: Config, problems: list[Problem]) -> tuple[list[Group], li
         groups = rule_groups(config)
     except RuleFileError as error:
         problems += [_of_rules(problem) for problem in error.problems]
-    shipped = [(SHIPPED_FILE, (directory() / SHIPPED_FILE).read_text(encoding="utf-8"))]
-    inhibition = config.inhibition
     try:
-        inhibit = load_inhibition(inhibition.files, shipped if inhibition.shipped else [])
+        inhibit = inhibit_rules(config)
     except ConfigError as error:
         problems += error.problems
     return groups, inhibit

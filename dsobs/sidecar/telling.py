@@ -9,7 +9,7 @@ import logging
 import sqlite3
 from collections import Counter as Tally
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsobs import silences, telemetry
 from dsobs.config import Config, Mode
@@ -20,18 +20,21 @@ from dsobs.model.notifier import Standing
 from dsobs.notifiers.inhibition import InhibitRule, inhibitor
 from dsobs.notifiers.messages import dedup_key, notification_of
 from dsobs.remediation.ledger import Ledger
+from dsobs.remediation.plan import ACTION_LABEL
 from dsobs.sidecar.page_texts import PageTexts
 from dsobs.silences import Silence
 
 log = logging.getLogger(__name__)
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS told (name TEXT PRIMARY KEY)",)
-"""Fingerprints of alerts of which somebody was told and that have not ended."""
+"""Fingerprints of alerts of which somebody was told and that have not ended; and what became of escalations."""
 
 WATCHDOG = "Watchdog"
 """The alert that always fires, so that its end is noticed."""
 ESCALATION = "RemediationEscalated"
 """`alertname` of an incident's page where it stands among alerts."""
+_MARK = "\n"
+"""Between incident and page in a saved name; fingerprints have none."""
 RESOLVED_SECONDS = 900.0
 """How long an ended escalation stays among the alerts that are sent; as for alerts of rules."""
 
@@ -81,6 +84,10 @@ class Teller:
         self._told: set[str] = set()
         self._saved: frozenset[str] | None = None
         self._held: dict[str, str] = {}
+        self._open: list[Alert] = []
+        """Critical alerts of the server itself that somebody was told of: firing in the last turn, restarts first."""
+        self._escalations: dict[str, str] = {}
+        """Open incident → `alertname` of the page that carries its escalation, or of a page of its own."""
         self._escalated: dict[str, tuple[str, float]] = {}
         """Incident → (text, when) of escalations since the start: the ledger may have been out of reach."""
 
@@ -88,13 +95,16 @@ class Teller:
 
     def restore(self, connection: sqlite3.Connection) -> None:
         """What the last run told of."""
-        self._told = {name for (name,) in connection.execute("SELECT name FROM told")}
-        self._saved = frozenset(self._told)
+        names = {name for (name,) in connection.execute("SELECT name FROM told")}
+        marks = [name.partition(_MARK) for name in names if _MARK in name]
+        self._escalations = {incident: page for incident, _, page in marks}
+        self._told = {name for name in names if _MARK not in name}
+        self._saved = frozenset(names)
 
     @property
     def unsaved(self) -> frozenset[str] | None:
         """What to `save`; None where the disk has it."""
-        now = frozenset(self._told)
+        now = frozenset(self._told) | {incident + _MARK + page for incident, page in self._escalations.items()}
         return None if now == self._saved else now
 
     @staticmethod
@@ -129,6 +139,10 @@ class Teller:
                 self._told.discard(alert.fingerprint)
                 told += self._notified(alert, now)
         self._told &= {alert.fingerprint for alert in firing}
+        mine = [
+            a for a in firing if a.fingerprint in self._told and a.severity == "critical" and ACTION_LABEL in a.labels
+        ]
+        self._open = sorted(mine, key=lambda alert: alert.labels[ACTION_LABEL] != "restart")
         return told
 
     def _why_held(
@@ -167,12 +181,26 @@ class Teller:
         )
         return [self.policy.texts.on(made, alert, now)] if made is not None else []
 
-    def escalation(self, incident: str, text: str | None, now: float) -> Notification:
-        """The ladder of an incident is used up, as `text` says, or (None) that incident is closed."""
+    def escalation(self, incident: str, text: str | None, now: float) -> Notification | None:
+        """The ladder of an incident is used up, as `text` says, or (None) that incident is closed.
+
+        While a page of the same server is open it is an update of that one, whose end is its end: one fault, one page.
+        """
         if text is None:
             self._escalated.pop(incident, None)
+            if self._escalations.pop(incident, ESCALATION) != ESCALATION:
+                return None
         else:
             self._escalated[incident] = (text, now)
+            carrier = self._carrier(incident)
+            if carrier is not None:
+                (made,) = self._notified(carrier, now)
+                return replace(
+                    made,
+                    at=now,
+                    summary=f"[critical] {carrier.name} on {self.policy.source}: {text}",
+                    details={**made.details, "next": text, "incident": incident, "do": f"dsobs incidents {incident}"},
+                )
         summary = f"[critical] {self.policy.source}: {text}" if text else f"[resolved] {self.policy.source}: {incident}"
         return Notification(
             at=now,
@@ -184,6 +212,16 @@ class Teller:
             component="dsobs",
             details={"incident": incident, "do": f"dsobs incidents {incident}"},
         )
+
+    def _carrier(self, incident: str) -> Alert | None:
+        """The open page that the escalation goes into; one that has a page of its own keeps that."""
+        if self._escalations.get(incident) == ESCALATION or not self._open:
+            self._escalations[incident] = ESCALATION
+            return None
+        before = self._escalations.get(incident)
+        carrier = next((alert for alert in self._open if alert.name == before), self._open[0])
+        self._escalations[incident] = carrier.name
+        return carrier
 
     # For receivers that are told the whole state.
 
@@ -233,7 +271,8 @@ class Teller:
     def _escalated_alert(self, incident: str, text: str, at: float, now: float, ended: float | None = None) -> Standing:
         return Standing(
             labels={
-                "alertname": ESCALATION,
+                # Where a page carries it, it is of that page's group.
+                "alertname": self._escalations.get(incident, ESCALATION),
                 "instance": self.policy.source,
                 "severity": "critical",
                 "component": "dsobs",

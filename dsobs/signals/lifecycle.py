@@ -209,6 +209,11 @@ class Lifecycle:
         self.planned_since = self.planned_since if self.planned_stop is not None else now
         self.planned_stop = who
 
+    def _available(self, starting: float, startup_budget: float) -> bool:
+        """Ready, or away on purpose: by somebody else's planned stop, and until a start after it takes too long."""
+        planned = self.planned_stop is not None and not self._planned_by_own
+        return self.ready or (planned and starting <= startup_budget)
+
     def samples(self, now: float, startup_budget: float) -> list[Sample]:
         """The derived gauges."""
         starting = now - self.starting_since if self.starting_since is not None else 0.0
@@ -218,6 +223,7 @@ class Lifecycle:
             Sample(labels("dsobs_engine_up"), float(self.up)),
             Sample(labels("dsobs_engine_seen"), float(self.seen)),
             Sample(labels("dsobs_engine_ready"), float(self.ready)),
+            Sample(labels("dsobs_engine_available"), float(self._available(starting, startup_budget))),
             Sample(labels("dsobs_engine_down"), float(self.down_since is not None)),
             Sample(labels("dsobs_engine_planned_stop_seconds"), max(planned, 0.0)),
             Sample(labels("dsobs_engine_unresponsive_seconds"), max(silent, 0.0)),

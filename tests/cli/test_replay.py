@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dsobs.config import Config
+from dsobs.replay import Replay, replay
+
 PAGE = (
     'vllm:num_requests_running{model_name="m",engine="0"} 0\nvllm:num_requests_waiting{model_name="m",engine="0"} 0\n'
 )
@@ -49,3 +52,78 @@ def test_a_file_with_nothing_to_replay_is_a_failure_that_says_what_it_lacks(
     assert done.returncode == 1
     assert f"{path}: {said}" in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["kind"] == "end"
+
+
+WORKS = (
+    'vllm:num_requests_running{{model_name="m",engine="0"}} {running}\n'
+    'vllm:num_requests_waiting{{model_name="m",engine="0"}} 0\n'
+    'vllm:kv_cache_usage_perc{{model_name="m",engine="0"}} {usage}\n'
+    'vllm:generation_tokens_total{{model_name="m",engine="0"}} {tokens}\n'
+)
+RULES = """
+groups:
+  - name: mine
+    rules:
+      - alert: Cause
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.8
+        labels: {severity: warning}
+      - alert: Consequence
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.7
+        labels: {severity: critical}
+      - alert: Remark
+        expr: dsobs_engine_kv_cache_usage_ratio > 0.7
+        labels: {severity: info}
+"""
+INHIBITION = """
+inhibit_rules:
+  - source_matchers: [alertname=Cause]
+    target_matchers: [alertname=Consequence]
+    equal: [instance]
+"""
+
+
+def test_pages_are_what_a_live_dsobs_would_tell_warnings_too_and_not_what_inhibition_holds_back(tmp_path: Path) -> None:
+    (tmp_path / "mine.rules.yaml").write_text(RULES)
+    (tmp_path / "inhibit.yaml").write_text(INHIBITION)
+    config = Config.model_validate(
+        {
+            "rules": {"shipped": False, "files": [tmp_path / "mine.rules.yaml"]},
+            "inhibition": {"files": [tmp_path / "inhibit.yaml"]},
+        }
+    )
+    records = (
+        {
+            "t": 1000.0 + at,
+            "metrics": WORKS.format(running=1, tokens=at, usage=0.9 if 100 <= at < 200 else 0.75 if at < 300 else 0.1),
+            "health": 200,
+        }
+        for at in range(100, 400)
+    )
+    pages = [(e["name"], e["state"], e["severity"]) for e in Replay(config).run(records) if e["kind"] == "page"]
+    assert pages == [
+        ("Cause", "triggered", "warning"),
+        ("Consequence", "triggered", "critical"),
+        ("Cause", "resolved", "warning"),
+        ("Consequence", "resolved", "critical"),
+    ]
+
+
+def test_of_the_recorded_hang_nothing_critical_is_paged_before_it() -> None:
+    recording = Path(__file__).parents[1] / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
+    pages = [event for event in replay(recording, Config()) if event["kind"] == "page"]
+    critical = [(e["name"], e["state"]) for e in pages if e["severity"] == "critical"]
+    assert critical[:2] == [("EngineHung", "triggered"), ("EngineHung", "resolved")]
+    assert critical[2:] == [("EngineDown", "triggered")]
+    assert min(e["t"] for e in pages if e["severity"] == "critical") >= 186.0
+
+
+def test_what_is_wrong_with_an_inhibition_file_is_said_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "inhibit.yaml").write_text("inhibit_rules: 3\n")
+    recording = tmp_path / "one.jsonl"
+    recording.write_text(json.dumps({"t": 1.0, "metrics": PAGE, "health": 200}) + "\n")
+    words = [sys.executable, "-m", "dsobs.cli", "replay", str(recording), "--set"]
+    done = subprocess.run(
+        [*words, f"inhibition.files={tmp_path}/inhibit.yaml"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("inhibit.yaml:1: inhibit_rules: must be a list\n")

@@ -88,6 +88,12 @@ BAD = {
         ":9: notifiers.slack.url: is missing; write file:PATH or env:NAME",
         ":11: heartbeat.interval: is '0'; write more than 0",
     ],
+    "objectives": [
+        ":3: rules.objectives.ttft_target: is 0.9: 14.4 times a budget of 0.1 is never burnt, so that nothing would be "
+        "paged at once; write 0.931 or more",
+        ":4: rules.objectives.availability_target: is 1, which leaves no budget to burn; write less than 1, such as "
+        "0.9999",
+    ],
     "fallback_alone": [
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"

@@ -66,7 +66,7 @@ def test_shipped_rules_name_only_canonical_signals_and_dsobs_own() -> None:
     own = {sample.name for family in families for sample in family.samples}
     own |= {family.name + "_total" for family in families if family.type == "counter"}
     own |= {family.name for family in families}
-    recorded = {"dsobs:engine_ready:avg30s"}
+    recorded = {"dsobs:engine_available:avg30s", "up"}  # `up` is Prometheus's own.
     unknown = set()
     for rule in _rules().values():
         for name in rule.query.metric_names - recorded:

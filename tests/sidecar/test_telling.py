@@ -165,6 +165,8 @@ def test_what_was_told_of_outlives_a_restart() -> None:
 def test_an_escalation_and_its_end_have_one_key() -> None:
     t = teller(elsewhere=True)
     sent, over = t.escalation("i-1", "restart failed: no", NOW), t.escalation("i-1", None, NOW)
+    assert sent is not None
+    assert over is not None
     assert (sent.event, sent.dedup_key, sent.severity) == (TRIGGER, "dsobs/gpu-1/incident-i-1", "critical")
     assert (over.event, over.dedup_key) == (RESOLVE, sent.dedup_key)
 
@@ -200,3 +202,66 @@ def test_an_escalation_that_the_ledger_could_not_take_stands_all_the_same() -> N
     assert (one.labels["incident"], one.started_at, one.ended_at) == ("i-1", NOW, None)
     t.escalation("i-1", None, NOW + 90)
     assert t.standing([], Ledger(), NOW + 91) == []
+
+
+def faulty(name: str = "EngineHung", action: str = "restart") -> Alert:
+    return alert(name, labels={"action": action})
+
+
+def test_an_escalation_updates_the_open_page_of_its_fault_and_ends_with_it() -> None:
+    t = teller()
+    (page,) = t.turn([faulty()], [], NOW)
+    sent = t.escalation("i-1", "restart refused: budget", NOW + 30)
+    assert sent is not None
+    assert (sent.event, sent.dedup_key, sent.at) == (TRIGGER, page.dedup_key, NOW + 30)
+    assert sent.summary == "[critical] EngineHung on gpu-1: restart refused: budget"
+    (standing,) = t.standing([], Ledger(), NOW + 31)
+    assert (standing.labels["alertname"], standing.labels["incident"]) == ("EngineHung", "i-1")
+    assert told(t, ended(faulty())) == [(RESOLVE, "EngineHung")]
+    assert t.escalation("i-1", None, NOW + 90) is None
+
+
+@pytest.mark.parametrize("held_back", ["silenced", "resolved", "warning", "no fault of the server"])
+def test_an_escalation_without_an_open_page_of_the_server_is_a_page_of_its_own(held_back: str) -> None:
+    t, page = teller(), faulty()
+    held = [silences.new(["alertname=EngineHung"], NOW - 1, 60, "me", "")] if held_back == "silenced" else []
+    if held_back == "warning":
+        page = alert("GPUFaultUnknown", severity="warning", labels={"action": "escalate"})
+    elif held_back == "no fault of the server":
+        page = alert("DsobsTellsNobody")
+    t.turn([page], held, NOW)
+    if held_back == "resolved":
+        t.turn([ended(page)], [], NOW)
+    sent, again = t.escalation("i-1", "restart failed: no", NOW), None
+    assert sent is not None
+    assert sent.dedup_key == "dsobs/gpu-1/incident-i-1"
+    t.turn([faulty("EngineDown")], [], NOW)
+    again, over = t.escalation("i-1", "restart failed again", NOW), t.escalation("i-1", None, NOW)
+    assert again is not None
+    assert over is not None
+    assert {again.dedup_key, over.dedup_key} == {sent.dedup_key}
+
+
+def test_an_escalation_of_an_engine_that_a_lost_card_explains_goes_into_the_page_of_the_card() -> None:
+    t = teller(
+        InhibitRule((Matcher("alertname", "=", "GPUFellOffBus"),), (Matcher("alertname", "=", "EngineDown"),), ())
+    )
+    (page,) = t.turn([faulty("EngineDown"), faulty("GPUFellOffBus", "reboot_node")], [], NOW)
+    sent = t.escalation("i-1", "restart refused: gpu_well", NOW)
+    assert sent is not None
+    assert (sent.dedup_key, sent.labels["alertname"]) == (page.dedup_key, "GPUFellOffBus")
+
+
+def test_what_carries_an_escalation_outlives_a_restart() -> None:
+    connection = sqlite3.connect(":memory:")
+    for statement in telling.SCHEMA:
+        connection.execute(statement)
+    t = teller()
+    t.turn([faulty()], [], NOW)
+    t.escalation("i-1", "restart refused: budget", NOW)
+    t.save(connection, t.unsaved or frozenset())
+    again = teller()
+    again.restore(connection)
+    assert again.unsaved is None
+    assert told(again, faulty()) == []
+    assert again.escalation("i-1", None, NOW) is None
