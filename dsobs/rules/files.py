@@ -57,11 +57,12 @@ class AlertRule:
 
     @property
     def key(self) -> str:
-        """Names the rule on disk: 32 hexadecimal characters of its name, expression and labels.
+        """Names the rule on disk: 32 hexadecimal characters of its name and labels, which no other alert has.
 
-        State outlives a restart as long as these stay; its place in the files, `for` and annotations may change.
+        State outlives a reload or a restart as long as these stay, as in Prometheus (`CopyState` in rules/group.go);
+        its expression, its place in the files, `for` and annotations may change.
         """
-        parts = [self.name, self.expr, *(f"{name}\x01{template.text}" for name, template in self.labels)]
+        parts = [self.name, *(f"{name}\x01{template.text}" for name, template in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
 
@@ -77,8 +78,8 @@ class RecordingRule:
 
     @property
     def key(self) -> str:
-        """Names the rule, as that of an alert."""
-        parts = ["record", self.name, self.expr, *(f"{name}\x01{value}" for name, value in self.labels)]
+        """Names the rule, as that of an alert; several expressions may feed one metric and share the key."""
+        parts = ["record", self.name, *(f"{name}\x01{value}" for name, value in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
     @property

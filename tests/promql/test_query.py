@@ -541,3 +541,13 @@ def test_a_name_out_of_several_is_named_in_full() -> None:
     assert promql.compile('{__name__=~"x|y"}').metric_names == {"x", "y"}
     with pytest.raises(EvaluationError, match="same labelset"):
         run('rate({__name__=~"x|y"}[5m])', store(x=[1, 2], y=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"),
+    [("1_0", 10), ("1_2.5_0e0_1", 125), ("0x1p3", 8), ("0x_1_0.8p1_0", 16896), ("1__0", None), ("1_.0", None),
+     ("0x10", None), ("1e400", None), ("_1", None)],
+)  # fmt: skip
+def test_bounds_of_buckets_are_read_as_go_reads_numbers(bound: str, value: float | None) -> None:
+    found = one("histogram_quantile(0.9, h_bucket)", histogram({bound: [1, 1], "+Inf": [2, 2]}))
+    assert found == value if value is not None else math.isnan(found)
