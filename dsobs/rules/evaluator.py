@@ -31,6 +31,7 @@ from dsobs import promql, telemetry
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
+from dsobs.rules.notation import metric_text
 from dsobs.rules.persistence import SavedAlert, Snapshot
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Data
@@ -496,7 +497,7 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(_compiled(name), now) for name in rule.query.metric_names)
+        return all(self._query(_compiled(metric_text({"__name__": name})), now) for name in rule.query.metric_names)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
