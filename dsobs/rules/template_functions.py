@@ -416,8 +416,6 @@ UNSUPPORTED_FUNCTIONS = frozenset(
         "println",
         "safeHtml",
         "slice",
-        "sortByLabel",
-        "strvalue",
         "tableLink",
         "toDuration",
         "toTime",
