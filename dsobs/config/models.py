@@ -293,8 +293,8 @@ class Alertmanager(Model):
     mirror_silences: bool = True
     """Silences of dsobs are made there too, and ended there; false: silenced alerts are not sent to it."""
     silence_scope: tuple[LabelMatcher, ...] = ()
-    """Matchers that each mirrored silence gets, so that it silences this server only. Empty: `instance` is target.name,
-    with or without a port."""
+    """Matchers that each mirrored silence gets, so that it silences this server only. Empty: `instance` is target.name
+    (or that of `labels`), with or without a port."""
     silences_stop_repair: bool = False
     """A silence that somebody made in Alertmanager also stops repair; false: it only keeps people from being told."""
 

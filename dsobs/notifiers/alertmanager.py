@@ -63,13 +63,17 @@ class AlertmanagerNotifier:
         """An alert's labels with those of the settings that it lacks; an empty one counts as lacking."""
         return {**self._labels, **{name: value for name, value in labels.items() if value}}
 
+    def instance_of(self, source: str) -> str:
+        """What alerts there call the server that dsobs calls `source`."""
+        return self._labels.get("instance") or source
+
     async def send(self, notification: Notification) -> Answer:
         """One event as an alert that holds for four resend delays, or has just ended."""
         started = notification.started_at if notification.started_at is not None else notification.at
         trigger = notification.event is Event.TRIGGER
         labels = {
             "alertname": MESSAGE_ALERT,
-            "instance": notification.source,
+            "instance": self.instance_of(notification.source),
             "severity": severity_of(notification.severity),
             **notification.labels,
         }

@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "heartbeat"
+LOOK_SECONDS = 1.0
+"""While a beat is held, between two looks whether it may go out."""
 
 
 class HeartbeatSender:
-    """POSTs each interval, but only while `alive` gives no reason against it: what only half works is dead."""
+    """POSTs each interval, but only while `alive` gives no reason against it: what only half works is dead.
+
+    A beat that was held goes out as soon as there is no reason any more.
+    """
 
     def __init__(
         self,
@@ -47,17 +52,22 @@ class HeartbeatSender:
     async def run(self) -> None:
         """Until cancelled. Beats that are missed are not made up for."""
         due = self._clock.now()
+        held = False
         while True:
-            await self._beat()
-            due = max(due + self._settings.interval, self._clock.now())
+            now = self._clock.now()
+            why = self._alive()
+            if why is None and (held or now >= due):
+                await self._beat()
+                due = max(min(due, now) + self._settings.interval, self._clock.now())
+                held = False
+            elif why is not None and now >= due:
+                self._note("held", why)
+                due = max(due + self._settings.interval, now)
+                held = True
             self._woken.clear()
-            await self._wait(self._woken, due)
+            await self._wait(self._woken, min(due, now + LOOK_SECONDS) if held else due)
 
     async def _beat(self) -> None:
-        why = self._alive()
-        if why is not None:
-            self._note("held", why)
-            return
         url = self._settings.url
         if url is None:
             return

@@ -164,15 +164,18 @@ class SilenceMirror:
     def _body(self, silence: Silence) -> dict[str, Any]:
         mark = f"[dsobs {self._source} {silence.id}]"
         return {
-            "matchers": [_written(matcher) for matcher in scoped(silence, self._scope, self._source).matchers],
+            "matchers": [_written(matcher) for matcher in self._scoped(silence).matchers],
             "startsAt": iso_time(silence.starts_at),
             "endsAt": iso_time(silence.ends_at),
             "createdBy": silence.created_by or "dsobs",
             "comment": f"{silence.comment[:_MAX_COMMENT]} {mark}".strip(),
         }
 
+    def _scoped(self, silence: Silence) -> Silence:
+        return scoped(silence, self._scope, self._notifier.instance_of(self._source))
+
     def _judged(self, answer: Answer, what: str, gone: int | None = None) -> bool:
-        if answer.status == gone or (answer.status is not None and 200 <= answer.status < 300):
+        if answer.status is not None and (answer.status == gone or 200 <= answer.status < 300):
             self._told = ""
             return True
         why = answer.detail if answer.status is None else f"HTTP {answer.status} {answer.detail}"
@@ -184,10 +187,10 @@ class SilenceMirror:
         self._told = why
 
 
-def scoped(silence: Silence, scope: Sequence[Matcher], source: str) -> Silence:
-    """The silence for this server only: with `scope`, or else for `instance` SOURCE, with or without a port."""
+def scoped(silence: Silence, scope: Sequence[Matcher], instance: str) -> Silence:
+    """The silence for this server only: with `scope`, or else for its `instance`, with or without a port."""
     if not scope:
-        scope = (Matcher("instance", "=~", f"{re.escape(source)}(:[0-9]+)?"),)
+        scope = (Matcher("instance", "=~", f"{re.escape(instance)}(:[0-9]+)?"),)
     kept = tuple(matcher for matcher in scope if matcher not in silence.matchers)
     return Silence(
         silence.id,

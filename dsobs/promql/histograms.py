@@ -11,16 +11,34 @@ from dsobs.promql.vectors import Vector, remembered, unique, without_name
 TOLERANCE = 1e-12
 """Relative differences up to this between neighbouring buckets are rounding."""
 _SMALLEST_NORMAL = 2.0**-1022
-_BOUND = re.compile(r"[+-]?(?:\d+\.?\d*(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?|inf(?:inity)?)", re.ASCII | re.IGNORECASE)
+_DIGITS, _HEX = r"\d+(?:_\d+)*", r"[0-9a-f]+(?:_[0-9a-f]+)*"
+_BOUND = re.compile(
+    rf"[+-]?(?:(?:{_DIGITS}\.?|(?:{_DIGITS})?\.{_DIGITS})(?:e[+-]?{_DIGITS})?"
+    rf"|(?P<hex>0x(?:_?{_HEX}\.?|(?:_?{_HEX})?\.{_HEX})p[+-]?{_DIGITS})"
+    rf"|(?P<inf>inf(?:inity)?))",
+    re.ASCII | re.IGNORECASE,
+)
+"""Numbers as Go's `strconv.ParseFloat` takes them."""
 
 
 @remembered
 def _bucket(labels: Labels) -> tuple[Labels, float | None]:
     """The labels of a bucket's histogram and the bucket's upper bound; None where the series is no bucket."""
-    bound = dict(labels).get("le", "")
-    if not _BOUND.fullmatch(bound):
-        return (), None
-    return tuple([pair for pair in labels if pair[0] != "le"]), float(bound)
+    bound = _bound(dict(labels).get("le", ""))
+    return () if bound is None else tuple([pair for pair in labels if pair[0] != "le"]), bound
+
+
+def _bound(text: str) -> float | None:
+    match = _BOUND.fullmatch(text)
+    if match is None:
+        return None
+    digits = text.replace("_", "")
+    try:
+        bound = float.fromhex(digits) if match["hex"] else float(digits)
+    except OverflowError:
+        return None
+    # What is too large for a float is an error there.
+    return None if math.isinf(bound) and not match["inf"] else bound
 
 
 def over_histograms(vector: Vector, evaluate: Callable[[list[tuple[float, float]]], float]) -> Vector:

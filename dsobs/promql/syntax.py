@@ -9,6 +9,7 @@ from typing import Any
 import promql_parser as tree
 
 from dsobs.promql.errors import PromqlError, UnsupportedError
+from dsobs.promql.patterns import compile_pattern
 
 _WORDS = re.compile(
     r"""(?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)"""
@@ -28,9 +29,11 @@ def parse(expression: str) -> Any:
     """The tree; `PromqlError` for what is no PromQL, `UnsupportedError` for what the library can't read."""
     _check_words(expression)
     try:
-        return tree.parse(expression)
+        return tree.parse(_zero_offsets(expression))
     except ValueError as error:
         _check_modifiers(expression)
+        _check_durations(expression)
+        _check_pattern(expression, str(error))
         raise PromqlError(str(error), position(expression, str(error))) from error
 
 
@@ -42,6 +45,50 @@ def _check_modifiers(expression: str) -> None:
         if found.group() in ("anchored", "smoothed") and after_selector:
             raise UnsupportedError(f"the modifier {found.group()}", found.start())
         before = found
+
+
+_ZERO = re.compile(r"(?:0+(?:ms|[smhdwy]))+")
+
+
+def _zero_offsets(expression: str) -> str:
+    """With `offset 0s` as `offset 0`, which the library takes; everything keeps its place."""
+    before, out = "", expression
+    for found in _WORDS.finditer(expression):
+        word = found.group()
+        if before == "offset" and word in "-+":
+            continue
+        if before == "offset" and _ZERO.fullmatch(word):
+            out = out[: found.start()] + "0".ljust(len(word)) + out[found.end() :]
+        before = word.lower()
+    return out
+
+
+def _check_durations(expression: str) -> None:
+    """Names durations that are computed: in brackets, and after `offset`."""
+    bracket = False
+    before = ""
+    for found in _WORDS.finditer(expression):
+        word = found.group()
+        computes = (bracket and (word in "(*/%^" or (word in "+-" and before not in "[:"))) or (
+            before == "offset" and word == "("
+        )
+        if computes:
+            raise UnsupportedError("a duration that is computed", found.start())
+        bracket = word == "[" or (bracket and word != "]")
+        if not (before == "offset" and word in "-+"):
+            before = word.lower()
+
+
+def _check_pattern(expression: str, message: str) -> None:
+    """Names a regular expression that RE2 takes and the library does not."""
+    pattern = message.removeprefix("illegal regex for ")
+    if pattern != message:
+        try:
+            compile_pattern(pattern)
+        except UnsupportedError:
+            return
+        place = expression.find("=~")
+        raise UnsupportedError(f"the regular expression {pattern!r}", place if expression.count("~") == 1 else None)
 
 
 def _check_words(expression: str) -> None:

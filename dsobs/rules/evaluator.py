@@ -31,6 +31,7 @@ from dsobs import promql, telemetry
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
+from dsobs.rules.notation import metric_text
 from dsobs.rules.persistence import SavedAlert, Snapshot
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Data
@@ -200,27 +201,20 @@ class Evaluator:
     # Reload and restart.
 
     def replace_groups(self, groups: Iterable[Group]) -> None:
-        """Takes other rules from now on. The state of a rule that did not change in name, expression and labels stays.
+        """Takes other rules from now on. The state of a rule that did not change in name and labels stays.
 
         Firing alerts of rules that are gone resolve in the next `evaluate`.
         """
         before = self._groups
-        left: dict[str, list[_RuleState]] = {}
-        for group in before:
-            for state in group.rules:
-                left.setdefault(state.rule.key, []).append(state)
+        left = {(state.rule.key, state.rule.expr): state for group in before for state in group.rules}
         slots = {(g.group.file, g.group.name, g.interval): g for g in before}
         self._groups = [_GroupState(group, self._default_interval) for group in groups]
         for group in self._groups:
             old = slots.get((group.group.file, group.group.name, group.interval))
             if old is not None:
                 group.next_slot, group.evaluated_at, group.seconds = old.next_slot, old.evaluated_at, old.seconds
-            for n, state in enumerate(group.rules):
-                kept = left.get(state.rule.key)
-                if kept:
-                    group.rules[n] = kept.pop(0)
-                    group.rules[n].rule = state.rule
-        for gone in (state for states in left.values() for state in states):
+        self._keep(left)
+        for gone in left.values():
             for labels in gone.recorded | gone.exposed:
                 self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
             if isinstance(gone.rule, AlertRule):
@@ -233,10 +227,29 @@ class Evaluator:
         self._exposes_alerts = self._expose_always or refers
         self._revision += 1
 
+    def _keep(self, left: dict[tuple[str, str], _RuleState]) -> None:
+        """Takes the states of rules that are still there out of `left`, by key and expression."""
+        changed: list[tuple[list[_RuleState], int]] = []
+        for group in self._groups:
+            for n, state in enumerate(group.rules):
+                kept = left.pop((state.rule.key, state.rule.expr), None)
+                if kept is None:
+                    changed.append((group.rules, n))
+                else:
+                    kept.rule = state.rule
+                    group.rules[n] = kept
+        for rules, n in changed:
+            rule = rules[n].rule
+            # Only recording rules share a key: then in order, as in Prometheus.
+            name = next((name for name in left if name[0] == rule.key), None)
+            if name is not None:
+                rules[n] = left.pop(name)
+                rules[n].rule = rule
+
     def restore(self, saved: Iterable[SavedAlert], now: float) -> None:
         """Takes over what the last run left; before the first `evaluate`.
 
-        Firing alerts of rules that are no longer there, or have another expression, resolve in the next `evaluate`.
+        Firing alerts of rules that are no longer there resolve in the next `evaluate`.
         """
         rules = {
             state.rule.key: state
@@ -484,7 +497,7 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(_compiled(name), now) for name in rule.query.metric_names)
+        return all(self._query(_compiled(metric_text({"__name__": name})), now) for name in rule.query.metric_names)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
@@ -520,11 +533,11 @@ class Evaluator:
 
     def alert_samples(self) -> list[Sample]:
         """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
-        return _alert_samples(self.alerts())
+        return [sample for group in self._groups for state in group.rules for sample in _alert_samples(state)]
 
     def _expose(self, state: _RuleState, at: float) -> None:
         """Rules may refer to `ALERTS`; only then the store gets them."""
-        samples = _alert_samples([_alert(state.rule.name, active) for active in state.active.values()])
+        samples = _alert_samples(state)
         for sample in samples:
             self._store.append(sample.labels, at, sample.value)
         present = {sample.labels for sample in samples}
@@ -561,14 +574,22 @@ class _Departed:
     active: _Active
 
 
-def _alert_samples(alerts: Iterable[Alert]) -> list[Sample]:
+def _alert_samples(state: _RuleState) -> list[Sample]:
     samples: list[Sample] = []
-    for alert in alerts:
-        if alert.state is AlertState.RESOLVED:
+    # A label whose template renders to nothing is not among the alert's and has its raw text here, as in Prometheus
+    # (`sample` in rules/alerting.go).
+    raw = (
+        {name: template.text for name, template in state.rule.labels if template.text}
+        if isinstance(state.rule, AlertRule)
+        else {}
+    )
+    for active in state.active.values():
+        if active.state is AlertState.RESOLVED:
             continue
-        samples.append(Sample(labels_of({**alert.labels, "alertstate": alert.state.value, "__name__": "ALERTS"}), 1.0))
+        shown = {**raw, **active.labels}
+        samples.append(Sample(labels_of({**shown, "alertstate": active.state.value, "__name__": "ALERTS"}), 1.0))
         samples.append(
-            Sample(labels_of({**alert.labels, "__name__": "ALERTS_FOR_STATE"}), float(math.floor(alert.active_at)))
+            Sample(labels_of({**shown, "__name__": "ALERTS_FOR_STATE"}), float(math.floor(active.active_at)))
         )
     return samples
 

@@ -5,7 +5,6 @@ All errors of all files are reported at once.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 from dsobs import promql
 from dsobs.promql import PromqlError, Query, UnsupportedError
 from dsobs.rules.reader import Problem, Reader, is_null, read_text
-from dsobs.rules.template_functions import TemplateError
+from dsobs.rules.template_functions import TemplateError, UnsupportedTemplateError
 from dsobs.rules.templates import Template
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]
@@ -57,11 +56,12 @@ class AlertRule:
 
     @property
     def key(self) -> str:
-        """Names the rule on disk: 32 hexadecimal characters of its name, expression and labels.
+        """Names the rule on disk: 32 hexadecimal characters of its name and labels, which no other alert has.
 
-        State outlives a restart as long as these stay; its place in the files, `for` and annotations may change.
+        State outlives a reload or a restart as long as these stay, as in Prometheus (`CopyState` in rules/group.go);
+        its expression, its place in the files, `for` and annotations may change.
         """
-        parts = [self.name, self.expr, *(f"{name}\x01{template.text}" for name, template in self.labels)]
+        parts = [self.name, *(f"{name}\x01{template.text}" for name, template in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
 
@@ -77,8 +77,8 @@ class RecordingRule:
 
     @property
     def key(self) -> str:
-        """Names the rule, as that of an alert."""
-        parts = ["record", self.name, self.expr, *(f"{name}\x01{value}" for name, value in self.labels)]
+        """Names the rule, as that of an alert; several expressions may feed one metric and share the key."""
+        parts = ["record", self.name, *(f"{name}\x01{value}" for name, value in self.labels)]
         return hashlib.sha256("\x00".join(parts).encode()).hexdigest()[:32]
 
     @property
@@ -107,8 +107,6 @@ class Group:
     """Queries look this far back."""
 
 
-_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-_METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _GROUP_KEYS = ("name", "interval", "query_offset", "limit", "rules", "labels")
 _RULE_KEYS = ("record", "alert", "expr", "for", "keep_firing_for", "labels", "annotations")
 
@@ -198,6 +196,7 @@ class _File(Reader):
         self._rule = ""
         before = len(self.problems)
         self._rule = _word(node, ("alert", "record"))
+        self._alert = bool(_word(node, ("alert",)))
         fields = self._mapping(node, _RULE_KEYS, "a rule")
         alert = self._text(fields.get("alert"), "alert")
         record = self._text(fields.get("record"), "record")
@@ -243,8 +242,8 @@ class _File(Reader):
         for key in ("for", "keep_firing_for", "annotations"):
             if key in fields:
                 self._problem(fields[key], f"`{key}` belongs to alerts, not to recording rules; take it out")
-        if not _METRIC_NAME.fullmatch(name):
-            self._problem(fields["record"], f"invalid metric name {name!r}; use letters, digits, _ and :")
+        if "{" in name or "}" in name:
+            self._problem(fields["record"], f"invalid metric name {name!r}; labels belong under `labels`")
         if query is None or len(self.problems) > before:
             return None
         labels = tuple((key, value.value) for key, value in sorted(label_nodes.items()))
@@ -263,8 +262,9 @@ class _File(Reader):
         if node is None:
             return found
         for key, value, merged in self._items(node, f"`{what}s`"):
-            if not _LABEL_NAME.fullmatch(key.value) or key.value in forbidden:
-                self._problem(key, f"invalid {what} name {key.value!r}; use letters, digits and _, no digit first")
+            # Prometheus 3 takes any text for a name.
+            if not key.value or key.value in forbidden:
+                self._problem(key, f"invalid {what} name {key.value!r}; give it another one")
             elif not isinstance(value, yaml.ScalarNode):
                 self._problem(value, f"{what} {key.value!r} must be plain text")
             elif not merged or key.value not in found:
@@ -281,7 +281,8 @@ class _File(Reader):
                 for query in template.queries:
                     _compiled(query)
             except (TemplateError, PromqlError) as error:
-                self._problem(node, f"{what} {key!r}: template: {reason(error)}")
+                unsupported = isinstance(error, (UnsupportedError, UnsupportedTemplateError))
+                self._problem(node, f"{what} {key!r}: template: {reason(error)}", unsupported=unsupported)
             else:
                 templates.append((key, template))
         return tuple(templates)
@@ -299,6 +300,8 @@ def reason(error: Exception) -> str:
     """What is wrong with an expression or a template, and what to do."""
     if isinstance(error, UnsupportedError):
         return f"dsobs does not support {error}; write it otherwise, or leave this rule to Prometheus"
+    if isinstance(error, UnsupportedTemplateError):
+        return f"{error}; write it otherwise, or leave this rule to Prometheus"
     return str(error)
 
 

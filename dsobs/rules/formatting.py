@@ -13,6 +13,7 @@ from typing import Any
 import promql_parser as syntax
 import yaml
 
+from dsobs.rules.notation import label_text
 from dsobs.rules.reader import Problem, Reader
 
 WIDTH = 100
@@ -26,7 +27,7 @@ def format_expression(text: str) -> str:
         return text
     try:
         tree = syntax.parse(text)
-        new = "\n".join(_lines(tree))
+        new = _in_written_order("\n".join(_lines(tree)), text)
         same = repr(syntax.parse(new)) == repr(tree)
     except ValueError:
         return text
@@ -35,6 +36,36 @@ def format_expression(text: str) -> str:
 
 _STRINGS = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`')
 _NUMBERS = re.compile(r"(?<![\w:])(?:\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\.\d[\w]*)")
+
+
+_BRACES = re.compile(rf"{_STRINGS.pattern}|\{{((?:{_STRINGS.pattern}|[^{{}}])*)\}}")
+_MATCHERS = re.compile(rf"(?:{_STRINGS.pattern}|[^,])+")
+
+
+def _in_written_order(new: str, old: str) -> str:
+    """`new` with the matchers of each selector in the order that they have in `old`: the library sorts them."""
+    written = iter([found[1] for found in _BRACES.finditer(old) if (found[1] or "").strip()])
+
+    def reordered(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]
+        order = [_matcher(one) for one in _MATCHERS.findall(next(written, "")) if one.strip()]
+        matchers = [one.strip() for one in _MATCHERS.findall(found[1])]
+        if sorted(order) != sorted(_matcher(one) for one in matchers):
+            return found[0]
+        return "{" + ",".join(sorted(matchers, key=lambda one: order.index(_matcher(one)))) + "}"
+
+    return _BRACES.sub(reordered, new)
+
+
+def _matcher(text: str) -> tuple[str, str, str]:
+    """Name, operation and value of one matcher."""
+    selector: Any = syntax.parse(f'{{{text},x="x"}}')
+    found = selector.matchers
+    if found.or_matchers:
+        raise ValueError("`or` between matchers")
+    first = found.matchers[0]
+    return first.name, str(first.op), first.value
 
 
 def _numbers(text: str) -> list[str]:
@@ -100,7 +131,7 @@ def _call(head: str, arguments: list[Any]) -> list[str]:
 
 def _grouping(modifier: Any) -> str:
     word = "by" if str(modifier.type).endswith(".By") else "without"
-    return f" {word} ({', '.join(modifier.labels)})"
+    return f" {word} ({', '.join(map(label_text, modifier.labels))})"
 
 
 def _indented(lines: list[str]) -> list[str]:

@@ -170,13 +170,26 @@ def unquoted(text: str) -> str:
     return _ESCAPE.sub(one, text[1:-1])
 
 
+_PLAIN_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_PLAIN_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
 def metric_text(labels: dict[str, str]) -> str:
-    """As Prometheus prints a series: `name{a="b"}`, labels by name."""
+    """As Prometheus writes a series: `name{a="b"}`, labels by name; `{"a.b", "c d"="e"}` where names need quotes."""
     name = labels.get("__name__", "")
-    inner = ", ".join(
-        f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in sorted(labels.items()) if key != "__name__"
-    )
-    return f"{name}{{{inner}}}" if inner or not name else name
+    inner = [f"{label_text(key)}={_quoted(value)}" for key, value in sorted(labels.items()) if key != "__name__"]
+    if name and not _PLAIN_METRIC.fullmatch(name):
+        name, inner = "", [_quoted(name), *inner]
+    return f"{name}{{{', '.join(inner)}}}" if inner or not name else name
+
+
+def label_text(name: str) -> str:
+    """A label's name, in quotes where it needs them."""
+    return name if _PLAIN_LABEL.fullmatch(name) else _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def value_text(value: float) -> str:

@@ -23,6 +23,8 @@ class Problem:
     """The PromQL that it is about, where it is about one."""
     unsupported: bool = False
     """Prometheus takes it, dsobs does not evaluate it."""
+    alert: bool = False
+    """`rule` is an alert."""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}" if self.line else self.file
@@ -39,12 +41,15 @@ class Reader:
         self.problems: list[Problem] = []
         self._group = ""
         self._rule = ""
+        self._alert = False
 
     def _problem(
         self, node: yaml.Node | None, message: str, expression: str = "", *, unsupported: bool = False
     ) -> None:
         line = node.start_mark.line + 1 if node is not None else 0
-        self.problems.append(Problem(self.name, line, self._group, self._rule, message, expression, unsupported))
+        self.problems.append(
+            Problem(self.name, line, self._group, self._rule, message, expression, unsupported, self._alert)
+        )
 
     def _compose(self, text: str) -> yaml.Node | None:
         """The root node; None for an empty document, and for one that is no YAML."""

@@ -21,6 +21,10 @@ class TemplateError(Exception):
     """The template can't be parsed, names something that is not supported, or failed on its data."""
 
 
+class UnsupportedTemplateError(TemplateError):
+    """It names what Prometheus has and dsobs has not."""
+
+
 def truth(value: Any) -> bool:
     """Go's: NaN is true, empty texts, lists and mappings are false."""
     if isinstance(value, float) and math.isnan(value):
@@ -390,6 +394,8 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "match": (2, 2, _match),
     "reReplaceAll": (3, 3, _re_replace_all),
     "parseDuration": (1, 1, _parse_duration),
+    "externalURL": (0, 0, _by_name),
+    "pathPrefix": (0, 0, _by_name),
     "query": (1, 1, _by_name),
     "first": (1, 1, _first),
     "value": (1, 1, _sample_value),
@@ -398,3 +404,23 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "sortByLabel": (2, 2, _sort_by_label),
 }
 """Name → least and greatest number of arguments, and what it does."""
+
+UNSUPPORTED_FUNCTIONS = frozenset(
+    [
+        "args",
+        "call",
+        "graphLink",
+        "html",
+        "js",
+        "now",
+        "println",
+        "safeHtml",
+        "slice",
+        "tableLink",
+        "toDuration",
+        "toTime",
+        "urlQueryEscape",
+        "urlquery",
+    ]
+)
+"""Of Prometheus (template/template.go) and Go's text/template."""

@@ -14,9 +14,18 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from dsobs.model.samples import Sample
-from dsobs.rules.template_functions import FUNCTIONS, TemplateError, as_text, printed, truth
+from dsobs.rules.template_functions import (
+    FUNCTIONS,
+    UNSUPPORTED_FUNCTIONS,
+    TemplateError,
+    UnsupportedTemplateError,
+    as_text,
+    printed,
+    truth,
+)
 
 QueryFunction = Callable[[str], Sequence[Sample]]
 """Evaluates an instant query at the time of the rule's evaluation."""
@@ -175,7 +184,7 @@ class _Parser:
             elif word in ("end", "else"):
                 return nodes, text
             elif word in _UNSUPPORTED:
-                raise TemplateError(f"{{{{ {word} }}}} is not supported")
+                raise UnsupportedTemplateError(f"{{{{ {word} }}}} is not supported")
             else:
                 nodes.append(("action", self._action(text)))
         return nodes, ""
@@ -272,6 +281,8 @@ class _Parser:
     def _command(self, piped: _Node | None) -> _Node:
         kind, text, _ = self._peek()
         if kind == "name" and text not in ("true", "false", "nil"):
+            if text in UNSUPPORTED_FUNCTIONS:
+                raise UnsupportedTemplateError(f"function {text!r} is not supported")
             if text not in FUNCTIONS:
                 near = difflib.get_close_matches(text, FUNCTIONS, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; there are: {', '.join(sorted(FUNCTIONS))}"
@@ -322,6 +333,8 @@ class _Parser:
         elif kind == "name" and text in ("true", "false", "nil"):
             node = ("literal", {"true": True, "false": False, "nil": None}[text])
         elif kind == "name":
+            if text in UNSUPPORTED_FUNCTIONS:
+                raise UnsupportedTemplateError(f"function {text!r} is not supported")
             if text not in FUNCTIONS:
                 raise TemplateError(f"function {text!r} is not supported")
             if FUNCTIONS[text][0] > 0:
@@ -466,6 +479,10 @@ def _value(node: _Node, dot: Any, scope: dict[str, Any], data: Data) -> Any:
     arguments = [_value(argument, dot, scope, data) for argument in node[2]]
     if name == "query":
         return _query(data, arguments[0])
+    if name == "externalURL":
+        return data.external_url
+    if name == "pathPrefix":
+        return urlsplit(data.external_url).path
     try:
         return FUNCTIONS[name][2](*arguments)
     except TemplateError as error:

@@ -67,6 +67,9 @@ def run_file(tests: UnitTestFile) -> tuple[list[CaseResult], list[Problem]]:
 def _missing(groups: Sequence[Group], known: dict[str, Problem]) -> dict[str, Problem]:
     """Alerts and metrics that are not evaluated or read here, or need one that is not, and which problem it is."""
     missing = dict(known)
+    unread = next((problem for problem in known.values() if problem.alert), None)
+    if unread is not None:
+        missing |= dict.fromkeys(_ALERTS, unread)
     rules = [rule for group in groups for rule in group.rules]
     while True:
         for name in _ALERTS if any(isinstance(r, AlertRule) and r.name in missing for r in rules) else ():

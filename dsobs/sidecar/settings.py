@@ -75,7 +75,13 @@ def unusable(config: Config) -> Iterator[Finding]:
 def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
     """What is to run from now on; ReloadError where it can't. Reads files: not on the event loop."""
     try:
-        wanted = reread()
+        try:
+            wanted = reread()
+        except ConfigError as error:
+            # Which files the settings are to name is not known: those in use are looked at.
+            problems = list(error.problems)
+            read_files(running, problems)
+            raise ConfigError(problems) from error
         left = changed_at_start_only(running, wanted)
         plan = read_plan(kept(running, wanted))
     except ConfigError as error:

@@ -50,21 +50,26 @@ class Policy:
     inhibit: Sequence[InhibitRule]
     mode: Mode
     texts: PageTexts
+    instance: str = ""
+    """`instance` of alerts that have none; empty: the source."""
 
     @classmethod
     def of(cls, config: Config, source: str, inhibit: Sequence[InhibitRule]) -> "Policy":
         """From the settings and what their files hold."""
+        alertmanager = config.notifiers.alertmanager
+        labels = dict(pair.split("=", 1) for pair in alertmanager.labels) if alertmanager is not None else {}
         return cls(
             source,
             config.rules.evaluation == "prometheus",
             inhibit,
             config.remediation.mode,
             PageTexts.of(config),
+            labels.get("instance", ""),
         )
 
     def labels(self, alert: Alert) -> dict[str, str]:
         """As receivers know the alert: with the server's name, unless it has an `instance` of its own."""
-        return {"instance": self.source, **alert.labels, "alertname": alert.name}
+        return {"instance": self.instance or self.source, **alert.labels, "alertname": alert.name}
 
     def next_step(self, alert: Alert) -> str:
         """What dsobs does about an alert, in words."""
@@ -273,7 +278,7 @@ class Teller:
             labels={
                 # Where a page carries it, it is of that page's group.
                 "alertname": self._escalations.get(incident, ESCALATION),
-                "instance": self.policy.source,
+                "instance": self.policy.instance or self.policy.source,
                 "severity": "critical",
                 "component": "dsobs",
                 "incident": incident,

@@ -1,5 +1,6 @@
 import base64
 import json
+import logging
 import ssl
 import time as real_time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from dsobs.model.clock import ManualClock
 from dsobs.model.notifier import Notifier, StandingNotifier
 from dsobs.notifiers import configured
 from dsobs.notifiers.alertmanager import AlertmanagerNotifier, open_notifiers, valid_until
-from dsobs.notifiers.mirror import SilenceMirror
+from dsobs.notifiers.mirror import AGAIN_SECONDS, SilenceMirror
 from tests.alertmanager_stand_in import AlertmanagerStandIn
 from tests.contracts.alertmanager_contract import AlertmanagerContract, silence, standing
 from tests.contracts.notifier_contract import NotifierContract, Receiver, a_notification
@@ -75,6 +76,30 @@ class TestNotifier(NotifierContract):
         await AlertmanagerNotifier(receiver.url, settings, session).send_standing([standing()])
         labels = json.loads(receiver.requests[0][2])[0]["labels"]
         assert (labels["cluster"], labels["severity"]) == ("eu-1", "critical")
+
+    async def test_instance_of_the_settings_stands_in_events_and_for_mirrored_silences(
+        self, receiver: Receiver, session: aiohttp.ClientSession
+    ) -> None:
+        settings = Alertmanager(urls=(receiver.url,), labels=("instance=node-7",))
+        notifier = AlertmanagerNotifier(receiver.url, settings, session)
+        await notifier.send(a_notification())
+        assert json.loads(receiver.requests[0][2])[0]["labels"]["instance"] == "node-7"
+        mirror = SilenceMirror(notifier, "gpu-1", ManualClock(real_time.time()))
+        body = mirror._body(silence())
+        assert {"name": "instance", "value": "node\\-7(:[0-9]+)?", "isRegex": True, "isEqual": True} in body["matchers"]
+
+
+async def test_an_alertmanager_that_cannot_be_reached_is_not_in_step(
+    session: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Alertmanager(urls=("http://127.0.0.1:1",))
+    clock = ManualClock(real_time.time())
+    mirror = SilenceMirror(AlertmanagerNotifier(settings.urls[0], settings, session), "gpu-1", clock)
+    for _ in range(3):
+        assert not await mirror.sync()
+        clock.advance(AGAIN_SECONDS)
+    (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "can't list silences" in told
 
 
 class TestStandIn(AlertmanagerContract):

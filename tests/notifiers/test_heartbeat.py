@@ -7,6 +7,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from dsobs import telemetry
 from dsobs.config import Secret
 from dsobs.config.models import Heartbeat
 from dsobs.notifiers.heartbeat import HeartbeatSender
@@ -68,6 +69,37 @@ async def test_beats_each_minute_while_dsobs_is_well_and_not_while_it_is_not(
     await until(lambda: "HTTP 500" in caplog.text)
     assert "secret-path" not in caplog.text
     assert {(beat["alertname"], beat["source"]) for beat in switch.beats} == {("Watchdog", "gpu-1")}
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_a_beat_that_was_held_goes_out_as_soon_as_it_may(
+    switch: Switch, session: aiohttp.ClientSession, time: VirtualTime
+) -> None:
+    why: str | None = "the first turn is not done"
+    sender = HeartbeatSender(
+        Heartbeat(url=Secret(switch.url)), session, time.clock, "gpu-1", lambda: why, wait=time.wait
+    )
+    task = asyncio.create_task(sender.run())
+    held = telemetry.NOTIFICATIONS.labels("heartbeat", "held")
+    before = held._value.get()
+
+    async def second(beats: int) -> None:
+        await until(lambda: len(time._waiters) == 1)
+        assert len(switch.beats) == beats
+        waited = set(time._waiters)
+        time.advance(1.0)
+        await until(lambda: not waited & set(time._waiters))
+
+    await second(0)
+    await second(0)
+    assert held._value.get() == before + 1
+    why = None
+    await second(0)
+    await until(lambda: len(switch.beats) == 1 and len(time._waiters) == 1)
+    (at,) = [at for _, at in time._waiters.values()]
+    assert at == time.clock.now() + 60.0
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

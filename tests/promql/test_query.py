@@ -506,6 +506,11 @@ def test_fault_25_histograms_without_inf_all_zero_or_not_monotonic_are_nan_or_re
     [
         ('x{a=~"b++"}', "++"),
         ('label_replace(x, "a", "", "b", "c**")', "**"),
+        (r'x{a=~"\\Qa\\E"}', "the regular expression '\\\\Qa"),
+        ("rate(x[5m+1m])", "a duration that is computed"),
+        ("rate(x[(5m)])", "a duration that is computed"),
+        ("rate(x[5m:2*1m])", "a duration that is computed"),
+        ("x OFFSET -(5m)", "a duration that is computed"),
     ],
 )
 def test_what_would_be_read_in_another_way_is_refused_when_it_is_compiled(expression: str, named: str) -> None:
@@ -541,3 +546,37 @@ def test_a_name_out_of_several_is_named_in_full() -> None:
     assert promql.compile('{__name__=~"x|y"}').metric_names == {"x", "y"}
     with pytest.raises(EvaluationError, match="same labelset"):
         run('rate({__name__=~"x|y"}[5m])', store(x=[1, 2], y=[1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("bound", "value"),
+    [("1_0", 10), ("1_2.5_0e0_1", 125), ("0x1p3", 8), ("0x_1_0.8p1_0", 16896), ("1__0", None), ("1_.0", None),
+     ("0x10", None), ("1e400", None), ("_1", None)],
+)  # fmt: skip
+def test_bounds_of_buckets_are_read_as_go_reads_numbers(bound: str, value: float | None) -> None:
+    found = one("histogram_quantile(0.9, h_bucket)", histogram({bound: [1, 1], "+Inf": [2, 2]}))
+    assert found == value if value is not None else math.isnan(found)
+
+
+@pytest.mark.parametrize(
+    "expression", ["x offset 0s", "x offset -0ms", "sum(x OFFSET 0m0s)", "max_over_time(x[9m] offset 0s)"]
+)
+def test_an_offset_of_nothing_is_none(expression: str) -> None:
+    assert one(expression, store(x=[7.0])) == 7.0
+    assert run(f'label_replace({expression}, "a", "offset 0s", "", "")', store(x=[7.0])) == {
+        f"{'' if '(' in expression else '__name__=x,'}a=offset 0s": 7.0
+    }
+
+
+@pytest.mark.parametrize("expression", ["x[-5m]", "x[5m", "x[", "x{a=~'('}"])
+def test_what_prometheus_refuses_too_is_not_called_unsupported(expression: str) -> None:
+    with pytest.raises(PromqlError) as error:
+        promql.compile(expression)
+    assert not isinstance(error.value, UnsupportedError)
+
+
+def test_names_may_be_any_text_in_quotes() -> None:
+    data = Store()
+    data.want("my.metric")
+    data.append((("__name__", "my.metric"), ("pod.name", "a b")), NOW, 3.0)
+    assert run('sum by ("pod.name") ({"my.metric", "pod.name"=~"a.*"})', data) == {"pod.name=a b": 3.0}

@@ -12,6 +12,7 @@ from dsobs.model.clock import SteadyClock
 from dsobs.model.samples import Sample, labels
 from dsobs.rules.evaluator import Evaluator
 from dsobs.rules.files import load_text
+from dsobs.rules.formatting import formatted
 from dsobs.series.store import Store
 from tests.rules.conftest import MakeBench
 
@@ -309,6 +310,25 @@ def test_alerts_are_series_too_and_later_rules_see_them_at_once(bench: MakeBench
     assert [(t.alert.name, t.alert.state) for t in b.at(2, _hot(70))] == [("Hot", _RESOLVED), ("Any", _RESOLVED)]
 
 
+def test_a_label_that_renders_to_nothing_is_raw_in_the_alerts_series_and_lacks_in_the_alert(bench: MakeBench) -> None:
+    text = """
+groups:
+  - name: g
+    labels: {of_group: '{{ $labels.nosuch }}'}
+    rules:
+      - {alert: A, expr: temperature > 80, labels: {own: '{{ $labels.nope }}', empty: ''}}
+      - {alert: Any, expr: 'ALERTS{own="{{ $labels.nope }}", of_group="{{ $labels.nosuch }}"}'}
+"""
+    b = bench(text)
+    first, second = b.at(0, _hot(90))
+    assert (first.alert.name, second.alert.name) == ("A", "Any")
+    assert first.alert.labels == {"alertname": "A", "gpu": "0", "host": "series"}
+    shown = dict(b.evaluator.alert_samples()[0].labels)
+    assert (shown["own"], shown["of_group"], "empty" in shown) == (
+        "{{ $labels.nope }}", "{{ $labels.nosuch }}", False
+    )  # fmt: skip
+
+
 def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(bench: MakeBench) -> None:
     text = _RULE.replace("GPU {{", "{{ with query `other offset 2h` }}{{ . | first | value }} {{ end }}{{")
     evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
@@ -422,16 +442,36 @@ def test_reloaded_rules_firing_alert_does_not_fire_anew(bench: MakeBench) -> Non
     assert (b.only().state, b.only().fired_at) == (_FIRING, 60)
 
 
-def test_alerts_of_a_rule_that_is_gone_or_changed_resolve(bench: MakeBench) -> None:
+def test_reloaded_rule_with_another_expression_keeps_its_alerts_until_it_says_otherwise(bench: MakeBench) -> None:
     b = bench(_RULE)
     for now in (0, 15, 30, 45, 60):
         b.at(now, _hot(90))
-    b.evaluator.replace_groups(load_text([("test.yaml", _RULE.replace("> 80", "> 85"))]))
-    gone = b.at(75, _hot(90))
-    assert [(c.alert.state, c.before) for c in gone] == [(_RESOLVED, _FIRING), (_PENDING, None)]
+    formatted_rule, _ = formatted(_RULE.replace("temperature > 80", "temperature>80"), "test.yaml")
+    for text in (_RULE.replace("temperature > 80", "temperature>80"), formatted_rule, _RULE.replace("> 80", "> 85")):
+        b.evaluator.replace_groups(load_text([("test.yaml", text)]))
+        assert b.at(b.evaluator.alerts()[0].seen_at + 15, _hot(90)) == []
+    assert b.states() == [("Hot", _FIRING)]
+    assert [(c.alert.state, c.before) for c in b.at(120, _hot(83))] == [(_RESOLVED, _FIRING)]
+
+
+def test_alerts_of_a_rule_that_is_gone_resolve(bench: MakeBench) -> None:
+    b = bench(_RULE)
+    for now in (0, 15, 30, 45, 60):
+        b.at(now, _hot(90))
     b.evaluator.replace_groups([])
-    assert b.at(90, _hot(90)) == []
+    assert [(c.alert.state, c.before) for c in b.at(75, _hot(90))] == [(_RESOLVED, _FIRING)]
     assert b.states() == [("Hot", _RESOLVED)]
+
+
+def test_series_of_a_reloaded_recording_rule_do_not_end(bench: MakeBench) -> None:
+    rules = "{record: r, expr: temperature * 2}", "{record: r, expr: 'max(temperature)'}"
+    text = "groups: [{{name: g, interval: 15s, rules: [{}, {}]}}]"
+    b = bench(text.format(*rules))
+    b.at(0, _hot(10))
+    for now, (first, second) in ((15, rules[::-1]), (30, (rules[1], rules[0].replace(" * ", "*")))):
+        b.evaluator.replace_groups(load_text([("test.yaml", text.format(first, second))]))
+        b.at(now, _hot(10))
+    assert [list(series.values) for series in b.store.series("r", None)] == [[20.0] * 3, [10.0] * 3]
 
 
 def test_series_of_a_recording_rule_that_is_gone_end(bench: MakeBench) -> None:

@@ -17,6 +17,9 @@ EXPRESSIONS = [
     ("a  ==  bool on(b)group_left(c) d", "a == bool on (b) group_left (c) d"),
     ("x{a='b'}", 'x{a="b"}'),
     ("-x^2", "-x ^ 2"),
+    ("x{ b='1', a=~'2,}' ,}+y{d!='{',c=''}", 'x{b="1",a=~"2,}"} + y{d!="{",c=""}'),
+    ("x{a!='2',b='1',a!='1'}", 'x{a!="2",b="1",a!="1"}'),
+    ("sum( x{} )by('a.b')", 'sum by ("a.b") (x)'),
     (
         f"rate({_LONG}[5m]) / rate({_LONG}[5m]) * on (a) rate({_LONG}[5m]) > 0.5 and {_LONG}",
         f"rate({_LONG}[5m])\n/ rate({_LONG}[5m])\n* on (a) rate({_LONG}[5m])\n> 0.5\nand {_LONG}",
@@ -59,7 +62,18 @@ def test_what_would_be_written_otherwise_is_left_alone(text: str) -> None:
     assert format_expression(text) == text
 
 
-_leaf = st.sampled_from(["x", "1", 'y{a="b",c=~"d.*"}', "rate(x[5m])", "x offset 5m", "max_over_time(x[1h:5m])", "a:b"])
+_leaf = st.sampled_from(
+    [
+        "x",
+        "1",
+        'y{a="b",c=~"d.*"}',
+        "z{c='d', b!~'{,}',a=''}",
+        "rate(x[5m])",
+        "x offset 5m",
+        "max_over_time(x[1h:5m])",
+        "a:b",
+    ]
+)
 
 
 def _more(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
@@ -152,9 +166,10 @@ def test_a_file_that_is_no_yaml_is_left_alone_and_named() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(Path(str(shipped.directory())).rglob("*.rules.yaml")), ids=lambda p: p.name)
-def test_shipped_files_keep_their_meaning(path: Path) -> None:
+def test_shipped_files_are_formatted_and_formatting_keeps_their_meaning(path: Path) -> None:
     text = path.read_text()
-    new, _ = formatted(text, path.name)
+    assert formatted(text, path.name) == (text, [])
+    new, _ = formatted(text.replace(" by (", " by("), path.name)
 
     def rules(document: str) -> list[tuple[object, str]]:
         return [

@@ -151,3 +151,9 @@ def test_whole_numbers_are_read_as_go_reads_literals() -> None:
     assert [number(text) for text in ("0", "-0", "017", "018", "1_0", "-5")] == [0, 0, 15, 18, 10, -5]
     with pytest.raises(NotationError, match="underscores may stand in whole numbers only"):
         number("1_0.5")
+
+
+def test_names_that_need_it_are_written_in_quotes() -> None:
+    text = '{"my.metric", a="1", "b c"="2"}'
+    assert metric_text({"__name__": "my.metric", "b c": "2", "a": "1"}) == text
+    assert metric(text) == {"__name__": "my.metric", "b c": "2", "a": "1"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsobs.model.samples import Sample, labels
-from dsobs.rules.template_functions import TemplateError, format_float
+from dsobs.rules.template_functions import TemplateError, UnsupportedTemplateError, format_float
 from dsobs.rules.templates import Data, Template
 
 
@@ -30,6 +30,7 @@ def _render(text: str, value: float = 1.5, **names: str) -> str:
         ("{{ $labels.gpu }}/{{ .Labels.gpu }}/{{$labels.absent}}.", "0/0/."),
         ("{{ $value }} {{ .Value }}", "1.5 1.5"),
         ("{{ $externalLabels.cluster }} {{ .ExternalLabels.cluster }} {{ $externalURL }}", "eu eu http://prometheus"),
+        ("{{ externalURL }}/x{{ pathPrefix }}", "http://prometheus/x"),
         ('{{ index $labels "gpu" }} {{ len "é" }}', "0 2"),
         ("a {{- /* why */ -}} b", "ab"),
         ("a {{- 1 -}} b {{ 2 }} c", "a1b 2 c"),
@@ -187,3 +188,23 @@ def test_block_that_is_none_is_refused(text: str, message: str) -> None:
 def test_data_that_a_function_can_not_take_is_an_error(text: str, message: str) -> None:
     with pytest.raises(TemplateError, match="^" + re.escape(message)):
         _render(text)
+
+
+def test_the_path_of_the_external_address_is_the_prefix() -> None:
+    data = Data({}, 1.0, external_url="https://host:9090/a/b")
+    assert Template("{{ pathPrefix }} {{ externalURL | len }}").render(data) == "/a/b 21"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{{ define "x" }}{{ end }}',
+        '{{ template "x" }}',
+        '{{ tableLink "up" }}',
+        "{{ 1.0 | toTime }}",
+        "{{ print now }}",
+    ],
+)
+def test_what_prometheus_has_and_dsobs_has_not_is_told_from_mistakes(text: str) -> None:
+    with pytest.raises(UnsupportedTemplateError, match="is not supported"):
+        Template(text)

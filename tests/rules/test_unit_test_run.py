@@ -220,3 +220,50 @@ def test_days_of_samples_are_kept_unthinned(tmp_path: Path) -> None:
     )
     assert [result.got for result in results] == [(), ()]
     assert _verdicts(results) == [True, True]
+
+
+_UNREAD = """
+groups:
+  - name: g
+    labels: {of.group: v}
+    rules:
+      - {alert: Define, expr: up == 0, annotations: {s: '{{ define "x" }}y{{ end }}'}}
+      - {alert: Computed, expr: 'rate(up[5m+1m]) == 0'}
+      - {alert: Quoted, expr: 'up{job=~"\\\\Qa\\\\E"} == 0'}
+      - alert: Fine
+        expr: up offset 0s == 0
+        labels: {own.label: a b}
+        annotations: {run book: '{{ externalURL }}/x {{ pathPrefix }}'}
+      - {record: my.metric, expr: 'sum by ("job") ({"up"} == 0)'}
+"""
+
+
+def test_what_only_prometheus_reads_fails_the_cases_that_need_it_and_no_other(tmp_path: Path) -> None:
+    results = _run(
+        tmp_path,
+        """
+  - interval: 1m
+    input_series: [{series: 'up{job="a"}', values: '0x9'}]
+    external_url: http://h/p
+    alert_rule_test:
+      - {eval_time: 5m, alertname: Define, exp_alerts: [{exp_labels: {job: a, of.group: v}}]}
+      - {eval_time: 5m, alertname: Computed}
+      - {eval_time: 5m, alertname: Quoted}
+      - eval_time: 5m
+        alertname: Fine
+        exp_alerts:
+          - exp_labels: {job: a, of.group: v, own.label: a b}
+            exp_annotations: {run book: 'http://h/p/x /p'}
+    promql_expr_test:
+      - expr: 'absent(ALERTS{alertname="Define"})'
+        eval_time: 5m
+        exp_samples: [{labels: '{alertname="Define"}', value: 1}]
+      - expr: '{"my.metric"}'
+        eval_time: 5m
+        exp_samples: [{labels: '{"my.metric", job="a", "of.group"="v"}', value: 0}]
+""",
+        _UNREAD,
+    )
+    assert _verdicts(results) == [False, False, False, True, False, True]
+    for result, named in zip(results, ("define", "computed", "Qa", "", "define", ""), strict=True):
+        assert named in result.reason

@@ -75,3 +75,18 @@ def test_one_bad_file_and_nothing_of_it_is_used(tmp_path: Path, file: str, text:
     (tmp_path / file).write_text(text)
     with pytest.raises(ReloadError, match=where.replace(".", r"\.")):
         reread_plan(lambda: load(tmp_path / "dsobs.yaml", {}, {}), Config())
+
+
+def test_a_reload_names_what_is_wrong_with_settings_rules_and_inhibition_at_once(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(RULES)
+    (tmp_path / "am.yaml").write_text("{}\n")
+    file = tmp_path / "dsobs.yaml"
+    file.write_text("rules: {files: [own.yaml]}\ninhibition: {files: [am.yaml]}\n")
+    running = load(file, {}, {})
+    file.write_text(file.read_text() + "remediation: {mode: maybe}\n")
+    (tmp_path / "own.yaml").write_text("groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]\n")
+    (tmp_path / "am.yaml").write_text("inhibit_rules: [{source_matchers: [], target_matchers: [a=b]}]\n")
+    with pytest.raises(ReloadError) as refused:
+        reread_plan(lambda: load(file, {}, {}), running)
+    for where in ("dsobs.yaml:3", "own.yaml:1", "am.yaml:1"):
+        assert where in str(refused.value)

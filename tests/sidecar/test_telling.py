@@ -180,6 +180,16 @@ def test_standing_alerts_carry_the_server_and_begin_when_they_fired() -> None:
     assert own.labels["instance"] == "other"
 
 
+def test_alertmanagers_labels_give_the_instance_of_alerts_that_have_none() -> None:
+    settings = {"notifiers": {"alertmanager": {"urls": ["http://a:9093"], "labels": ["instance=node-7"]}}}
+    policy = Policy.of(Config.model_validate(settings), "gpu-1", ())
+    t = Teller(policy, ManualClock(NOW))
+    t.escalation("i-1", "used up", NOW)
+    found = t.standing([alert("A"), alert("B", labels={"instance": "other"})], Ledger(), NOW)
+    assert [one.labels["instance"] for one in found] == ["node-7", "other", "node-7"]
+    assert Policy.of(Config(), "gpu-1", ()).labels(alert("A"))["instance"] == "gpu-1"
+
+
 def test_with_evaluation_in_prometheus_only_watchdog_and_escalations_stand() -> None:
     entries = (
         Entry(NOW - 9, "i-1", "incident", "opened", {"alerts": ["A"]}, 1),
