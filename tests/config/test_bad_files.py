@@ -88,6 +88,19 @@ BAD = {
         ":9: notifiers.slack.url: is missing; write file:PATH or env:NAME",
         ":11: heartbeat.interval: is '0'; write more than 0",
     ],
+    "elasticsearch": [
+        ":2: logs.files[1]: ':x' is no file name pattern; write PATTERN or FORMAT:PATTERN, such as /var/log/vllm/*.log",
+        ":3: logs.namespace: 'Big-Letters' is no namespace; write at most 100 small letters, digits, . and _",
+        ":4: logs.labels[0]: 'no label' is no label; write NAME=VALUE, such as cluster=eu-1",
+        ":6: logs.elasticsearch.urls[0]: 'elasticsearch:9200' is no http:// or https:// address; write http://HOST:PORT",
+        ":7: logs.elasticsearch.index: 'Deepseek Logs' is no index name; write small letters, digits, - and _, such as "
+        "deepseek-logs",
+    ],
+    "elasticsearch_together": [
+        ":6: logs.elasticsearch.bearer_token: is set, and logs.elasticsearch.api_key too; keep one of them",
+        ":7: logs.elasticsearch.password: is set without logs.elasticsearch.user; set both or neither",
+        ":8: logs.elasticsearch.key_file: is set without logs.elasticsearch.cert_file; set both or neither",
+    ],
     "fallback_alone": [
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"
