@@ -30,6 +30,7 @@ from dsobs.rules.files import out_of_reach
 from dsobs.rules.shipped import sources
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
+from dsobs.signals.gpu_cards import GpuCards
 from dsobs.signals.lifecycle import Lifecycle
 from dsobs.signals.memory import effective_memory
 from dsobs.signals.progress import ProgressTracker, is_stalled
@@ -77,6 +78,8 @@ class Memory:
     gaps: dict[str, tuple[dict[int, int], float]] = field(default_factory=dict)
     """Fingerprint of model and flags → (bin → count, seconds of work seen)."""
     kv_pool_bytes: int | None = None
+    cards: dict[str, Any] = field(default_factory=dict)
+    """As `GpuCards.dump` gives it."""
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,6 +93,7 @@ class Memory:
                 for key, (counts, worked) in self.gaps.items()
             },
             "kv_pool_bytes": self.kv_pool_bytes,
+            "cards": self.cards,
         }
 
     @classmethod
@@ -103,6 +107,7 @@ class Memory:
             restarts=tuple(Restart(at, own) for at, own in value["restarts"]),
             gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
             kv_pool_bytes=value["kv_pool_bytes"],
+            cards=value.get("cards", {}),
         )
 
 
@@ -118,8 +123,10 @@ class Pipeline:
         probes: str = "off",
         memory: Memory | None = None,
         assume_restart: bool = False,
+        boot_id: str = "",
     ) -> None:
-        """`probes`: `on`, `off`, or `assumed` in a replay; `assume_restart`: a replay's runtime can restart."""
+        """`probes`: `on`, `off`, or `assumed` in a replay; `assume_restart`: a replay's runtime can restart; `boot_id`:
+        of the node's present boot, empty if unknown."""
         memory = memory or Memory()
         self.config = config
         self.store = store
@@ -140,6 +147,8 @@ class Pipeline:
         self._witness = StandstillWitness()
         self._repairing = False
         """A restart is under way or not verified yet."""
+        self.cards = GpuCards(boot_id)
+        self.cards.load(memory.cards)
         self._gpu_signals = GpuSignals()
         self._offset = ProbeOffset()
         self._probes_ended: list[Probe] = []
@@ -192,6 +201,7 @@ class Pipeline:
             restarts=self.restarts.restarts,
             gaps=gaps,
             kv_pool_bytes=self.kv_pool_bytes,
+            cards=self.cards.dump(),
         )
 
     def reconfigure(self, config: Config, groups: Sequence[Group], probes: str) -> None:
@@ -204,9 +214,11 @@ class Pipeline:
 
     def _prepare_rules(self) -> None:
         queries = self.config.queries
-        self.evaluator.limits = Limits(samples=queries.max_samples, seconds=queries.timeout)
-        for name in self.evaluator.metric_names:
-            self.store.want(name, self.evaluator.lookback_seconds)
+        self.evaluator.limits = Limits(
+            samples=queries.max_samples, seconds=queries.timeout, subquery_step=queries.subquery_step
+        )
+        for name, seconds in self.evaluator.lookbacks.items():
+            self.store.want(name, seconds)
 
     # One turn.
 
@@ -366,6 +378,7 @@ class Pipeline:
         self.tracker.gaps.clear()
         self._fingerprints.clear()
         self._offset = ProbeOffset()
+        self.cards.new_instance()
         self.kv_pool_bytes = None
         log.info("a new instance of the engine")
 
@@ -407,11 +420,13 @@ class Pipeline:
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
-        gpu = self._gpu_signals.samples(obs.gpus, now, engine_pids(obs.runtime))
+        pids = engine_pids(obs.runtime)
+        self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready)
+        gpu = self._gpu_signals.samples(obs.gpus, now) + self.cards.foreign_memory(obs.gpus, pids)
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
-        gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves)
-        self.store.append_samples(gpu, now, source="gpu")
+        gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves, self.cards.others)
+        self.store.append_samples(self.cards.judged(gpu), now, source="gpu")
         container = self._container_samples(obs)
         self.store.append_samples(container, now, source="container")
         if self._scrape_duration is not None:
@@ -500,6 +515,8 @@ class Pipeline:
             probe_answered_at=self._answered_at,
             probe_error_at=self._error_at,
             probes_enabled=self._probes == "on",
+            gpu_faults=self.cards.faults(),
+            others_gpus=tuple(sorted(self.cards.others)),
         )
 
 

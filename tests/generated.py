@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dsobs_nvml import documentation as nvml
 
+from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
 from dsobs.config.reference import schema_text, settings_page
 from dsobs.rules.catalogue import rules_page
@@ -25,6 +26,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/config.schema.json", schema_text),
     ("docs/reference/cli.md", commands_page),
     ("docs/reference/rules.md", rules_page),
+    ("docs/reference/metrics.md", metrics_page),
     (NVML_README, nvml_readme),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""

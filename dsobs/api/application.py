@@ -76,6 +76,10 @@ class Source(Protocol):
         """Ends one."""
         ...
 
+    async def clear_gpu(self, card: str) -> int:
+        """Somebody says that the card of this UUID is well: how many faults of it stood."""
+        ...
+
     async def switch(self, *, killed: bool) -> None:
         """Sets or clears the API's kill switch."""
         ...
@@ -219,6 +223,13 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
         if not await source.expire_silence(request.path_params["id_"]):
             raise HTTPException(404, "no active silence of that id")
         return answer()
+
+    @app.delete("/api/v1/gpu-faults/{card}", dependencies=[Depends(control)])
+    async def clear_gpu(request: Request) -> Response:
+        cleared = await source.clear_gpu(request.path_params["card"])
+        if not cleared:
+            raise HTTPException(404, "no fault of that card stands; /api/v1/status has those that do")
+        return answer({"cleared": cleared})
 
     @app.put("/api/v1/kill-switch", dependencies=[Depends(control)])
     async def kill_switch(request: Request) -> Response:

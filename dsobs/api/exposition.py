@@ -25,7 +25,8 @@ _EOF = "# EOF\n"
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SUFFIXES = ("_bucket", "_count", "_sum")
 _RANKS = {name: rank for rank, name in enumerate(SIGNALS)}
-_ALERTS = {"ALERTS": "Pending and firing alerts.", "ALERTS_FOR_STATE": "When an alert began, Unix time."}
+ALERT_SERIES = {"ALERTS": "Pending and firing alerts.", "ALERTS_FOR_STATE": "When an alert began, Unix time."}
+"""What alerts have on the page besides the signals: name and meaning."""
 _OTHERS_RANK = len(_RANKS)
 _NATIVE_RANK = _OTHERS_RANK + 1
 
@@ -152,8 +153,8 @@ def _line(key: tuple[bool, Labels], openmetrics: bool) -> _Line:
     if native:
         metric, rank = Metric(family, "Passed through from the engine.", "unknown"), _NATIVE_RANK
     elif signal is None:
-        kind = "gauge" if family in _ALERTS else "unknown"
-        metric, rank = Metric(family, _ALERTS.get(family, "Not in the catalogue."), kind), _OTHERS_RANK
+        kind = "gauge" if family in ALERT_SERIES else "unknown"
+        metric, rank = Metric(family, ALERT_SERIES.get(family, "Not in the catalogue."), kind), _OTHERS_RANK
     else:
         base = family.removesuffix("_total") if signal.type == "counter" else family
         metric, rank = Metric(base, signal.help, signal.type, signal.unit), _RANKS[family]

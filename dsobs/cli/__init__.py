@@ -13,7 +13,20 @@ from typing import NoReturn
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
 
-COMMANDS = ("run", "supervise", "demo", "config", "replay", "record", "incidents", "silence", "notify", "rules", "logs")
+COMMANDS = (
+    "run",
+    "supervise",
+    "demo",
+    "config",
+    "replay",
+    "record",
+    "incidents",
+    "silence",
+    "gpu",
+    "notify",
+    "rules",
+    "logs",
+)
 """Modules of this package, in the order of `dsobs --help`."""
 
 

@@ -1,13 +1,10 @@
 """`dsobs silence`: silences, and the kill switch, through a running dsobs's API."""
 
 import argparse
-import asyncio
 import getpass
-from typing import Any
 
-from dsobs.cli.exit_codes import ExitCode
 from dsobs.cli.options import add_config_options, load_config
-from dsobs.cli.output import print_error, print_json, print_table
+from dsobs.cli.output import print_json, print_table
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,63 +33,35 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if dsobs refused; 3 if none answers."""
-    import aiohttp
-
-    from dsobs.config import SecretError
+    from dsobs.cli.control_api import ask
 
     config = load_config(args)
-    token = config.api.control_token
-
-    async def ask() -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {token.reveal()}"} if token is not None else {}
-        host, _, port = config.api.listen.rpartition(":")
-        base = f"http://{host if host not in ('', '0.0.0.0') else '127.0.0.1'}:{port}/api/v1"  # noqa: S104
-        timeout = aiohttp.ClientTimeout(total=10)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-            match args.action:
-                case "add":
-                    body = {
-                        "matchers": args.matcher,
-                        "duration": args.duration,
-                        "createdBy": getpass.getuser(),
-                        "comment": args.comment,
-                    }
-                    request = session.post(f"{base}/silences", json=body)
-                case "list":
-                    request = session.get(f"{base}/silences")
-                case "expire":
-                    request = session.delete(f"{base}/silences/{args.id}")
-                case _:
-                    request = session.put(f"{base}/kill-switch", params={"on": str(args.position == "on").lower()})
-            async with request as answer:
-                return answer.status, await answer.json(content_type=None)
-
-    try:
-        status, answer = asyncio.run(ask())
-    except SecretError as error:
-        print_error(f"{error}")
-        return ExitCode.USAGE
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        print_error(f"no dsobs answers at {config.api.listen} (api.listen): {error}")
-        return ExitCode.UNREACHABLE
-    if status >= 400:
-        told = answer.get("error") or answer.get("detail") or answer
-        print_error(f"refused: {told}")
-        return ExitCode.FAILED
+    match args.action:
+        case "add":
+            body = {
+                "matchers": args.matcher,
+                "duration": args.duration,
+                "createdBy": getpass.getuser(),
+                "comment": args.comment,
+            }
+            data = ask(config, "POST", "/silences", json=body)
+        case "list":
+            data = ask(config, "GET", "/silences")
+        case "expire":
+            data = ask(config, "DELETE", f"/silences/{args.id}")
+        case _:
+            data = ask(config, "PUT", "/kill-switch", params={"on": str(args.position == "on").lower()})
     if args.action == "list":
         if args.json:
-            for silence in answer["data"]:
+            for silence in data:
                 print_json(silence)
         else:
             print_table(
                 ("id", "matchers", "until", "by", "comment"),
-                [
-                    (s["id"], " ".join(s["matchers"]), _time(s["endsAt"]), s["createdBy"], s["comment"])
-                    for s in answer["data"]
-                ],
+                [(s["id"], " ".join(s["matchers"]), _time(s["endsAt"]), s["createdBy"], s["comment"]) for s in data],
             )
     elif args.action == "add":
-        print(f"{answer['data']['id']} until {_time(answer['data']['endsAt'])}")
+        print(f"{data['id']} until {_time(data['endsAt'])}")
     else:
         print("done")
     return 0

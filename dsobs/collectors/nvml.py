@@ -5,7 +5,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -158,43 +158,32 @@ def _settle(answer: _Answer, result: "list[Gpu] | str") -> None:
 
 
 class GpuSignals:
-    """Canonical `dsobs_gpu_*` samples; counts XID errors. Live and in replay."""
+    """Canonical `dsobs_gpu_*` samples; counts XID errors. Live and in replay.
+
+    Each count of XIDs begins at 0, whatever the first reading tells: a rule sees an increase only.
+    """
 
     def __init__(self) -> None:
         self._series = CardSeries()
         self._names: dict[tuple[Any, ...], Labels] = {}
-        self._matched = False
+        self._begun: set[Labels] = set()
 
-    def samples(self, gpus: tuple[Gpu, ...] | Unknown, at: float, pids: Collection[int] | None = None) -> list[Sample]:
+    def samples(self, gpus: tuple[Gpu, ...] | Unknown, at: float) -> list[Sample]:
         """The samples of one reading; call it once for each. None for what is unknown; the ratios of memory in use are
         made where the KV cache is known.
 
-        `at`: when it was made, Unix time. `pids`: the engine's processes; None if they are not known.
+        `at`: when it was made, Unix time.
         """
         if isinstance(gpus, Unknown):
             return []
         self._series.take(gpus, at)
-        out = [Sample(self._labels(row), row.value) for row in self._series.rows(gpus)]
-        if pids is not None:
-            engine = frozenset(pids)
-            self._matched = self._matched or any(p.pid in engine for gpu in gpus for p in gpu.processes or ())
-            for gpu in gpus:
-                foreign = self._foreign(gpu, engine)
-                if foreign is not None:
-                    names = labels("dsobs_gpu_foreign_memory_bytes", gpu=str(gpu.index), uuid=gpu.uuid)
-                    out.append(Sample(names, float(foreign)))
-        return out
+        return [Sample(names := self._labels(row), self._value(names, row)) for row in self._series.rows(gpus)]
 
-    def _foreign(self, gpu: Gpu, engine: frozenset[int]) -> int | None:
-        """Memory of processes that are not the engine's; None where that can't be told.
-
-        NVML's process ids are those of the driver's PID namespace. That they are ours too is shown by one match; before
-        it a stranger can't be told from the engine.
-        """
-        if not self._matched or gpu.processes is None:
-            return None
-        strangers = [process.memory_bytes for process in gpu.processes if process.pid not in engine]
-        return sum(bytes_ for bytes_ in strangers if bytes_ is not None) if None not in strangers else None
+    def _value(self, names: Labels, row: Row) -> float:
+        if row.name == "dsobs_gpu_xid_errors_total" and names not in self._begun:
+            self._begun.add(names)
+            return 0.0
+        return row.value
 
     def _labels(self, row: Row) -> Labels:
         key = row[:-1]

@@ -203,6 +203,9 @@ class Queries(Model):
     """Samples that it reads from the store, makes in subqueries and gives as its result."""
     timeout: PositiveSeconds = 10.0
     """Time from its start to its end."""
+    subquery_step: PositiveSeconds = 60.0
+    """Step of a subquery that names none, `x[1h:]`. Prometheus takes its own `evaluation_interval`; for the same
+    results give the same here."""
 
 
 class PagerDuty(Model):

@@ -1,6 +1,7 @@
 """The state of the engine as remediation sees it: everything that a plan may depend on, at one moment."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from dsobs.model.engine import EngineKey
@@ -39,6 +40,25 @@ class EngineProgress:
     second in a row while idle. In a replay: when such a probe would have failed."""
     moved_tokens: bool = False
     """Tokens, steps or finished requests moved in the last sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuFault:
+    """An XID after which a restart of the engine does not help; it stands until the node was booted or somebody said
+    that the card is well."""
+
+    card: str
+    """Its UUID."""
+    index: int
+    xid: int
+    meaning: str
+    at: float
+    boot_id: str = ""
+    """The node's boot in which it was seen; empty: unknown."""
+
+    def __str__(self) -> str:
+        when = datetime.fromtimestamp(self.at, UTC).isoformat(sep=" ", timespec="seconds")
+        return f"GPU {self.index} ({self.card}) reported XID {self.xid}, {self.meaning}, at {when}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +101,10 @@ class View:
     probe_error_at: float | None = None
     """When one was last answered with a server error."""
     probes_enabled: bool = False
+    gpu_faults: tuple[GpuFault, ...] = ()
+    """Of cards that are, or may be, the engine's; oldest first."""
+    others_gpus: tuple[str, ...] = ()
+    """UUIDs of cards that are known not to be the engine's."""
 
     @property
     def outstanding(self) -> float:

@@ -30,8 +30,6 @@ from dsobs.promql.vectors import Vector, labels_kept, unique, without_name
 Evaluate: TypeAlias = Callable[[Evaluation], Any]
 """A compiled expression: evaluation → `Value`."""
 
-SUBQUERY_STEP = 60_000
-"""Milliseconds between the times of a subquery that names no step: Prometheus' default evaluation interval."""
 _STRING_ARGUMENTS = {"label_replace": 1, "label_join": 1}
 """From which argument on a function takes texts."""
 _DEEPEST = 150
@@ -159,9 +157,10 @@ class Compiler:
     def _subquery(self, node: Any) -> Subquery:
         moment = Moment(syntax.milliseconds(node.offset), syntax.fixed_time(node.at))
         milliseconds = syntax.milliseconds(node.range)
-        step = SUBQUERY_STEP if node.step is None else syntax.milliseconds(node.step)
+        step = None if node.step is None else syntax.milliseconds(node.step)
         self._positive(milliseconds)
-        self._positive(step)
+        if step is not None:
+            self._positive(step)
         outer, back = self.sources, self._back
         sources: list[Source] = []
         self.sources = sources

@@ -10,7 +10,7 @@ from dsobs.series.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one query may take."""
+    """What one query may take, and the step that it takes where it names none."""
 
     samples: int = 5_000_000
     """Samples read from the store or made by subqueries, and values of the result."""
@@ -18,6 +18,8 @@ class Limits:
     """Time from its start, what others did meanwhile included."""
     steps: int = 11_000
     """Evaluations of a range query, as Prometheus' API."""
+    subquery_step: float = 60.0
+    """Seconds between the times of a subquery that names no step; Prometheus takes its global evaluation_interval."""
 
 
 LIMITS = Limits()
@@ -26,12 +28,14 @@ LIMITS = Limits()
 class Budget:
     """What is left of a query's limits."""
 
-    __slots__ = ("_deadline", "_left", "_limits")
+    __slots__ = ("_deadline", "_left", "_limits", "subquery_step")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._left = limits.samples
         self._deadline = time.monotonic() + limits.seconds
+        self.subquery_step = max(1, round(limits.subquery_step * 1000))
+        """Milliseconds."""
 
     def spend(self, samples: int) -> None:
         """`LimitError` where these samples are too many."""

@@ -203,8 +203,9 @@ class Subquery:
         sources: Sequence[Source],
         moment: Moment,
         milliseconds: int,
-        step: int,
+        step: int | None,
     ) -> None:
+        """`step` in milliseconds; None for the evaluation's."""
         self.moment = moment
         self.milliseconds = milliseconds
         self._inner = inner
@@ -214,8 +215,9 @@ class Subquery:
     def prepare(self, evaluation: Evaluation) -> Iterator[None]:
         """Evaluates at all times that any of the steps needs."""
         first, last = _edges(self.moment, evaluation)
-        start = ((first - self.milliseconds) // self._step + 1) * self._step
-        inner = evaluation.within(start, last, self._step)
+        step = self._step or evaluation.budget.subquery_step
+        start = ((first - self.milliseconds) // step + 1) * step
+        inner = evaluation.within(start, last, step)
         yield from prepare(self._sources, inner)
         found: dict[Labels, tuple[array[int], array[float]]] = {}
         for index in range(inner.steps):

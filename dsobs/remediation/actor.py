@@ -359,6 +359,8 @@ class Actor:
         moved = {e.key: e.last_moved_at for e in before.engines if e.failed_at is not None}
         if any(e.key in moved and e.last_moved_at > moved[e.key] for e in now.engines):
             return "the engine moves again"
+        if now.gpu_faults:
+            return f"{now.gpu_faults[-1]}: a restart does not mend the card"
         return f"planned stop: {now.planned_stop}" if now.planned_stop else None
 
     async def _evidence(self, incident: str, view: View) -> None:

@@ -40,7 +40,7 @@ class Case:
     settings: Settings
     now: float
     gpu_fault: str = ""
-    """Which alert says that the card has to be reset, or worse."""
+    """What says that the card has to be reset, or worse."""
 
 
 def kill_switch(case: Case) -> str | None:

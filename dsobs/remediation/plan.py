@@ -83,7 +83,7 @@ def plan(
         if not _given_up(incident, attempt):
             return steps + _overdue(incident, attempt, view, now, settings)
     if asking:
-        steps += _restart(asking, _gpu_fault(alerts), incident, view, ledger, now, settings, switches)
+        steps += _restart(asking, _gpu_fault(alerts, view), incident, view, ledger, now, settings, switches)
     # One restored from before dsobs was restarted asks for nothing until it is seen anew, but it is not gone.
     elif not firing and _settled(incident, view, now):
         steps.append(Step("close", incident.id, "its alerts are gone"))
@@ -251,15 +251,25 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
     return f"down for {now - view.down_since:.0f} s: {view.down_reason}"
 
 
-def _gpu_fault(alerts: Sequence[Alert]) -> str:
+def _gpu_fault(alerts: Sequence[Alert], view: View) -> str:
+    """Why a restart would not help: XIDs as the cards told them, other faults by their alerts.
+
+    An alert of an XID says less than the reading: it comes later, and it ends while the card is still broken.
+    """
     names = {
         alert.name
         for alert in alerts
         if alert.state is AlertState.FIRING
         and alert.severity == "critical"
         and alert.labels.get(ACTION_LABEL) in BEYOND_A_RESTART
+        and "xid" not in alert.labels
+        and alert.labels.get("uuid") not in view.others_gpus
     }
-    return " and ".join(sorted(names))
+    cards = sorted({fault.card for fault in view.gpu_faults})
+    told = [str(fault) for fault in view.gpu_faults]
+    if cards:
+        told[-1] += f" (once it is well: dsobs gpu clear {' '.join(cards)})"
+    return " and ".join([*told, *sorted(names)])
 
 
 def _restart(

@@ -15,6 +15,7 @@ __all__ = [
     "RuleFileError",
     "SavedAlert",
     "Snapshot",
+    "files_for",
     "load",
     "load_text",
     "restore",

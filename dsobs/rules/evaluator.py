@@ -148,7 +148,7 @@ class Evaluator:
         self._restore_grace = restore_grace
         self._default_interval = default_interval
         self.limits = promql.LIMITS
-        """What the query of one rule may take."""
+        """What the query of one rule may take, and the step of its subqueries that name none."""
         self._groups = [_GroupState(group, default_interval) for group in groups]
         self._departed: list[_Departed] = []
         self._ready_at: float | None = None
@@ -164,9 +164,12 @@ class Evaluator:
         """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
         named = {name for query in self._queries() for name in query.metric_names}
         recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
+        return frozenset(named | recorded | self._shown())
+
+    def _shown(self) -> set[str]:
+        """Metrics of queries that templates put together."""
         rules = [s.rule for g in self._groups for s in g.rules if isinstance(s.rule, AlertRule)]
-        shown = {name for rule in rules for _, text in rule.annotations for name in _WITH_SELECTOR.findall(text.text)}
-        return frozenset(named | recorded | shown)
+        return {name for rule in rules for _, text in rule.annotations for name in _WITH_SELECTOR.findall(text.text)}
 
     def has_rule(self, name: str) -> bool:
         """Whether there is an alerting rule of this name."""
@@ -177,6 +180,19 @@ class Evaluator:
         """How far back any rule looks."""
         offset = max((group.group.query_offset for group in self._groups), default=0.0)
         return max((query.lookback_seconds for query in self._queries()), default=0.0) + offset
+
+    @property
+    def lookbacks(self) -> dict[str, float]:
+        """How far back rules look, seconds, by metric: of all in `metric_names`.
+
+        A query that a template puts together may look as far as any rule does.
+        """
+        found = dict.fromkeys(self.metric_names, 0.0)
+        for group in self._groups:
+            for query in (query for state in group.rules for query in state.rule.queries):
+                for name in query.metric_names:
+                    found[name] = max(found[name], query.lookback_seconds + group.group.query_offset)
+        return found | dict.fromkeys(self._shown(), self.lookback_seconds)
 
     def _queries(self) -> list[promql.Query]:
         return [query for group in self._groups for state in group.rules for query in state.rule.queries]

@@ -19,6 +19,7 @@ FILE_NAMES = (
     "gpu.rules.yaml",
     "host.rules.yaml",
     "sidecar.rules.yaml",
+    "logs.rules.yaml",
     "watchdog.rules.yaml",
 )
 PROMETHEUS_FILE_NAME = "prometheus.rules.yaml"

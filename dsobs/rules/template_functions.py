@@ -336,6 +336,17 @@ def _sample_label(name: Any, value: Any) -> str:
     return dict(_sample(value).labels).get(as_text(name), "")
 
 
+def _strvalue(value: Any) -> str:
+    return dict(_sample(value).labels).get("__value__", "")
+
+
+def _sort_by_label(name: Any, value: Any) -> list[Sample]:
+    if not isinstance(value, list):
+        raise TemplateError("wants a query's result")
+    label = as_text(name)
+    return sorted(map(_sample, value), key=lambda sample: dict(sample.labels).get(label, ""))
+
+
 def _print_all(*values: Any) -> str:
     out = ""
     for index, value in enumerate(values):
@@ -383,5 +394,7 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "first": (1, 1, _first),
     "value": (1, 1, _sample_value),
     "label": (2, 2, _sample_label),
+    "strvalue": (1, 1, _strvalue),
+    "sortByLabel": (2, 2, _sort_by_label),
 }
 """Name → least and greatest number of arguments, and what it does."""

@@ -1,9 +1,10 @@
 """The part of Go's text/template that annotations and labels of rules use, with Prometheus' functions.
 
-Supported: text, comments, trim markers, `if` / `else if` / `else` / `with` / `end`, variables, pipes, parentheses,
-field chains, string, number and boolean literals, and the functions named in `FUNCTIONS`. Data is what Prometheus
-gives: `$labels`, `$externalLabels`, `$externalURL`, `$value`, and `.Labels`, `.ExternalLabels`, `.ExternalURL`,
-`.Value`. What is not supported (`range`, `define`, `template`, `tableLink`, …) is refused when the template is parsed.
+Supported: text, comments, trim markers, `if` / `else if` / `else` / `with` / `range` / `break` / `continue` / `end`,
+variables, pipes, parentheses, field chains, string, number and boolean literals, and the functions named in
+`FUNCTIONS`. Data is what Prometheus gives: `$labels`, `$externalLabels`, `$externalURL`, `$value`, and `.Labels`,
+`.ExternalLabels`, `.ExternalURL`, `.Value`. What is not supported (`define`, `template`, `tableLink`, …) is refused
+when the template is parsed.
 Functions and forms follow https://prometheus.io/docs/prometheus/latest/configuration/template_reference/.
 """
 
@@ -85,6 +86,9 @@ class _Dot:
         }
 
 
+_MOST_TURNS = 10_000
+"""Of a `range` over a whole number."""
+_RANGE_VARIABLES = re.compile(r"\s*(?P<first>\$\w+)(?:\s*,\s*(?P<second>\$\w+))?\s*(?P<assign>:?=)")
 _ROOT_FIELDS = ("ExternalLabels", "ExternalURL", "Labels", "Value")
 _VARIABLES = ("$", "$externalLabels", "$externalURL", "$labels", "$value")
 _ACTION = re.compile(
@@ -102,7 +106,7 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-_UNSUPPORTED = ("block", "break", "continue", "define", "range", "template")
+_UNSUPPORTED = ("block", "define", "template")
 
 
 class _Parser:
@@ -113,6 +117,8 @@ class _Parser:
         self._pos = 0
         self._known: set[str] = {*_VARIABLES, *more}
         self._root_dot = True
+        self._ranges = 0
+        """How many `range` are around."""
         self.queries: list[str] = []
 
     @staticmethod
@@ -160,6 +166,12 @@ class _Parser:
             word = text.split(None, 1)[0] if text.split() else ""
             if word in ("if", "with"):
                 nodes.append(self._branch(word, text[len(word) :]))
+            elif word == "range":
+                nodes.append(self._range(text[len(word) :]))
+            elif word in ("break", "continue"):
+                if text != word or not self._ranges:
+                    raise TemplateError(f"{{{{ {text} }}}}: {word} stands alone, inside {{{{ range }}}}")
+                nodes.append((word,))
             elif word in ("end", "else"):
                 return nodes, text
             elif word in _UNSUPPORTED:
@@ -190,6 +202,36 @@ class _Parser:
         if ended != "end":
             raise TemplateError(f"{{{{ {word} }}}} has no {{{{ end }}}}")
         return (word, condition, body, otherwise)
+
+    def _range(self, text: str) -> _Node:
+        """`range PIPELINE`, `range $element := PIPELINE` or `range $key, $element := PIPELINE`."""
+        known, root_dot = set(self._known), self._root_dot
+        variables: list[str] = []
+        declares = True
+        match = _RANGE_VARIABLES.match(text)
+        if match is not None:
+            variables = [name for name in (match["first"], match["second"]) if name]
+            declares = match["assign"] == ":="
+            unknown = [name for name in variables if not declares and name not in known]
+            if unknown:
+                raise TemplateError(f"undefined variable {unknown[0]}")
+            text = text[match.end() :]
+        over = self._action(text)
+        if over[0] == "assign":
+            raise TemplateError("{{ range }} takes one or two variables before :=")
+        self._known.update(variables)
+        self._root_dot = False
+        self._ranges += 1
+        body, ended = self._block()
+        self._ranges -= 1
+        self._known, self._root_dot = set(known), root_dot
+        otherwise: list[_Node] = []
+        if ended == "else":
+            otherwise, ended = self._block()
+            self._known = known
+        if ended != "end":
+            raise TemplateError("{{ range }} has no {{ end }}")
+        return ("range", over, body, otherwise, variables, declares)
 
     def _action(self, text: str) -> _Node:
         self._tokens = []
@@ -302,6 +344,14 @@ def _unquote(text: str) -> str:
     return value
 
 
+class _Break(Exception):
+    """`{{ break }}`."""
+
+
+class _Continue(Exception):
+    """`{{ continue }}`."""
+
+
 def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], data: Data, out: list[str]) -> None:
     for node in nodes:
         kind = node[0]
@@ -312,6 +362,12 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], data: Data, out: l
                 _assign(node[1], dot, scope, data)
             else:
                 out.append(printed(_value(node[1], dot, scope, data)))
+        elif kind == "range":
+            _run_range(node, dot, scope, data, out)
+        elif kind == "break":
+            raise _Break
+        elif kind == "continue":
+            raise _Continue
         else:
             inner = _Scope(scope)
             evaluate = _assign if node[1][0] == "assign" else _value
@@ -320,6 +376,44 @@ def _run(nodes: list[_Node], dot: Any, scope: dict[str, Any], data: Data, out: l
                 _run(node[2], value if kind == "with" else dot, _Scope(inner), data, out)
             else:
                 _run(node[3], dot, _Scope(inner), data, out)
+
+
+def _run_range(node: _Node, dot: Any, scope: dict[str, Any], data: Data, out: list[str]) -> None:
+    _, over, body, otherwise, variables, declares = node
+    outer = _Scope(scope)
+    pairs = _elements(_value(over, dot, outer, data))
+    if not pairs:
+        _run(otherwise, dot, _Scope(outer), data, out)
+        return
+    for key, element in pairs:
+        inner = _Scope(outer)
+        values = (element,) if len(variables) == 1 else (key, element)
+        for name, value in zip(variables, values, strict=False):
+            if declares:
+                inner[name] = value
+            else:
+                inner.reassign(name, value)
+        try:
+            _run(body, element, inner, data, out)
+        except _Continue:
+            continue
+        except _Break:
+            return
+
+
+def _elements(value: Any) -> list[tuple[Any, Any]]:
+    """Keys and elements in Go's order: lists by index, mappings by key, a whole number counts from 0."""
+    if isinstance(value, Mapping):
+        return sorted(value.items())
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value > _MOST_TURNS:
+            raise TemplateError(f"range over {value}: more than {_MOST_TURNS} turns")
+        return [(number, number) for number in range(value)]
+    if isinstance(value, Sequence) and not isinstance(value, (str, Sample)):
+        return list(enumerate(value))
+    if value is None:
+        return []
+    raise TemplateError(f"range can't go over {printed(value)}")
 
 
 class _Scope(dict[str, Any]):

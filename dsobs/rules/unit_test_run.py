@@ -1,5 +1,5 @@
 """Runs unit tests of rules as promtool 3 does: all groups at each `evaluation_interval` from the start, whatever their
-own interval, over samples that are never thinned.
+own interval, over samples that are never thinned. A subquery that names no step takes that interval too.
 
 What is read twice from promtool's documentation and easily missed: an alert is looked at in the last evaluation at or
 before its `eval_time`; expressions are evaluated after all evaluations, over the samples up to the last one; external
@@ -106,6 +106,7 @@ class _Run:
         self._test = test
         self._missing = missing
         self._interval = tests.evaluation_interval
+        self._limits = replace(promql.LIMITS, subquery_step=tests.evaluation_interval)
         self._fired: dict[float, dict[str, list[tuple[dict[str, str], dict[str, str]]]]] = {}
         self._store = Store(fine_seconds=_EVERYTHING, coarse_seconds=_EVERYTHING, max_series=_EVERYTHING)
         self._inputs = _inputs(test)
@@ -126,7 +127,7 @@ class _Run:
         self._rest = self._make([_only(group, needed.not_holds, self._interval) for group in groups], exposes=False)
 
     def _make(self, groups: Iterable[Group], exposes: bool) -> Evaluator:
-        return Evaluator(
+        evaluator = Evaluator(
             [group for group in groups if group.rules],
             self._store,
             external_labels=self._test.external_labels,
@@ -134,6 +135,8 @@ class _Run:
             bare_labels=True,
             expose_alerts=exposes,
         )
+        evaluator.limits = self._limits
+        return evaluator
 
     def evaluate(self) -> tuple[float, str] | None:
         """Goes through the whole time of the test; (seconds after the start, what failed) where a rule failed."""
@@ -214,7 +217,7 @@ class _Run:
         if failure is not None:
             return result(False, _failed(failure))
         try:
-            value = query.evaluate(self._store, self._test.start + case.eval_time)
+            value = query.evaluate(self._store, self._test.start + case.eval_time, self._limits)
         except EvaluationError as error:
             return result(False, str(error))
         samples = [Sample((), float(value))] if isinstance(value, (int, float)) else value

@@ -48,6 +48,7 @@ from dsobs.sidecar.telling import Policy, Teller
 from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
 from dsobs.state import StateError
+from dsobs.supervisor.processes import boot_id
 from dsobs.telemetry import (
     BUILD,
     LOOP_ERRORS,
@@ -144,7 +145,9 @@ class Sidecar:
         memory = self._restore()
         BUILD.labels(__version__).set(1)
         LOOP_MISSED.labels("main")
-        self.pipeline = Pipeline(config, self.store, self.evaluator, probes=_probes(config), memory=memory)
+        self.pipeline = Pipeline(
+            config, self.store, self.evaluator, probes=_probes(config), memory=memory, boot_id=_boot_id()
+        )
         self.ledger = LedgerStore(self.keeping.db, self.clock.now(), why_not=self.keeping.error)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
         self.records = RecordsBehind(self.recorder)
@@ -152,6 +155,7 @@ class Sidecar:
             session = self._session = await stack.enter_async_context(open_session(config.target))
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
+            self.watch.shipped_pool = self.shipping.kv_pool
             self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
             self._actor = Actor(
                 self.ledger,
@@ -248,6 +252,7 @@ class Sidecar:
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
+        self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
         turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
         await self._keep(turn)
         await self._actor.settle()
@@ -289,8 +294,11 @@ class Sidecar:
             _tell_transition(transition)
         notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
         self._tell_standing(now)
-        if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
+        # A card that broke is on disk at once, whatever becomes of dsobs.
+        news = turn.transitions or notifications or self.pipeline.cards.unsaved
+        if not news and now - self._saved_at < SAVE_SECONDS:
             return
+        self.pipeline.cards.unsaved = False
         self._saved_at = now
         self.ledger.forget_before(now - DAY)
         await self._commit(notifications, now)
@@ -393,7 +401,8 @@ class Sidecar:
             policy = Policy.of(plan.config, self.name, plan.inhibit)
         except (LookupError, ValueError) as error:
             raise ReloadError(str(error)) from error
-        self.config = self.watch.config = plan.config
+        self.config = plan.config
+        self.watch.configure(plan.config)
         self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
         self.teller.policy = policy
         self._actor.configure(plan.config.remediation)
@@ -414,6 +423,20 @@ class Sidecar:
     async def expire_silence(self, id_: str) -> bool:
         """Ends a silence now; False if there is none of that id."""
         return await self.control.expire(id_)
+
+    async def clear_gpu(self, card: str) -> int:
+        """Somebody says that this card is well: how many faults of it stood. StateError if that can't be kept."""
+        cleared = self.pipeline.cards.clear(card)
+        if cleared:
+            log.warning("GPU %s is said to be well: %d faults are cleared", card, cleared)
+            memory = json.dumps(self.pipeline.memory().dump())
+            try:
+                await self.keeping.write(
+                    lambda c: c.execute("INSERT OR REPLACE INTO facts VALUES ('memory', ?)", (memory,))
+                )
+            except StateError as error:
+                raise StateError(f"it is cleared until dsobs ends, but that can't be kept: {error}") from error
+        return cleared
 
     async def switch(self, *, killed: bool) -> None:
         """Sets or clears the API's kill switch; it outlives dsobs."""
@@ -506,6 +529,14 @@ class Sidecar:
         self.records.close()
         self.keeping.close()
         log.info("stopped")
+
+
+def _boot_id() -> str:
+    try:
+        return boot_id()
+    except OSError as error:
+        log.info("the node's boot is not known, so a broken card is broken until it is cleared by hand: %s", error)
+        return ""
 
 
 def _probes(config: Config) -> str:

@@ -17,7 +17,7 @@ from dsobs.silences import Matcher, MatcherError
 
 log = logging.getLogger(__name__)
 
-AT_START_ONLY = ("target", "runtime", "gpu", "host", "state", "api.listen", "api.control_token", "log.format", "reload")
+AT_START_ONLY = ("target", "runtime", "state", "api.listen", "api.control_token", "log.format", "reload")
 """Settings and sections that a running dsobs keeps as they were at its start."""
 
 
@@ -104,7 +104,7 @@ def kept(old: Config, new: Config) -> Config:
     """`new` with what needs a restart as it is."""
     return new.model_copy(
         update={
-            **{name: getattr(old, name) for name in ("target", "runtime", "gpu", "host", "state", "reload")},
+            **{name: getattr(old, name) for name in ("target", "runtime", "state", "reload")},
             "api": new.api.model_copy(update={"listen": old.api.listen, "control_token": old.api.control_token}),
             "log": new.log.model_copy(update={"format": old.log.format}),
         }

@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from dsobs.collectors.gpus import open_gpus
+from dsobs.collectors.gpus import GpuCollector, open_gpus
 from dsobs.collectors.health import HealthCheck
 from dsobs.collectors.host import HostCollector
 from dsobs.collectors.pause import PauseQuestion
@@ -82,12 +82,37 @@ class Watch:
         self._health_at = float("-inf")
         self._gpus_at = float("-inf")
         self._log_read_for: float | None = None
+        self.shipped_pool: Callable[[], int | None] = lambda: None
+        """Bytes of the KV pool that shipped logs name."""
 
     def _no_scrape(self, reason: str) -> Scrape:
         return Scrape(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
 
     def _no_health(self, reason: str) -> Health:
         return Health(self._clock.now(), 0.0, failure=Failure.UNPARSABLE, detail=reason)
+
+    def configure(self, config: Config) -> None:
+        """Other settings from now on; GPUs and host are opened anew where theirs changed."""
+        before, self.config = self.config, config
+        if config.gpu != before.gpu:
+            self._leave(self._gpus, self._cards)
+            self._cards = open_gpus(config.gpu, self._clock)
+            self._gpus = Latest(self._cards.read, Unknown)
+            self._gpus_at = float("-inf")
+        if config.host != before.host:
+            self._leave(self._host)
+            self._host_collector = HostCollector(config.host, config.state.directory, self._clock)
+            self._host = Latest(self._view_host, Unknown)
+
+    def _leave(self, latest: Latest[Any], cards: GpuCollector | None = None) -> None:
+        async def leave() -> None:
+            await latest.cancel()
+            if cards is not None:
+                await cards.close()
+
+        task = asyncio.create_task(leave())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""
@@ -191,7 +216,13 @@ class Watch:
     def read_start_up_log(self, view: View) -> None:
         """The size of the KV pool stands in the engine's start-up log and nowhere else on CUDA."""
         started = view.instance_started_at
-        if not view.ready or started is None or started == self._log_read_for or isinstance(self.runtime, Unknown):
+        if not view.ready or started is None or started == self._log_read_for:
+            return
+        if isinstance(self.runtime, Unknown):
+            # Nobody to ask for the log: what is shipped of it may say it, now or in a moment.
+            if (pool := self.shipped_pool()) is not None:
+                self._log_read_for = started
+                self._take_pool(pool)
             return
         self._log_read_for = started
         task = asyncio.create_task(self._kv_pool(self.runtime))
@@ -202,9 +233,13 @@ class Watch:
         tail = await runtime.log_tail(2000)
         if not isinstance(tail, Unknown):
             pool = kv_pool_of_log(tail)
+            pool = self.shipped_pool() if pool is None else pool
             if pool is not None:
-                self._pipeline.kv_pool_bytes = pool
-                log.info("KV cache pool of %d bytes, by the engine's log", pool)
+                self._take_pool(pool)
+
+    def _take_pool(self, pool: int) -> None:
+        self._pipeline.kv_pool_bytes = pool
+        log.info("KV cache pool of %d bytes, by the engine's log", pool)
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""

@@ -10,24 +10,18 @@ signal;
 where the engine reserves nothing, memory in use is.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from dsobs.model.engine import EngineKey
 from dsobs.model.observation import Gpu, Unknown
 from dsobs.model.samples import Sample, labels
-
-_POOL = re.compile(r"Available KV cache memory: (\d+(?:\.\d+)?) GiB")
+from dsobs.model.start_up import facts_of_log
 
 
 def kv_pool_of_log(lines: Iterable[str]) -> int | None:
     """Bytes of the KV pool from vLLM's start-up log, the last such line; None without one."""
-    found = None
-    for line in lines:
-        match = _POOL.search(line)
-        if match:
-            found = int(float(match.group(1)) * 2**30)
-    return found
+    pool = facts_of_log(lines).get("kv_pool_bytes")
+    return None if pool is None else int(pool)
 
 
 def effective_memory(
@@ -35,12 +29,14 @@ def effective_memory(
     kv_usage: Mapping[EngineKey, float],
     kv_pool_bytes: int | None,
     reserves_memory: bool | None,
+    others: Collection[str] = (),
 ) -> list[Sample]:
     """`dsobs_gpu_memory_used_ratio` and `_effective_ratio` of each card.
 
     `kv_usage`: engine → share of its KV cache in use; which card serves which engine is not known, so the fullest
     counts.
     `kv_pool_bytes`: of one card, None if unknown. `reserves_memory`: None while the engine is not known.
+    `others`: UUIDs of cards that are not the engine's; its KV cache says nothing about them.
     """
     out: list[Sample] = []
     if isinstance(gpus, Unknown):
@@ -52,7 +48,7 @@ def effective_memory(
         names = {"gpu": str(gpu.index), "uuid": gpu.uuid}
         raw = gpu.memory_used_bytes / gpu.memory_total_bytes
         out.append(Sample(labels("dsobs_gpu_memory_used_ratio", **names), raw))
-        if reserves_memory is None:
+        if reserves_memory is None or gpu.uuid in others:
             continue
         if not reserves_memory:
             source, value = "raw", raw

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.acceptance.scene import Scene, scene
 
@@ -107,3 +108,36 @@ async def test_sighup_and_request_read_it_again_and_name_what_needs_a_restart(st
     assert (status, told["data"]) == (200, {"changed": ["remediation.mode"], "need_restart": ["target.url"]})
     assert await mode(stage) == "observe"
     assert (await stage.status())["view"]["up"]
+
+
+async def test_other_sources_of_gpus_and_host_are_read_after_a_reload(stage: Scene) -> None:
+    async def exporter(_: web.Request) -> web.Response:
+        return web.Response(text='dsobs_nvml_up 1\ndsobs_gpu_up{gpu="0",uuid="GPU-1"} 1\n')
+
+    app = web.Application()
+    app.router.add_get("/metrics", exporter)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    stage.stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    source = f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+    async def shows(*series: str) -> bool:
+        async with stage.session.get(f"http://127.0.0.1:{stage.api}/metrics") as answer:
+            text = await answer.text()
+        return all(one in text for one in series)
+
+    card, disk = 'dsobs_gpu_up{gpu="0",uuid="GPU-1"} 1', 'dsobs_host_filesystem_size_bytes{mountpoint="/"}'
+    assert not await shows(card)
+    assert not await shows(disk)
+    write(stage, mode="observe", more=f"gpu: {{source: '{source}', devices: [all]}}\nhost: {{mountpoints: [/]}}\n")
+    status, told = await reload(stage)
+    assert (status, told["data"]["need_restart"]) == (200, [])
+    await stage.until(lambda: shows(card, disk), 10.0, "the new sources are shown")
+    write(stage, mode="observe", more="gpu: {enabled: false}\nhost: {enabled: false}\n")
+    assert (await reload(stage))[0] == 200
+
+    async def gone() -> bool:
+        return not (await shows(card) or await shows(disk))
+
+    await stage.until(gone, 10.0, "what is switched off is unknown")

@@ -33,6 +33,7 @@ class MemorySource:
         self.found: list[dict[str, Any]] = []
         self.kept: list[Silence] = []
         self.killed = False
+        self.faults: dict[str, int] = {}
         self.full = False
         self.bad_settings = ""
         self.now = 1000.0
@@ -75,6 +76,9 @@ class MemorySource:
         before = len(self.kept)
         self.kept = [silence for silence in self.kept if silence.id != id_]
         return len(self.kept) < before
+
+    async def clear_gpu(self, card: str) -> int:
+        return self.faults.pop(card, 0)
 
     async def switch(self, *, killed: bool) -> None:
         self.killed = killed

@@ -176,6 +176,7 @@ async def test_control_is_403_without_a_configured_token(opened: Open, source: M
             session.post("/api/v1/silences", data=b"no json", headers={"Authorization": "Bearer x"}),
             session.delete("/api/v1/silences/1"),
             session.put("/api/v1/kill-switch", params={"on": "true"}),
+            session.delete("/api/v1/gpu-faults/GPU-a"),
         ):
             async with request as response:
                 assert await problem(response) == (403, "forbidden", "control is off: set api.control_token")
@@ -227,6 +228,18 @@ async def test_the_scheme_of_the_token_may_be_written_in_any_case(client: Client
     headers = {"Authorization": bearer["Authorization"].replace("Bearer", "bearer")}
     async with client.put("/api/v1/kill-switch", params={"on": "true"}, headers=headers) as response:
         assert response.status == 200
+
+
+async def test_a_card_that_is_said_to_be_well_is_cleared_once(
+    client: Client, source: MemorySource, bearer: dict[str, str]
+) -> None:
+    source.faults["GPU-a"] = 2
+    async with client.delete("/api/v1/gpu-faults/GPU-a") as response:
+        assert response.status == 401
+    async with client.delete("/api/v1/gpu-faults/GPU-a", headers=bearer) as response:
+        assert (await response.json())["data"] == {"cleared": 2}
+    async with client.delete("/api/v1/gpu-faults/GPU-a", headers=bearer) as response:
+        assert (await problem(response))[:2] == (404, "not_found")
 
 
 async def test_kill_switch_goes_on_and_off(client: Client, source: MemorySource, bearer: dict[str, str]) -> None:

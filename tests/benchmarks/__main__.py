@@ -10,6 +10,7 @@ PARTS = (
     ("query", "queries over a range, 8 engines", "half a minute"),
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
+    ("log_formats", "parsing, changing and redacting log records", "half a minute"),
     ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
     ("nvml", "NVML, where there is a driver", "a minute"),
 )

@@ -1,15 +1,18 @@
 """Resident memory of the whole of `dsobs run` over a virtual day beside a busy engine.
 
-`python -m tests.benchmarks.day [HOURS]` prints one JSON object. It is the sidecar itself with everything that it starts
-(state.db and flight recorder on disk, pages sent to a receiver on loopback, the API asked for its metrics each minute),
-only that a second takes no longer than its turn, and that what it asks the engine, its runtime and NVML is answered
-from the recording's busy seconds, laid end to end. Each hour the engine is down for two minutes and comes back anew.
+`python -m tests.benchmarks.day [HOURS [ENGINES]]` prints one JSON object; with several engines the server has as many
+data-parallel ranks, each with its own series, and as many cards of which everything is known. It is the sidecar itself
+with everything that it starts (state.db and flight recorder on disk, pages sent to a receiver on loopback, the API
+asked for its metrics each minute), only that a second takes no longer than its turn, and that what it asks the engine,
+its runtime and NVML is answered from the recording's busy seconds, laid end to end. Each hour the engine is down for
+two minutes and comes back anew.
 """
 
 import asyncio
 import json
 import logging
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -21,16 +24,20 @@ from dsobs.cli import footprint
 from dsobs.collectors.nvml import gpus_of_record
 from dsobs.config import Config
 from dsobs.config.models import Api, Notifiers, State, Webhook
+from dsobs.model.alert import Transition
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import Failure, Gpu, Health, RuntimeView, Scrape, Unknown
 from dsobs.model.samples import metric_name
 from dsobs.recorder.records import read_records
 from dsobs.series.exposition import Parser
+from dsobs.series.store import Store
 from dsobs.sidecar import Sidecar
 from dsobs.sidecar.latest import Latest
+from tests.benchmarks.gpus import card
 
 RECORDING = Path(__file__).parents[1] / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
 BUSY = slice(50, 176)
+_RANK = 'engine="0"'
 GROWS = ("_total", "_bucket", "_count", "_sum")
 HOUR = 3600
 DOWN = range(1800, 1920)
@@ -48,7 +55,7 @@ def resident_mib() -> float:
 class Engine:
     """Busy seconds again and again; what only grows goes on growing until the engine is started anew."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: int = 1) -> None:
         parser = Parser()
         records = [record for record in list(read_records(RECORDING))[BUSY] if record["metrics"].startswith("# HELP")]
         pages = [parser.parse(record["metrics"]) for record in records]
@@ -56,18 +63,31 @@ class Engine:
         grows = [metric_name(sample.labels).endswith(GROWS) for sample in pages[0].samples]
         first, last = self._values[0], self._values[-1]
         self._gains = array("d", (b - a if g else 0.0 for a, b, g in zip(first, last, grows, strict=True)))
-        lines = records[0]["metrics"].replace("%", "%%").splitlines()
-        lines = [line if line.startswith("#") else line.rpartition(" ")[0] + " %r" for line in lines]
+        lines: list[str] = []
+        self._order: list[int] = []
+        """Which of the page's samples each line shows."""
+        sample = 0
+        for line in records[0]["metrics"].replace("%", "%%").splitlines():
+            if line.startswith("#"):
+                lines.append(line)
+                continue
+            head = line.rpartition(" ")[0] + " %r"
+            ranks = engines if _RANK in head else 1
+            lines += [head.replace(_RANK, f'engine="{rank}"') for rank in range(ranks)]
+            self._order += [sample] * ranks
+            sample += 1
         self._template = "\n".join(lines) + "\n"
         self._gpus = [gpus_of_record(record.get("nvml")) for record in records]
+        if engines > 1:
+            self._gpus = [tuple(card(index) for index in range(engines))]
         self.begun = float(records[0]["t"])
         self.second = 0
 
     def page(self) -> str:
         """`/metrics` at this second."""
         lap, index = divmod(self.second % HOUR, len(self._values))
-        values = self._values[index]
-        return self._template % tuple([value + lap * gain for value, gain in zip(values, self._gains, strict=True)])
+        values = [value + lap * gain for value, gain in zip(self._values[index], self._gains, strict=True)]
+        return self._template % tuple([values[number] for number in self._order])
 
     @property
     def down(self) -> bool:
@@ -92,13 +112,28 @@ class Engine:
 class VirtualSidecar(Sidecar):
     """The sidecar, whose loop runs over virtual seconds."""
 
-    def __init__(self, config: Config, hours: int) -> None:
-        self.engine = Engine()
+    def __init__(self, config: Config, hours: int, engines: int) -> None:
+        self.engine = Engine(engines)
         self._virtual = ManualClock(self.engine.begun)
         super().__init__(config, self._virtual)
         self.hours = hours
         self.told: dict[int, float] = {}
-        self.spent = 0.0
+        self.idle = self.spent = 0.0
+        self.rules: list[float] = []
+        """Milliseconds of CPU of each evaluation in the last hour, when all windows are full."""
+        self._time_rules()
+
+    def _time_rules(self) -> None:
+        evaluate = self.evaluator.evaluate
+
+        def timed(now: float, *, news: bool = False) -> list[Transition]:
+            begun = time.process_time_ns()
+            transitions = evaluate(now, news=news)
+            if self.engine.second > (self.hours - 1) * HOUR:
+                self.rules.append((time.process_time_ns() - begun) / 1e6)
+            return transitions
+
+        self.evaluator.evaluate = timed  # type: ignore[method-assign]
 
     async def _scraped(self) -> Scrape:
         now = self.clock.now()
@@ -124,6 +159,10 @@ class VirtualSidecar(Sidecar):
         watch._scrapes = Latest(self._scraped, watch._no_scrape)
         watch._healths = Latest(self._health, watch._no_health)
         watch._gpus, watch._views = Latest(self._gpu, Unknown), Latest(self._runtime, Unknown)
+        # As `dsobs run` does some seconds after its start, or idle would be told too high.
+        footprint.give_back()
+        self.idle = resident_mib()
+        print(f"idle: {self.idle} MiB", file=sys.stderr, flush=True)
         begun = time.process_time()
         while self.engine.second < self.hours * HOUR:
             self.engine.second += 1
@@ -165,7 +204,14 @@ async def receiver(pages: list[int]) -> tuple[asyncio.Server, str]:
     return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
 
-async def measure(hours: int) -> dict[str, Any]:
+def stored(store: Store) -> dict[str, float]:
+    """Series, and MiB of their samples."""
+    series = [one for family in store._names.values() for one in family.values()]
+    samples = sum(len(one.times) + len(one.old_times) for one in series)
+    return {"series": len(series), "samples_mib": round(16 * samples / 2**20, 1)}
+
+
+async def measure(hours: int, engines: int) -> dict[str, Any]:
     """MiB by hour, and what happened."""
     pages = [0]
     server, url = await receiver(pages)
@@ -175,13 +221,18 @@ async def measure(hours: int) -> dict[str, Any]:
             api=Api(listen="127.0.0.1:0"),
             notifiers=Notifiers(webhook=Webhook.model_validate({"url": url})),
         )
-        sidecar = VirtualSidecar(config, hours)
+        sidecar = VirtualSidecar(config, hours, engines)
         await sidecar.run()
     server.close()
     return {
         "hours": hours,
+        "engines": engines,
+        "idle_mib": sidecar.idle,
         "resident_mib": sidecar.told,
+        "store": stored(sidecar.store),
         "turn_cpu_ms": round(1000 * sidecar.spent / (hours * HOUR), 2),
+        "rules_ms": round(statistics.mean(sidecar.rules), 3),
+        "rules_greatest_ms": [round(one, 2) for one in sorted(sidecar.rules)[-3:]],
         "pages": pages[0],
     }
 
@@ -192,7 +243,8 @@ def main() -> None:
     # Said a hundred times an hour, and known.
     logging.getLogger("dsobs").setLevel(logging.CRITICAL)
     hours = int(sys.argv[1]) if len(sys.argv) > 1 else 24
-    print(json.dumps(asyncio.run(measure(hours))))
+    engines = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    print(json.dumps(asyncio.run(measure(hours, engines))))
 
 
 if __name__ == "__main__":

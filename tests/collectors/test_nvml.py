@@ -300,10 +300,21 @@ def test_xids_are_counted_over_readings_and_known_ones_start_at_zero() -> None:
 
     assert set(counts(Gpu(0, "GPU-a", xids=())).values()) == {0.0}
     first = counts(Gpu(0, "GPU-a", xids=(31, 31, 999)))
-    assert (first["31"], first["999"], first["79"]) == (2, 1, 0)
-    assert counts(Gpu(0, "GPU-a", xids=(31,)))["31"] == 3
+    assert (first["31"], first["999"], first["79"]) == (2, 0, 0)
+    second = counts(Gpu(0, "GPU-a", xids=(31,)))
+    assert (second["31"], second["999"]) == (3, 1)
     assert counts(Gpu(1, "GPU-b", xids=()))["31"] == 0
     assert counts(Gpu(2, "GPU-c", xids=None)) == {}
+
+
+def test_a_count_begins_at_zero_though_the_first_reading_has_an_xid() -> None:
+    signals = GpuSignals()
+
+    def count(*xids: int) -> float:
+        found = by_name(signals.samples((Gpu(0, "GPU-a", xids=xids),), 1.0), "dsobs_gpu_xid_errors_total")
+        return next(sample.value for sample in found if ("xid", "79") in sample.labels)
+
+    assert [count(79), count(), count(79)] == [0, 1, 2]
 
 
 def test_a_card_that_is_unknown_for_a_moment_keeps_its_xid_counts() -> None:
@@ -311,33 +322,6 @@ def test_a_card_that_is_unknown_for_a_moment_keeps_its_xid_counts() -> None:
     signals.samples((Gpu(0, "GPU-a", xids=(31,)),), 1.0)
     found = by_name(signals.samples((Gpu(0, "GPU-a"),), 1.0), "dsobs_gpu_xid_errors_total")
     assert {dict(sample.labels)["xid"]: sample.value for sample in found}["31"] == 1
-
-
-def foreign(signals: GpuSignals, gpu: Gpu, pids: tuple[int, ...] | None) -> float | None:
-    found = by_name(signals.samples((gpu,), 1.0, pids), "dsobs_gpu_foreign_memory_bytes")
-    return found[0].value if found else None
-
-
-def test_memory_of_strangers_is_told_once_the_engines_pids_are_seen_to_match() -> None:
-    card = Gpu(0, "GPU-a", processes=(GpuProcess(776, 30), GpuProcess(901, 12)))
-    signals = GpuSignals()
-    assert foreign(signals, card, (5, 6)) is None
-    assert foreign(signals, card, None) is None
-    assert foreign(signals, card, (775, 776)) == 12
-    assert foreign(signals, card, (901, 776)) == 0
-    assert foreign(signals, card, None) is None
-
-
-def test_once_the_engine_has_ended_all_that_is_left_is_a_strangers() -> None:
-    signals = GpuSignals()
-    assert foreign(signals, Gpu(0, "GPU-a", processes=(GpuProcess(776, 30),)), (776,)) == 0
-    ended = RuntimeView("process", "vllm", running=False)
-    assert foreign(signals, Gpu(0, "GPU-a", processes=(GpuProcess(777, 30),)), engine_pids(ended)) == 30
-
-
-def test_a_strangers_memory_that_the_driver_does_not_tell_makes_the_sum_unknown() -> None:
-    card = Gpu(0, "GPU-a", processes=(GpuProcess(776, 30), GpuProcess(901, None)))
-    assert foreign(GpuSignals(), card, (776,)) is None
 
 
 def test_pids_are_unknown_while_the_runtime_shows_none_of_a_running_engine() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ from dsobs.config import load
 from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
+from dsobs.logs import metrics
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -34,12 +36,22 @@ from dsobs.supervisor.command import options_parser as supervise_options
 from dsobs.telemetry import REGISTRY
 from tests.api.conftest import MemorySource
 from tests.contracts.adapter_contract import AdapterContract
+from tests.docs.terminal import COLUMNS, drawn
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ROOT / "docs" / "reference"
-HARMLESS = ("--version", "config show", "config schema", "replay tests/data/")
-"""Beginnings of `dsobs` commands that are run as they stand."""
+HARMLESS = (
+    "--version",
+    "config show",
+    "config schema",
+    "replay ",
+    "rules check mine",
+    "rules test mine",
+    "rules fmt mine",
+)
+"""Beginnings of `dsobs` commands that are run as they stand, in a folder that has the files which they name."""
+RECORDING = ROOT / "tests" / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
 OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat", "df", "du", "ls", "lspci", "ps"} | {
     "journalctl",
     "systemctl",
@@ -164,9 +176,15 @@ def harmless() -> list[tuple[str, ...]]:
 
 @pytest.mark.parametrize("words", harmless(), ids=" ".join)
 def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
-    own = next(block for block in of("yaml") if block.page.name == "own-rules.md" and "groups" in block.text)
-    (tmp_path / "mine.rules.yaml").write_text(own.text)
+    for name, mark in (("mine.rules.yaml", "groups:"), ("mine.test.yaml", "rule_files:")):
+        own = next(block for block in of("yaml") if block.page.name == "own-rules.md" and block.text.startswith(mark))
+        (tmp_path / name).write_text(own.text)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
+    words = tuple(word.replace("/var/lib/dsobs/", f"{tmp_path}/state/") for word in words)
+    for word in words:
+        if word.endswith(".jsonl.gz") and not (tmp_path / word).exists():
+            (tmp_path / word).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / word).symlink_to(RECORDING)
     done = subprocess.run(
         [sys.executable, "-m", "dsobs.cli", *words],
         cwd=tmp_path,
@@ -176,7 +194,6 @@ def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout
 
 
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
@@ -259,7 +276,9 @@ def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
     for name in re.findall(rf"`((?:{tops})\.[a-z0-9_.]+)(?:: \w+)?`", text):
         known = name in KEYS or name.endswith((".log", ".yaml", ".key"))
         assert known, name
-    own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    families = [*REGISTRY.collect(), *metrics.REGISTRY.collect()]
+    own = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    own |= {f"{family.name}_total" for family in families if family.type == "counter"}
     for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         assert name in SIGNALS or base in SIGNALS or name in own, name
@@ -294,14 +313,32 @@ def test_every_runbook_is_that_of_a_shipped_rule() -> None:
 
 
 def test_the_readme_shows_the_whole_story_of_the_demo() -> None:
-    block = next(block for block in of("text") if block.page.name == "README.md")
+    assert "](docs/demo.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    root = ElementTree.parse(ROOT / "docs" / "demo.svg").getroot()
+    session = "\n".join("".join(row.itertext()) for row in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert session.startswith("$ dsobs demo\n")
     for what in STORY:
-        assert re.search(rf"^ +\+[0-9.]+ s  {what} ", block.text, re.MULTILINE), what
+        assert re.search(rf"^ +\+[0-9.]+ s  {what} ", session, re.MULTILINE), what
+
+
+def test_the_recorded_session_is_drawn_as_it_was_printed() -> None:
+    text = "starting\n\n  +39.0 s  \x1b[32mrestart begun  \x1b[0m incident <1>: " + "why " * 30 + "\nend\n"
+    root = ElementTree.fromstring(drawn(text))
+    rows = ["".join(row.itertext()) for row in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert rows[:4] == [
+        "$ dsobs demo",
+        "starting",
+        "",
+        "  +39.0 s  restart begun   incident <1>: " + " ".join(["why"] * 16),
+    ]
+    assert rows[4].startswith(" " * 27 + "why")
+    assert rows[-1] == "end"
+    assert all(len(row) <= COLUMNS for row in rows)
+    (green,) = (part.text for part in root.iter() if part.get("class") == "green")
+    assert green == "restart begun  "
 
 
 def test_the_picture_is_well_formed_and_stands_alone() -> None:
-    from xml.etree import ElementTree
-
     text = (ROOT / "docs" / "architecture.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(text)
     assert root.tag == "{http://www.w3.org/2000/svg}svg"

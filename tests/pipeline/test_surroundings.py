@@ -1,5 +1,6 @@
 """What is read around the engine comes out as canonical signals: cards, strangers on them, host and cgroup."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from dsobs.collectors.exchange import open_session
@@ -34,7 +35,10 @@ class Turns:
 
 
 def test_cards_and_strangers_on_them_are_told() -> None:
-    values = Turns().after(Observation(at=1000.0, gpus=(CARD,), runtime=RUNNING))
+    turns = Turns()
+    turns.after(Observation(at=1000.0, gpus=(CARD,), runtime=RUNNING))
+    # A count begins at 0: the turn after shows what the first reading told.
+    values = turns.after(Observation(at=1001.0, gpus=(replace(CARD, xids=()),), runtime=RUNNING))
     card = {"gpu": "0", "uuid": "GPU-a"}
     assert values[labels("dsobs_gpu_foreign_memory_bytes", **card)] == 12
     assert values[labels("dsobs_gpu_process_memory_bytes", pid="901", **card)] == 12

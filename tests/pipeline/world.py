@@ -8,6 +8,7 @@ from dsobs.config.models import Mode, Remediation
 from dsobs.model.alert import AlertState
 from dsobs.model.observation import (
     Failure,
+    Gpu,
     Health,
     Observation,
     Paused,
@@ -84,6 +85,11 @@ class World:
     probes: list[float] = field(default_factory=list)
     crashing: bool = False
     """Each instance from the next one on ends within 10 s, before it is up, and its runtime starts another."""
+    gpus: tuple[Gpu, ...] | Unknown = field(default_factory=lambda: Unknown("not collected"))
+    """The node's cards. XIDs are told in one turn only."""
+    pids: tuple[int, ...] = ()
+    """The engine's processes; empty: not known."""
+    boot_id: str = ""
     scrape_seconds: float = 5.0
     """What a scrape takes that times out."""
 
@@ -91,7 +97,9 @@ class World:
         self.store = Store()
         probes = "on" if self.config.probes_enabled else "off"
         self.evaluator = Evaluator(rule_groups(self.config), self.store)
-        self.pipeline = Pipeline(self.config, self.store, self.evaluator, probes=probes, memory=self.memory)
+        self.pipeline = Pipeline(
+            self.config, self.store, self.evaluator, probes=probes, memory=self.memory, boot_id=self.boot_id
+        )
         self.pipeline.can_restart = True
         self._parser = Parser()
         self._asked_at: float | None = None
@@ -185,6 +193,7 @@ class World:
             started_at=server.started_at,
             planned_stop=server.planned_stop,
             cpu_seconds=server.cpu_seconds,
+            pids=self.pids if server.running else (),
         )
 
     def _paused(self) -> Paused | None:
@@ -221,7 +230,10 @@ class World:
             runtime=self._runtime(),
             probes=self._probe(),
             paused=self._paused(),
+            gpus=self.gpus,
         )
+        if not isinstance(self.gpus, Unknown):
+            self.gpus = tuple(replace(gpu, xids=()) for gpu in self.gpus)
         turn = self.pipeline.turn(obs, self.ledger, Switches())
         # Watchdog always fires: it is no fault.
         self.told += [(self.at, t.alert.name, t.alert.state) for t in turn.transitions if t.alert.severity != "none"]

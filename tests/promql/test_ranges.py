@@ -108,6 +108,20 @@ def test_start_and_end_are_those_of_the_query_in_subqueries_too() -> None:
     assert list(points.values) == [3 * (30 % 11 + 60 % 11 * 100)] * 3
 
 
+def test_subquery_without_a_step_takes_that_of_the_limits() -> None:
+    told = {
+        step: promql.compile("count_over_time(vector(1)[10m:])").evaluate(
+            store(), BEGIN, Limits(subquery_step=step) if step else promql.LIMITS
+        )
+        for step in (0.0, 15.0, 120.0)
+    }
+    assert {step: value[0].value for step, value in told.items() if isinstance(value, list)} == {
+        0.0: 10,
+        15.0: 40,
+        120.0: 5,
+    }
+
+
 def test_a_step_of_nothing_or_an_end_before_the_start_is_refused() -> None:
     query = promql.compile("x")
     for start, end, step in ((0.0, 1.0, 0.0), (0.0, 1.0, -1.0), (2.0, 1.0, 1.0)):

@@ -48,15 +48,17 @@ class Answer(NamedTuple):
 
 
 class Prometheus:
-    """A server without targets, started on entry and stopped on exit.
+    """A server, started on entry and stopped on exit.
 
-    `rules` is a rule file's text; `interval` seconds between its evaluations.
+    `rules` is a rule file's text; `interval` seconds between its evaluations and scrapes; `target` the HOST:PORT that
+    it scrapes, "" for none.
     """
 
-    def __init__(self, rules: str = "", interval: float = 60.0) -> None:
+    def __init__(self, rules: str = "", interval: float = 60.0, target: str = "") -> None:
         self.port = free_port()
         self._rules = rules
         self._interval = interval
+        self._target = target
         self._folder = tempfile.TemporaryDirectory(prefix="dsobs-prometheus-")
         self._process: subprocess.Popen[bytes] | None = None
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -68,6 +70,9 @@ class Prometheus:
         if self._rules:
             (folder / "rules.yaml").write_text(self._rules)
             config += f"rule_files: [{folder / 'rules.yaml'}]\n"
+        if self._target:
+            every = f"scrape_interval: {round(self._interval * 1000)}ms"
+            config += f"scrape_configs: [{{job_name: t, {every}, static_configs: [{{targets: ['{self._target}']}}]}}]\n"
         (folder / "prometheus.yml").write_text(config)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(

@@ -72,6 +72,10 @@ groups:
         for: 15s
         annotations:
           other: '{{ with query "count(s)" }}{{ . | first | value }} series{{ end }}'
+          each: |
+            {{ range $n, $s := query "s > 0" | sortByLabel "i" }}{{ if eq .Labels.i "2" }}{{ continue }}{{ end -}}
+            {{ if gt $n 1 }}{{ break }}{{ end }}{{ $s.Labels.i }}={{ .Value | humanize }},{{ else }}none{{ end }}
+          names: '{{ range $k, $v := .Labels }}{{ $k }}:{{ $v }} {{ end }}{{ range 3 }}{{ . }}{{ end }}'
       - alert: Many
         expr: count by (job) (ALERTS{alertstate="firing", alertname=~"AtOnce|For"}) > 1
       - alert: Long

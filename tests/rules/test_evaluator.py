@@ -314,6 +314,7 @@ def test_the_store_is_to_hold_what_rules_read_record_and_ask_for_in_templates(be
     evaluator = bench(text + "      - {record: hottest, expr: max(temperature)}\n").evaluator
     assert evaluator.metric_names == {"temperature", "other", "hottest"}
     assert evaluator.lookback_seconds == 7_500
+    assert evaluator.lookbacks == {"temperature": 300, "other": 7_500, "hottest": 0}
 
 
 def test_views_have_the_shape_of_prometheus(bench: MakeBench) -> None:

@@ -24,7 +24,7 @@ MESSAGES: dict[str, list[str]] = {
     "bad_template": [
         'FILE:7: group "g": rule "A": label \'kind\': template: undefined variable $lables; there are: $, $externalLabels, $externalURL, $labels, $value',
         "FILE:9: group \"g\": rule \"A\": annotation 'a': template: function 'humanise' is not supported; did you mean humanize?",
-        'FILE:10: group "g": rule "A": annotation \'b\': template: {{ range }} is not supported',
+        'FILE:10: group "g": rule "A": annotation \'b\': template: {{ template }} is not supported',
         'FILE:11: group "g": rule "A": annotation \'c\': template: {{ if }} has no {{ end }}',
         'FILE:12: group "g": rule "A": annotation \'d\': template: unknown field .Label; there are: .ExternalLabels, .ExternalURL, .Labels, .Value',
         "FILE:13: group \"g\": rule \"A\": annotation 'e': template: unclosed action '{{ $value'",

@@ -10,6 +10,7 @@ import yaml
 from dsobs_nvml import XIDS
 
 from dsobs.config.models import Hang, LatencyRule, MemoryRule, Objectives, RestartsRule, Rules
+from dsobs.logs import metrics
 from dsobs.model.samples import Sample, labels
 from dsobs.model.signals import SIGNALS
 from dsobs.rules import shipped
@@ -61,9 +62,10 @@ def test_every_shipped_rule_has_a_positive_and_a_negative_case() -> None:
 
 
 def test_shipped_rules_name_only_canonical_signals_and_dsobs_own() -> None:
-    own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
-    own |= {family.name + "_total" for family in REGISTRY.collect() if family.type == "counter"}
-    own |= {family.name for family in REGISTRY.collect()}
+    families = [family for registry in (REGISTRY, metrics.REGISTRY) for family in registry.collect()]
+    own = {sample.name for family in families for sample in family.samples}
+    own |= {family.name + "_total" for family in families if family.type == "counter"}
+    own |= {family.name for family in families}
     recorded = {"dsobs:engine_ready:avg30s"}
     unknown = set()
     for rule in _rules().values():

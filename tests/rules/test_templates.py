@@ -59,6 +59,18 @@ def _render(text: str, value: float = 1.5, **names: str) -> str:
         ("{{ if match `^host` $labels.instance }}y{{ end }}", "y"),
         ("{{ parseDuration `1h30m` }}", "5400"),
         ("{{ $labels }}", "map[gpu:0 instance:host.example:8000]"),
+        ('{{ range query "x" }}{{ .Labels.job }} {{ .Value }};{{ end }}', "x 7;"),
+        ('{{ range query "none" }}a{{ else }}nothing{{ end }}', "nothing"),
+        ("{{ range $name, $value := $labels }}{{ $name }}={{ $value }},{{ end }}", "gpu=0,instance=host.example:8000,"),
+        ("{{ range $value := .Labels }}[{{ $value }}{{ . }}]{{ end }}", "[00][host.example:8000host.example:8000]"),
+        (
+            "{{ range 4 }}{{ if eq . 1 }}{{ continue }}{{ end }}{{ if eq . 3 }}{{ break }}{{ end }}{{ . }}{{ end }}.",
+            "02.",
+        ),
+        ("{{ $n := 0 }}{{ range $n = 3 }}{{ end }}{{ $n }}", "2"),
+        ("{{ range 2 }}{{ range 2 }}{{ break }}{{ end }}x{{ end }}{{ range 0 }}y{{ end }}", "xx"),
+        ("{{ range $i, $s := query `a` }}{{ $i }}{{ $s.Value }}{{ $.Value }}{{ end }}", "071.5"),
+        ('{{ range sortByLabel "job" (query "a") }}{{ . | value }}{{ strvalue . }}{{ end }}', "7"),
     ],
 )
 def test_template_renders_as_in_prometheus(text: str, expected: str) -> None:
@@ -127,6 +139,38 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         return
 
 
+BLOCKS = (
+    *("{{ range $labels }}", "{{ range $i, $x := 2 }}", "{{ range $x = 1 }}", "{{ if . }}", "{{ with 1 }}"),
+    *("{{ else }}", "{{ end }}", "{{ break }}", "{{ continue }}", "{{ $x }}", "{{ . }}", "{{ .Value }}"),
+    *("{{ $x := 1 }}", "a"),
+)
+
+
+@given(st.lists(st.sampled_from(BLOCKS), max_size=9))
+def test_blocks_in_any_order_are_rendered_or_refused(parts: list[str]) -> None:
+    try:
+        Template("".join(parts)).render(Data({"a": "b"}, 1.0))
+    except TemplateError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ range $labels }}x", "{{ range }} has no {{ end }}"),
+        ("{{ range 2 }}{{ end }}{{ break }}", "{{ break }}: break stands alone, inside {{ range }}"),
+        ("{{ range $x = 2 }}{{ end }}", "undefined variable $x"),
+        ("{{ range $x := $y := 2 }}{{ end }}", "{{ range }} takes one or two variables before :="),
+        ("{{ range $x := 2 }}{{ end }}{{ $x }}", "undefined variable $x"),
+        ("{{ range }}{{ end }}", "missing value"),
+        ("{{ define `x` }}{{ end }}", "{{ define }} is not supported"),
+    ],
+)
+def test_block_that_is_none_is_refused(text: str, message: str) -> None:
+    with pytest.raises(TemplateError, match="^" + re.escape(message)):
+        Template(text)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -136,6 +180,8 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         ("{{ query `none` | first }}", "first: the query gave nothing"),
         ("{{ humanizeTimestamp 1e300 }}", "humanizeTimestamp: 1e+300 is no time"),
         ("{{ reReplaceAll `(` `` `` }}", "reReplaceAll: bad regular expression"),
+        ("{{ range $value }}x{{ end }}", "range can't go over 1.5"),
+        ("{{ range 10001 }}{{ end }}", "range over 10001: more than 10000 turns"),
     ],
 )
 def test_data_that_a_function_can_not_take_is_an_error(text: str, message: str) -> None:

@@ -28,13 +28,15 @@ def test_what_needs_a_restart_is_named_and_stays_as_it_was(tmp_path: Path) -> No
     new = written(
         tmp_path,
         "target: {url: 'http://other:8000'}\nstate: {directory: /elsewhere}\napi: {listen: '0.0.0.0:1', "
-        "native_metrics: true}\nlog: {level: debug, format: json}\nremediation: {mode: enforce}\n",
+        "native_metrics: true}\nlog: {level: debug, format: json}\nremediation: {mode: enforce}\n"
+        "gpu: {interval: 5s}\nhost: {enabled: false}\n",
     )
     assert changed_at_start_only(old, new) == ("target.url", "state.directory", "api.listen", "log.format")
     used = kept(old, new)
     assert (used.target, used.state, used.api.listen, used.log.format) == (
         old.target, old.state, old.api.listen, old.log.format,
     )  # fmt: skip
+    assert (used.gpu, used.host) == (new.gpu, new.host)
     assert (used.api.native_metrics, used.log.level, used.remediation.mode) == (True, "debug", "enforce")
 
 

@@ -47,3 +47,9 @@ def test_the_pools_size_is_read_from_the_last_start_in_the_log() -> None:
     lines = ["x Available KV cache memory: 1.00 GiB", "(EngineCore pid=776) INFO Available KV cache memory: 56.13 GiB"]
     assert kv_pool_of_log(lines) == int(56.13 * GIB)
     assert kv_pool_of_log(["nothing"]) is None
+
+
+def test_our_kv_cache_says_nothing_about_anothers_card() -> None:
+    assert set(effective_memory((CARD,), {KEY: 0.4}, 56 * GIB, True, {"GPU-1"})) == set(
+        effective_memory((CARD,), {KEY: 0.4}, 56 * GIB, None)
+    )
