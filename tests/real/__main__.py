@@ -22,5 +22,15 @@ class NothingSkipped:
 
 
 if __name__ == "__main__":
-    arguments = ["-o", "addopts=", "--strict-markers", "--import-mode=importlib", "-m", "real", "-v", "--durations=25", "--tb=native"]
+    arguments = [
+        "-o",
+        "addopts=",
+        "--strict-markers",
+        "--import-mode=importlib",
+        "-m",
+        "real",
+        "-v",
+        "--durations=25",
+        "--tb=native",
+    ]
     sys.exit(pytest.main([*arguments, *sys.argv[1:]], plugins=[NothingSkipped()]))
