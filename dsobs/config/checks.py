@@ -35,6 +35,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
             "is enforce, and with runtime.name none nothing can be restarted; name a runtime or write observe",
         )
     yield from _alertmanager(config)
+    yield from _elasticsearch(config)
     for low, high in (
         ("hang.min_threshold", "hang.max_threshold"),
         ("hang.max_threshold", "hang.unresponsive_after"),
@@ -63,6 +64,20 @@ def contradictions(config: Config) -> Iterator[Finding]:
             f"{format_duration(target.scrape_interval)}, so that every gap would be a stall; "
             f"write {format_duration(2 * target.scrape_interval)} or more, or scrape more often",
         )
+
+
+def _elasticsearch(config: Config) -> Iterator[Finding]:
+    elastic = config.logs.elasticsearch
+    if elastic is None:
+        return
+    head = "logs.elasticsearch"
+    given = [name for name in ("api_key", "bearer_token", "user") if getattr(elastic, name)]
+    if len(given) > 1:
+        both = tuple(f"{head}.{name}" for name in given)
+        yield Finding(both[1], both[1:], f"is set, and {both[0]} too; keep one of them")
+    for name, other in (("password", "user"), ("key_file", "cert_file")):
+        if getattr(elastic, name) and not getattr(elastic, other):
+            yield Finding(f"{head}.{name}", (f"{head}.{name}",), f"is set without {head}.{other}; set both or neither")
 
 
 def _alertmanager(config: Config) -> Iterator[Finding]:

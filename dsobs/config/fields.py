@@ -87,6 +87,12 @@ def _index_name(value: str) -> str:
     return value
 
 
+def _namespace(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._]{0,99}", value):
+        raise ValueError(f"{value!r} is no namespace; write at most 100 small letters, digits, . and _")
+    return value
+
+
 def _schema(minimum: str) -> WithJsonSchema:
     return WithJsonSchema({"anyOf": [{"type": "number", minimum: 0}, {"type": "string", "pattern": PATTERN}]})
 
@@ -115,7 +121,9 @@ GpuSource = Annotated[
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
 LogPath = Annotated[str, AfterValidator(_log_path), Field(json_schema_extra={"pattern": r"^([a-z][a-z0-9_-]*:)?\S.*$"})]
 IndexName = Annotated[str, AfterValidator(_index_name)]
-Namespace = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._]{0,99}$")]
+Namespace = Annotated[
+    str, AfterValidator(_namespace), Field(json_schema_extra={"pattern": r"^[a-z0-9][a-z0-9._]{0,99}$"})
+]
 Severity = Literal["critical", "error", "warning", "info"]
 Severities = Annotated[tuple[Severity, ...], Field(min_length=1)]
 

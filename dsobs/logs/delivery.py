@@ -21,6 +21,8 @@ WINDOW = 1000
 """Records over which the share of refused ones is taken."""
 FEW = 20
 """So many refused records in the window never hold shipping, whatever their share."""
+TELL_SECONDS = 60.0
+"""A trouble that comes and goes is logged at most this often."""
 HOLD_REASONS = ("refused_records", "authorization", "index", "dead_letters")
 
 
@@ -71,6 +73,9 @@ class Delivery:
         self._changed = asyncio.Event()
         self._troubles: dict[str, str] = {}
         """What goes wrong now → what is said of it; reasons of HOLD_REASONS are those that somebody must mend."""
+        self._told_at: dict[str, float] = {}
+        self._well_at = 0.0
+        """When the last trouble was over."""
         self.succeeded_at: float | None = None
         """Monotonic time of the last record that was taken."""
         for reason in HOLD_REASONS:
@@ -233,13 +238,17 @@ class Delivery:
     def _in_trouble(self, reason: str, text: str) -> None:
         if reason in HOLD_REASONS:
             HELD.labels(reason).set(1)
-        if self._troubles.get(reason) != text:
+        now = time.monotonic()
+        if reason not in self._troubles and now - self._told_at.get(reason, float("-inf")) >= TELL_SECONDS:
+            self._told_at[reason] = now
             log.error("%s; trying again, nothing is lost", text)
         self._troubles[reason] = text
 
     def _recovered(self) -> None:
-        if self._troubles:
+        if any(self._told_at.get(reason, 0.0) > self._well_at for reason in self._troubles):
             log.info("records are taken again")
+        if self._troubles:
+            self._well_at = time.monotonic()
         for reason in self._troubles:
             if reason in HOLD_REASONS:
                 HELD.labels(reason).set(0)

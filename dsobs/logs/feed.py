@@ -9,6 +9,7 @@ from typing import Any
 from dsobs.logs.batch import Encoder
 from dsobs.logs.checkpoint import Checkpoint, Progress
 from dsobs.logs.formats import Parser, format_named
+from dsobs.logs.formats.plain import PlainParser
 from dsobs.logs.identity import identity_key
 from dsobs.logs.lag import Lag
 from dsobs.logs.pace import Pace
@@ -89,7 +90,12 @@ class Feed:
     def parse(self, lines: Lines) -> list[Record]:
         """The records that `lines` finish."""
         assert self._parser is not None
-        return self._parser.parse(lines)
+        try:
+            return self._parser.parse(lines)
+        except Exception:
+            # A format may be anybody's plugin: its error must not hold up the file, nor lose a line of it.
+            log.exception("format %s failed on lines of %s; they are sent as text", self.format, self.path)
+            return PlainParser().parse(lines)
 
     def flush(self) -> list[Record]:
         """What the parser holds, as it stands."""

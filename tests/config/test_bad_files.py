@@ -94,6 +94,19 @@ BAD = {
         ":4: rules.objectives.availability_target: is 1, which leaves no budget to burn; write less than 1, such as "
         "0.9999",
     ],
+    "elasticsearch": [
+        ":2: logs.files[1]: ':x' is no file name pattern; write PATTERN or FORMAT:PATTERN, such as /var/log/vllm/*.log",
+        ":3: logs.namespace: 'Big-Letters' is no namespace; write at most 100 small letters, digits, . and _",
+        ":4: logs.labels[0]: 'no label' is no label; write NAME=VALUE, such as cluster=eu-1",
+        ":6: logs.elasticsearch.urls[0]: 'elasticsearch:9200' is no http:// or https:// address; write http://HOST:PORT",
+        ":7: logs.elasticsearch.index: 'Deepseek Logs' is no index name; write small letters, digits, - and _, such as "
+        "deepseek-logs",
+    ],
+    "elasticsearch_together": [
+        ":6: logs.elasticsearch.bearer_token: is set, and logs.elasticsearch.api_key too; keep one of them",
+        ":7: logs.elasticsearch.password: is set without logs.elasticsearch.user; set both or neither",
+        ":8: logs.elasticsearch.key_file: is set without logs.elasticsearch.cert_file; set both or neither",
+    ],
     "fallback_alone": [
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"

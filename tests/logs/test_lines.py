@@ -1,12 +1,15 @@
 """Lines that are too long, are no text, or are no JSON (faults 12 and 13)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dsobs import plugins
 from dsobs.logs import metrics
+from dsobs.logs.record import Common, Lines, LogFile, Record
+from dsobs.plugins import load
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import append, lines, settings, ship_once, shipping, until
 
@@ -128,3 +131,29 @@ async def test_the_last_line_of_a_whole_file_is_sent_without_its_end_and_again_i
     append(log, "2\n")
     await ship_once(settings(server.url, log), tmp_path / "state")
     assert sorted(server.messages()) == ["line 1", "line 2", "line 22"]
+
+
+class Broken:
+    """A format whose parser raises, as a plugin may."""
+
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> "Broken":
+        return self
+
+    dataset = "broken"
+    fields: Mapping[str, Any] = {}
+    held_from = None
+
+    def parse(self, lines_: Lines) -> list[Record]:
+        raise ZeroDivisionError
+
+    def flush(self) -> list[Record]:
+        return []
+
+
+async def test_a_format_that_raises_neither_holds_up_its_file_nor_loses_a_line(
+    server: ElasticsearchStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "load", lambda group, name: Broken if name == "broken" else load(group, name))
+    append(tmp_path / "app.log", lines(1, 2))
+    await ship_once(settings(server.url, f"broken:{tmp_path / 'app.log'}"), tmp_path / "state")
+    assert sorted(server.messages()) == ["line 1", "line 2"]
