@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
 
-COMMANDS = ("run", "supervise", "demo", "config", "replay", "record", "incidents", "silence", "notify")
+COMMANDS = ("run", "supervise", "demo", "config", "replay", "record", "incidents", "silence", "notify", "logs")
 """Modules of this package, in the order of `dsobs --help`."""
 
 

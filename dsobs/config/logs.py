@@ -1,11 +1,21 @@
 """Settings of log shipping."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dsobs.config.fields import Address, IndexName, LabelPair, LogPath, Model, Namespace, PositiveSeconds, Share
+from dsobs.config.fields import (
+    Address,
+    IndexName,
+    LabelPair,
+    LogPath,
+    Model,
+    Namespace,
+    PositiveSeconds,
+    Seconds,
+    Share,
+)
 from dsobs.config.secret import Secret
 
 Bytes = Annotated[int, Field(ge=1)]
@@ -59,6 +69,14 @@ class Elasticsearch(Model):
     """A request is sent once its first record has waited this long."""
     max_in_flight: int = Field(default=4, ge=1, le=32)
     """Most requests at a time; fewer while the server refuses or slows down. Memory is twice `bulk_bytes` for each."""
+    lifecycle: Literal["data-stream", "ilm", "none"] = "data-stream"
+    """How old records go, as `dsobs logs setup` installs it: the data stream lifecycle, index lifecycle management
+    (for clusters whose tiers it moves data through), or none."""
+    retention: Seconds = 30 * 86400.0
+    """Records are deleted some time after this age, by the lifecycle. 0: they are kept."""
+    failure_store: bool = False
+    """`dsobs logs setup` turns on the failure store of the data streams: records with a wrong mapping are kept there
+    by Elasticsearch (8.19, 9.1 or newer) and counted as quarantined; false: they go to dsobs's dead letters."""
     max_refused: Share = 0.05
     """When more than this share of the last thousand records is refused for good (a wrong template), shipping holds
     and says so; up to it, refused records go to the dead letters."""
