@@ -15,7 +15,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "export",
         help="print templates, lifecycle and roles as JSON",
         description="Prints one JSON object: for each path of Elasticsearch's API the body to PUT there. `roles` "
-        "alone prints role names with their definitions, which is also what roles.yml takes.",
+        "alone prints role names with their definitions.",
     )
     parser.add_argument("what", nargs="?", choices=WHAT, default="all", help="default: all")
     add_config_options(parser)

@@ -9,7 +9,7 @@ WRITER, READER, SETUP = "dsobs_logs_writer", "dsobs_logs_reader", "dsobs_logs_se
 
 
 def roles(settings: Elasticsearch) -> dict[str, dict[str, Any]]:
-    """Role name → its definition, as `PUT /_security/role/NAME` and `roles.yml` take it.
+    """Role name → its definition, as `PUT /_security/role/NAME` takes it.
 
     The writer may add documents and, by adding the first one, have a data stream made from its template; it may not
     read, change or delete any. The reader may search. The one for `dsobs logs setup` may put templates, and see
