@@ -31,8 +31,17 @@ RESTART_SLACK_SECONDS = 30.0
 class LedgerStore:
     """The ledger on disk and what planning sees of it."""
 
-    def __init__(self, db: StateDb | None, now: float, *, why_not: str = "no state directory") -> None:
+    def __init__(
+        self,
+        db: StateDb | None,
+        now: float,
+        *,
+        why_not: str = "no state directory",
+        committed: Callable[[Entry], None] = lambda _: None,
+    ) -> None:
+        """`committed` is told of each line once it is on disk."""
         self._db = db
+        self._committed = committed
         self._retry_at = float("-inf")
         entries: tuple[Entry, ...] = ()
         if db is not None:
@@ -65,6 +74,7 @@ class LedgerStore:
         self._writable("the disk is full" if self._db.reserve_used else "")
         entry = Entry(entry.at, entry.incident, entry.kind, entry.state, entry.detail, id_)
         self.current = self.current.with_entry(entry)
+        self._committed(entry)
         return entry
 
     async def retry(self, now: float) -> None:

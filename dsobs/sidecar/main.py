@@ -35,6 +35,7 @@ from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.journal import Journal
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
@@ -60,6 +61,8 @@ SAVE_SECONDS = 5.0
 RESTORE_SECONDS = 600.0
 """How much of the flight recorder is read back at the start."""
 DAY = 86400.0
+INCIDENTS_FILE = "incidents.ndjson"
+"""In the state directory: alerts, actions and incidents for the logs."""
 ALIVE_SECONDS = 30.0
 """A main loop without a turn for this long is dead; no turn waits longer for anything."""
 
@@ -137,7 +140,11 @@ class Sidecar:
         BUILD.labels(__version__).set(1)
         LOOP_MISSED.labels("main")
         self.pipeline = Pipeline(config, self.store, self.evaluator, probes=_probes(config), memory=memory)
-        self.ledger = LedgerStore(self.keeping.db, self.clock.now(), why_not=self.keeping.error)
+        self._journal = Journal(self.folder / INCIDENTS_FILE)
+        self.ledger = LedgerStore(
+            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._journal.entry
+        )
+        self._journal.begin(self.ledger.current.entries)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
         async with contextlib.AsyncExitStack() as stack:
             session = self._session = await stack.enter_async_context(open_session(config.target))
@@ -277,6 +284,8 @@ class Sidecar:
         now = turn.view.at
         for transition in turn.transitions:
             _tell_transition(transition)
+            going_on = self.ledger.current.open_incident()
+            self._journal.transition(transition, going_on.id if going_on is not None else None)
         notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
         self._tell_standing(now)
         if not turn.transitions and not notifications and now - self._saved_at < SAVE_SECONDS:
@@ -494,6 +503,7 @@ class Sidecar:
         await self.watch.close()
         self.recorder.close()
         self.keeping.close()
+        await asyncio.to_thread(self._journal.close)
         log.info("stopped")
 
 
