@@ -6,7 +6,7 @@ Each command is a module of this package with `add_parser(subparsers)`, like tho
 import argparse
 import importlib
 
-COMMANDS = ("search", "setup", "export")
+COMMANDS = ("search", "setup", "export", "replay")
 """Modules of this package, in the order of `dsobs logs --help`."""
 
 
