@@ -70,6 +70,10 @@ RECORDER_BYTES = Gauge("dsobs_recorder_bytes", "Size of the flight recorder on d
 RECORDER_DROPPED = Counter(
     "dsobs_recorder_dropped_records", "Records not written, by reason.", ["reason"], registry=REGISTRY
 )
+LOG_SHIPPER_UP = Gauge("dsobs_log_shipper_up", "1 if the log shipping process runs.", registry=REGISTRY)
+LOG_SHIPPER_RESTARTS = Counter(
+    "dsobs_log_shipper_restarts", "Times that the log shipping process ended by itself.", registry=REGISTRY
+)
 BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], registry=REGISTRY)
 
 

@@ -86,8 +86,9 @@ class Logs(Model):
     """Log shipping: files are read from where they were left, and each record is sent once. Nothing unless `files`."""
 
     files: tuple[LogPath, ...] = ()
-    """File name patterns, such as `/var/log/vllm/*.log`; `**` is any folders. `FORMAT:PATTERN` names the format, else
-    it is found out from the first lines. Empty: nothing is tailed."""
+    """File name patterns, such as `/var/log/vllm/*.log`; `**` is any folders, and relative ones start from the working
+    directory. `FORMAT:PATTERN` names the format, else it is found out from the first lines. Empty: nothing is
+    tailed."""
     exclude: tuple[str, ...] = ()
     """File name patterns that are left out."""
     from_end: bool = False

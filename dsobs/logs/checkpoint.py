@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsobs.logs.identity import Fingerprint
-from dsobs.state import StateDb
+from dsobs.state import StateDb, read_only
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS files (
@@ -78,6 +78,22 @@ class Checkpoint:
     """As last seen, nanoseconds."""
 
 
+def _read(connection: sqlite3.Connection) -> list[Checkpoint]:
+    rows = connection.execute(
+        "SELECT id, path, device, inode, head_length, head, acknowledged, mark, size, modified FROM files"
+    )
+    return [
+        Checkpoint(id_, Path(path.decode("utf-8", "surrogateescape")), device, inode, Fingerprint(length, head), *rest)
+        for id_, path, device, inode, length, head, *rest in rows
+    ]
+
+
+def read_checkpoints(path: Path) -> list[Checkpoint]:
+    """What is kept, beside a running shipper or after it; StateError where there is nothing to read."""
+    with read_only(path) as connection:
+        return _read(connection)
+
+
 class Checkpoints:
     """The table of `logs.db`. StateError where it can't be read or written."""
 
@@ -89,18 +105,7 @@ class Checkpoints:
     def load(self) -> list[Checkpoint]:
         """All that is kept."""
 
-        def read(connection: sqlite3.Connection) -> list[Checkpoint]:
-            rows = connection.execute(
-                "SELECT id, path, device, inode, head_length, head, acknowledged, mark, size, modified FROM files"
-            )
-            return [
-                Checkpoint(
-                    id_, Path(path.decode("utf-8", "surrogateescape")), device, inode, Fingerprint(length, head), *rest
-                )
-                for id_, path, device, inode, length, head, *rest in rows
-            ]
-
-        return self.db.transact(read)
+        return self.db.transact(_read)
 
     def new_id(self) -> int:
         """For a generation that is not kept yet."""

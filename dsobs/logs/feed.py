@@ -1,6 +1,7 @@
 """One file generation on its way: its reader, its parser, its bodies, and how far the sink has acknowledged it."""
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from dsobs.logs.batch import Encoder
 from dsobs.logs.checkpoint import Checkpoint, Progress
 from dsobs.logs.formats import Parser, format_named
 from dsobs.logs.identity import identity_key
+from dsobs.logs.lag import Lag
 from dsobs.logs.pace import Pace
 from dsobs.logs.record import Common, Lines, LogFile, Record
 from dsobs.logs.tail import Tail
@@ -20,10 +22,14 @@ log = logging.getLogger(__name__)
 class Feed:
     """One generation, from its first look until it is closed."""
 
-    def __init__(self, tail: Tail, format_name: str, now: float) -> None:
-        """`now` is monotonic, as in every method but `records`."""
+    def __init__(self, tail: Tail, format_: str, source: str, now: float) -> None:
+        """`source` is the pattern that it was found by, or that its name is like; times are monotonic."""
         self.tail = tail
-        self.format = format_name
+        self.format = format_
+        self.source = source
+        self.lag = Lag()
+        age = max(0.0, time.time() - tail.modified / 1e9)
+        self.lag.saw(tail.size, now - age)
         self.progress = Progress()
         self.id = 0
         """Of its checkpoint; 0 until it is identified."""
@@ -83,6 +89,11 @@ class Feed:
         """What the parser holds, as it stands."""
         assert self._parser is not None
         return self._parser.flush()
+
+    @property
+    def behind(self) -> int:
+        """Bytes that are there and not acknowledged."""
+        return max(0, self.tail.size - self.progress.acknowledged)
 
     @property
     def dataset(self) -> str:

@@ -30,10 +30,13 @@ FAULTY_LINES = Counter(
 MATCHES = Counter("dsobs_log_matches", "Lines that match a pattern of the table.", ["pattern"], registry=REGISTRY)
 ATTEMPTS = Counter("dsobs_log_requests", "Requests to the sink, by result.", ["result"], registry=REGISTRY)
 IN_FLIGHT_LIMIT = Gauge("dsobs_log_in_flight_limit", "Requests that may be in flight at a time.", registry=REGISTRY)
-BEHIND_BYTES = Gauge("dsobs_log_behind_bytes", "Bytes of files not acknowledged yet.", registry=REGISTRY)
+BEHIND_BYTES = Gauge(
+    "dsobs_log_behind_bytes", "Bytes of files not acknowledged yet, by pattern.", ["source"], registry=REGISTRY
+)
 BEHIND_SECONDS = Gauge(
     "dsobs_log_behind_seconds",
-    "Since the oldest record that is not acknowledged was read or could be.",
+    "Age of the oldest line that is not acknowledged, by pattern.",
+    ["source"],
     registry=REGISTRY,
 )
 FILES = Gauge("dsobs_log_files", "Files that are watched.", registry=REGISTRY)

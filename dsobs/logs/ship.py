@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from dsobs.config.logs import Logs
 from dsobs.logs.batch import Batch
 from dsobs.logs.checkpoint import Checkpoints
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
 from dsobs.logs.feed import Feed
-from dsobs.logs.metrics import BEHIND_SECONDS, HELD
+from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
 from dsobs.logs.record import Lines, Record
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
@@ -36,6 +38,9 @@ from dsobs.state import StateError
 log = logging.getLogger(__name__)
 
 _ECS_VERSION = "8.11.0"
+
+
+STATUS_FILE = "status.json"
 
 
 class LockedError(Exception):
@@ -50,6 +55,8 @@ class Status:
     """Size of the files that are open."""
     acknowledged_bytes: int = 0
     """Of these, what the sink is done with."""
+    behind_seconds: float = 0.0
+    """Age of the oldest line that is not acknowledged."""
     files: int = 0
     in_flight: int = 0
     """Batches that are not decided."""
@@ -91,13 +98,14 @@ class Shipper:
         """By index, what is being filled."""
         self._full: deque[Batch] = deque()
         """What waits for room; while something does, nothing is read."""
-        self._behind_since: float | None = None
         self._kept_error = ""
         self._pump_idle = False
         self._failure: BaseException | None = None
+        self._drains = True
 
-    def stop(self) -> None:
-        """Asks the loop to end; legal before the start and twice."""
+    def stop(self, *, drain: bool = True) -> None:
+        """Asks the loop to end; legal before the start and twice. `drain`: what is in flight gets a moment."""
+        self._drains = drain
         self._stopping.set()
         self._work.set()
 
@@ -136,11 +144,13 @@ class Shipper:
                 await self._both()
             finally:
                 self.running = False
-                await self.delivery.drain(0 if self._failure else self._pace.drain)
+                await self.delivery.drain(self._pace.drain if self._drains and not self._failure else 0.0)
                 await self._keep()
+                status = self.status()
                 self.sources.close_all()
                 await sink.close()
-                self._on_tick(self.status())
+                self._tell(status)
+                self._on_tick(status)
 
     def _common(self, origin: str) -> dict[str, Any]:
         fields: dict[str, Any] = {"ecs.version": _ECS_VERSION, "host.name": origin}
@@ -190,10 +200,24 @@ class Shipper:
         self._end_gone(now)
         await self._keep()
         status = self.status()
-        behind = status.acknowledged_bytes < status.total_bytes
-        self._behind_since = (self._behind_since or now) if behind else None
-        BEHIND_SECONDS.set(now - self._behind_since if self._behind_since is not None else 0.0)
+        self._tell(status)
         self._on_tick(status)
+
+    def _tell(self, status: Status) -> None:
+        """Writes `STATUS_FILE`, for `dsobs logs status`; without a promise that it survives a power loss."""
+        text = orjson.dumps(
+            {
+                "at": time.time(),
+                "trouble": status.trouble,
+                "unreadable": status.unreadable,
+                "behind_seconds": status.behind_seconds,
+                "in_flight": status.in_flight,
+            }
+        )
+        with contextlib.suppress(OSError):
+            fresh = self.directory / f"{STATUS_FILE}.new"
+            fresh.write_bytes(text)
+            fresh.replace(self.directory / STATUS_FILE)
 
     def status(self) -> Status:
         """How it stands now."""
@@ -201,6 +225,7 @@ class Shipper:
         return Status(
             total_bytes=sum(feed.tail.size for feed in feeds),
             acknowledged_bytes=sum(min(feed.progress.acknowledged, feed.tail.size) for feed in feeds),
+            behind_seconds=self.sources.behind_seconds,
             files=len(feeds),
             in_flight=self.delivery.in_flight,
             trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble,
@@ -403,6 +428,19 @@ def locked(directory: Path) -> Iterator[None]:
     with os.fdopen(fd, "r+") as file:
         _lock(file, directory)
         yield
+
+
+def owner(directory: Path) -> int | None:
+    """Id of the process that ships with this directory now; None: nobody does."""
+    try:
+        with (directory / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read(20) or 0)
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def _lock(file: IO[str], directory: Path) -> None:

@@ -18,7 +18,7 @@ from dsobs.config.logs import Logs
 from dsobs.logs.checkpoint import Checkpoint
 from dsobs.logs.feed import Feed
 from dsobs.logs.identity import stem
-from dsobs.logs.metrics import BEHIND_BYTES, FILES, LOST
+from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.siblings import find_between, find_moved, is_of, open_tail
 from dsobs.logs.tail import Change, FileId, Tail, file_id
@@ -36,6 +36,8 @@ CLOCK_STEP_NS = 100_000_000
 class Pattern:
     """One of the patterns, and what it found."""
 
+    text: str
+    """As in the settings."""
     format: str
     glob: str
     found: list[str] = field(default_factory=list)
@@ -70,7 +72,7 @@ def patterns(settings: Logs) -> list[Pattern]:
     made = []
     for text in settings.files:
         name, colon, rest = text.partition(":")
-        made.append(Pattern(name, rest) if colon and "/" not in name else Pattern("auto", text))
+        made.append(Pattern(text, name, rest) if colon and "/" not in name else Pattern(text, "auto", text))
     return made
 
 
@@ -98,6 +100,8 @@ class Sources:
         """Open generations, by the file that they are in."""
         self.leaving: list[Feed] = []
         """Generations whose file is another's now, with records under way."""
+        self.behind_seconds = 0.0
+        """Age of the oldest line that is not acknowledged."""
         self.unreadable: dict[str, str] = {}
         """Path → why it can't be read."""
         self.forgotten: list[int] = []
@@ -119,7 +123,7 @@ class Sources:
         """Looks for files that came or went."""
         if not [pattern for pattern in self._patterns if pattern.look_up(now, self._pace.deep_scan)]:
             return
-        found: dict[FileId, tuple[str, str]] = {}
+        found: dict[FileId, tuple[str, Pattern]] = {}
         excluded = self._settings.exclude
         for pattern in self._patterns:
             for path in pattern.found:
@@ -129,15 +133,15 @@ class Sources:
                     self._cannot_read(path, error)
                     continue
                 if not (excluded and any(Path(path).match(one) for one in excluded)):
-                    found.setdefault(file_id(status), (path, pattern.format))
+                    found.setdefault(file_id(status), (path, pattern))
         for where, feed in self.feeds.items():
             if where in found:
                 feed.tail.path, feed.gone_at = Path(found[where][0]), None
             elif feed.gone_at is None:
                 feed.gone_at = now
-        new = [(path, format_) for where, (path, format_) in found.items() if where not in self.feeds]
-        for path, format_ in new:
-            self._add(path, format_, now)
+        new = [(path, pattern) for where, (path, pattern) in found.items() if where not in self.feeds]
+        for path, pattern in new:
+            self._add(path, pattern, now)
         if not self._scanned:
             self._scanned = True
             self._look_for_moved(now)
@@ -155,7 +159,7 @@ class Sources:
             log.error("%s can't be read: %s", path, why)
         self.unreadable[path] = why
 
-    def _add(self, path: str, format_: str, now: float) -> None:
+    def _add(self, path: str, pattern: Pattern, now: float) -> None:
         try:
             tail = open_tail(Path(path), self._settings.max_line_bytes)
         except OSError as error:
@@ -163,7 +167,7 @@ class Sources:
             return
         self.unreadable.pop(path, None)
         if tail is not None:
-            self._begin(Feed(tail, format_, now), now)
+            self._begin(Feed(tail, pattern.format, pattern.text, now), now)
 
     def _begin(self, feed: Feed, now: float) -> None:
         """Follows a generation that is new here; those before it of the same name are finished first."""
@@ -175,7 +179,7 @@ class Sources:
         self.feeds[where] = feed
         if before is not None:
             for tail in find_between(feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes):
-                between = Feed(tail, feed.format, now)
+                between = Feed(tail, feed.format, feed.source, now)
                 between.gone_at, between.after, before = now, before, between
                 self.feeds[tail.device, tail.inode] = between
                 self._identify(between)
@@ -239,9 +243,10 @@ class Sources:
             tail = find_moved(kept, self._taken, self._settings.max_line_bytes)
             live = [one for one in self.feeds.values() if stem(one.path) == stem(kept.path) and one.gone_at is None]
             between = find_between(kept.path, kept.modified, self._taken, self._settings.max_line_bytes)
+            pattern = self._like(kept.path)
             chain: list[Feed] = []
             if tail is not None:
-                moved = Feed(tail, live[0].format if live else self._format_of(kept.path), now)
+                moved = Feed(tail, pattern.format, pattern.text, now)
                 moved.gone_at = now
                 self.feeds[tail.device, tail.inode] = moved
                 self._identify(moved)
@@ -255,7 +260,7 @@ class Sources:
                 if (one.device, one.inode) in self.feeds:
                     one.close()
                     continue
-                feed = Feed(one, self._format_of(kept.path), now)
+                feed = Feed(one, pattern.format, pattern.text, now)
                 feed.gone_at = now
                 self.feeds[one.device, one.inode] = feed
                 self._identify(feed)
@@ -266,8 +271,10 @@ class Sources:
         self.forgotten += self._kept
         self._kept.clear()
 
-    def _format_of(self, path: Path) -> str:
-        return next((one.format for one in self._patterns if Path(path).match(one.glob)), "auto")
+    def _like(self, path: Path) -> Pattern:
+        """The pattern that a path is like; its rotated name may be like none."""
+        names = (path, Path(stem(path)))
+        return next((one for one in self._patterns if any(name.match(one.glob) for name in names)), self._patterns[0])
 
     # Looking at files.
 
@@ -279,7 +286,7 @@ class Sources:
                 self._look_at(feed, now)
             self._busy = [feed for feed in self.feeds.values() if now - feed.moved_at < BUSY_SECONDS]
             self._let_go()
-            self._settle()
+            self._settle(now)
         else:
             for feed in self._busy:
                 if feed.tail.fd >= 0 and not feed.truncated:
@@ -290,13 +297,21 @@ class Sources:
         """Generations that may have something to read, by what is known."""
         return [feed for feed in self._busy if feed.readable]
 
-    def _settle(self) -> None:
+    def _settle(self, now: float) -> None:
         """Forgets truncated generations whose records are all acknowledged; says how far behind everything is."""
         for feed in [one for one in self.leaving if not one.progress.outstanding]:
             self.leaving.remove(feed)
             feed.tail.close()
             self.forgotten.append(feed.id)
-        BEHIND_BYTES.set(sum(one.tail.size - one.progress.acknowledged for one in self.feeds.values()))
+        behind = {pattern.text: (0, now) for pattern in self._patterns}
+        for feed in self.feeds.values():
+            size, oldest = behind[feed.source]
+            since = feed.lag.since(feed.progress.acknowledged)
+            behind[feed.source] = (size + feed.behind, oldest if since is None else min(oldest, since))
+        for source, (size, oldest) in behind.items():
+            BEHIND_BYTES.labels(source).set(size)
+            BEHIND_SECONDS.labels(source).set(now - oldest)
+        self.behind_seconds = max((now - oldest for _, oldest in behind.values()), default=0.0)
 
     def _look_at(self, feed: Feed, now: float) -> None:
         change = feed.tail.look()
@@ -304,6 +319,7 @@ class Sources:
             self.truncated(feed, now)
         elif change is Change.GROWN:
             feed.moved_at, feed.drained = now, False
+            feed.lag.saw(feed.tail.size, now)
         if feed.id == 0 and (change is Change.GROWN or feed.gone_at is not None):
             self._identify(feed)
 
@@ -326,7 +342,7 @@ class Sources:
                 self.leaving.append(feed)
         else:
             tail.close()
-        successor = Feed(fresh, feed.format, now)
+        successor = Feed(fresh, feed.format, feed.source, now)
         successor.gone_at = None if feed.gone_at is None or feed.tail is not tail else feed.gone_at
         if feed.id and not feed.truncated:
             successor.after = feed

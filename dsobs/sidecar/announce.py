@@ -21,9 +21,15 @@ def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: st
     log.info("synthetic requests: %s (hang.probe)", "on" if config.probes_enabled else "none are sent")
     mode = config.remediation.mode
     log.info("repair: %s (remediation.mode)", "enforce" if mode is Mode.ENFORCE else "observe: nothing is changed")
-    log.info("logs: none are tailed")
+    log.info("logs: %s (logs.files)", _shipping(config) if config.logs.files else "none are tailed")
     log.info("control endpoints: %s (api.control_token)", "on" if config.api.control_token else "off")
     log.info("state in %s (state.directory)", f"memory: {state_error}" if state_error else folder)
+
+
+def _shipping(config: Config) -> str:
+    elastic = config.logs.elasticsearch
+    sink = ", ".join(elastic.urls) if elastic is not None else "a file (logs.elasticsearch)"
+    return f"{', '.join(config.logs.files)} to {sink}"
 
 
 def _tell_paging(config: Config) -> None:

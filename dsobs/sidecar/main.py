@@ -41,6 +41,7 @@ from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
 from dsobs.sidecar.settings import Plan, read_plan
+from dsobs.sidecar.shipping import Shipping
 from dsobs.sidecar.telling import Policy, Teller
 from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
@@ -102,6 +103,7 @@ class Sidecar:
         self._parser = Parser()
         self._own = Own(self.evaluator.metric_names)
         self._saved_at = 0.0
+        self.shipping = Shipping(self.folder, self.name)
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
         """Set for a turn before it is due."""
@@ -163,6 +165,7 @@ class Sidecar:
             announce(config, self.evaluator, self.folder, self.keeping.error)
             await self._serve(stack)
             self.receivers.use(config, notifiers)
+            self.shipping.use(config)
             following = asyncio.create_task(self.reloader.follow_files(config.reload.interval))
             calendar = self._calendar()
             self._running = True
@@ -400,6 +403,7 @@ class Sidecar:
         self._actor.configure(plan.config.remediation)
         self._own = Own(self.evaluator.metric_names)
         self.receivers.use(plan.config, notifiers)
+        self.shipping.use(plan.config)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
 
     # What the API asks for.
@@ -481,6 +485,7 @@ class Sidecar:
                 "incident": going_on.id if going_on is not None else None,
             },
             "reload_error": self.reloader.error,
+            "logs": self.shipping.status,
             "unknown": {
                 name: value.reason
                 for name, value in (("gpu", self.pipeline.gpus), ("runtime", view.runtime))
@@ -500,6 +505,7 @@ class Sidecar:
         await asyncio.gather(following, *self._background, return_exceptions=True)
         await self._commit([], self.clock.now())
         await self.receivers.stop(5.0)
+        await self.shipping.stop()
         await self.watch.close()
         self.recorder.close()
         self.keeping.close()

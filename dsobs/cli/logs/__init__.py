@@ -1,22 +1,18 @@
-"""`dsobs logs COMMAND`: log records, from files to where they can be searched.
+"""`dsobs logs`: shipping without a sidecar, what can be asked of one that ships, and what was shipped.
 
-Each command is a module of this package with `add_parser(subparsers)`, like those of `dsobs.cli`.
+Each action is a module of this package with `add_parser(actions)`.
 """
 
 import argparse
 import importlib
 
-COMMANDS = ("search", "setup", "export", "replay")
-"""Modules of this package, in the order of `dsobs logs --help`."""
+ACTIONS = ("ship", "status", "search", "replay", "setup", "export")
+"""Modules of this package, in the order of the help."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Registers the command with all of its own."""
-    parser = subparsers.add_parser(
-        "logs",
-        help="ship, search and look after log records",
-        description="Log records, from files to where they can be searched.",
-    )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="logs_command", required=True)
-    for name in COMMANDS:
-        importlib.import_module(f"dsobs.cli.logs.{name}").add_parser(commands)
+    """Registers the command and its actions."""
+    parser = subparsers.add_parser("logs", help="ship log files, see how that stands, search what was shipped")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name in ACTIONS:
+        importlib.import_module(f"dsobs.cli.logs.{name}").add_parser(actions)

@@ -1,0 +1,227 @@
+"""`dsobs logs ship`: files to Elasticsearch or to a file, with the guarantee of the sidecar, without its settings."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from dsobs.cli import footprint
+from dsobs.cli.exit_codes import CommandError, ExitCode
+from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.output import print_error
+
+if TYPE_CHECKING:
+    from dsobs.config import Config
+    from dsobs.config.logs import Logs
+    from dsobs.logs.ship import Shipper, Status
+
+UNREACHABLE_SECONDS = 15.0
+"""With --once: a sink that has taken nothing for so long from the start is not there."""
+
+
+def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Registers the action."""
+    parser = actions.add_parser(
+        "ship",
+        help="ship log files to Elasticsearch or to a file",
+        description="Ships log files, each record once, from where it was left. Settings of a file (--config) and "
+        "--set hold where no flag says else, such as --set logs.elasticsearch.api_key=env:NAME.",
+    )
+    parser.add_argument(
+        "--from",
+        dest="patterns",
+        metavar="GLOB",
+        action="append",
+        help="files to ship (logs.files), as '/var/log/vllm/*.log' or FORMAT:GLOB; may be repeated",
+    )
+    parser.add_argument("--to", metavar="URL|FILE", help="an Elasticsearch (logs.elasticsearch.urls) or a file")
+    parser.add_argument("--index", metavar="NAME", help="index or data stream (logs.elasticsearch.index)")
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=Path,
+        help="where it keeps how far it came; the same files need the same one (~/.local/state/dsobs/logs)",
+    )
+    parser.add_argument("--once", action="store_true", help="end when all that is there is acknowledged")
+    add_config_options(parser, shorthands=False)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when all was shipped or a stop was asked for; 1 if something needs mending; 3 if the sink is not there."""
+    footprint.one_heap()
+    config, wanted = _wanted(args)
+    if not wanted.files:
+        raise CommandError("no files; give --from GLOB, such as --from '/var/log/vllm/*.log'", ExitCode.USAGE)
+    try:
+        return asyncio.run(_ship(args, config, wanted))
+    except ModuleNotFoundError as error:
+        raise CommandError(f"{error.name} is not installed; pip install 'dsobs[logs]'", ExitCode.USAGE) from error
+
+
+def _wanted(args: argparse.Namespace) -> "tuple[Config, Logs]":
+    from pydantic import ValidationError
+
+    from dsobs.config.logs import Logs
+
+    to: str | None = args.to
+    url = to if to is not None and "://" in to else None
+    if url is not None:
+        # Through the loader, so that what is wrong is told as everywhere.
+        args.settings.append(f"logs.elasticsearch.urls={url}")
+    if args.index is not None:
+        if to is not None and url is None:
+            raise CommandError("--index is for Elasticsearch, and --to is a file; leave one out", ExitCode.USAGE)
+        args.settings.append(f"logs.elasticsearch.index={args.index}")
+    config = load_config(args)
+    fields: dict[str, Any] = config.logs.model_dump()
+    if args.patterns:
+        fields["files"] = args.patterns
+    if to is not None and url is None:
+        fields |= {"elasticsearch": None, "file": {**fields["file"], "path": Path(to)}}
+    try:
+        return config, Logs.model_validate(fields)
+    except ValidationError as error:
+        texts = [str(one["msg"]).removeprefix("Value error, ") for one in error.errors()]
+        raise CommandError("\ndsobs: ".join(f"--from: {text}" for text in texts), ExitCode.USAGE) from None
+
+
+async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> int:
+    from dsobs.cli.own_log import configure_logging
+    from dsobs.logs.ship import LockedError, Shipper
+    from dsobs.state import StateError
+
+    bar = _Bar()
+    watch = _Watch(once=args.once)
+    directory = args.state or Path.home() / ".local/state/dsobs/logs"
+
+    def tick(status: "Status") -> None:
+        bar.show(status)
+        if watch.ends(status):
+            shipper.stop(drain=False)
+
+    shipper = Shipper(wanted, directory, service=config.target.name, once=args.once, on_tick=tick)
+    with bar:
+        configure_logging(config.log.model_copy(update={"format": "text", "level": "warning"}), stream=bar.stream)
+        if args.once:
+            # What becomes of it is said at the end.
+            logging.getLogger("dsobs.logs.delivery").setLevel(logging.CRITICAL)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, shipper.stop)
+        try:
+            await shipper.run()
+        except LockedError as error:
+            raise CommandError(str(error)) from error
+        except (StateError, OSError) as error:
+            raise CommandError(f"{directory}: {error}") from error
+        except LookupError as error:
+            raise CommandError(str(error.args[0]), ExitCode.USAGE) from error
+    return _conclude(shipper, watch, once=args.once)
+
+
+def _conclude(shipper: "Shipper", watch: "_Watch", *, once: bool) -> int:
+    """Says what came of it, on stderr; the exit status."""
+    from dsobs.logs.metrics import REGISTRY
+
+    def count(outcome: str) -> int:
+        return int(REGISTRY.get_sample_value("dsobs_log_records_total", {"outcome": outcome}) or 0)
+
+    status = watch.last
+    said = [f"{count('sent')} records sent"]
+    for outcome, words in (
+        ("duplicate", "were there already"),
+        ("quarantined", "in the failure store"),
+        ("dead_letter", f"refused, kept in {shipper.directory / 'dead-letters.ndjson'}"),
+    ):
+        if count(outcome):
+            said.append(f"{count(outcome)} {words}")
+    print(f"dsobs: {', '.join(said)}", file=sys.stderr)
+    for path, size in shipper.unfinished.items():
+        print_error(f"{path}: its last line of {size} bytes has no end; it was sent as it stands")
+    for path, why in status.unreadable.items() if status is not None else ():
+        print_error(f"{path} can't be read: {why}")
+    if watch.stopped_by is not None:
+        reason, text = watch.stopped_by
+        print_error(f"{text}; nothing is lost, run it again")
+        return ExitCode.UNREACHABLE if reason == "sink" else ExitCode.FAILED
+    if once and status is not None and not status.files and not status.unreadable:
+        print_error("no file matches; look at --from")
+        return ExitCode.FAILED
+    return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
+
+
+class _Watch:
+    """With --once: ends what can't go on by itself."""
+
+    def __init__(self, *, once: bool) -> None:
+        self.last: Status | None = None
+        self.stopped_by: tuple[str, str] | None = None
+        self._once = once
+        self._trouble_since: float | None = None
+
+    def ends(self, status: "Status") -> bool:
+        """Whether shipping is to stop."""
+        from dsobs.logs.delivery import HOLD_REASONS
+
+        self.last = status
+        now = asyncio.get_running_loop().time()
+        if status.trouble is None:
+            self._trouble_since = None
+            return False
+        self._trouble_since = self._trouble_since or now
+        reason = status.trouble[0]
+        waited = now - self._trouble_since
+        # What another moment may mend is waited for; what somebody must mend is told at once.
+        hopeless = reason in HOLD_REASONS or (not status.ever_sent and waited >= UNREACHABLE_SECONDS)
+        if self._once and self.stopped_by is None:
+            if hopeless:
+                self.stopped_by = status.trouble
+            elif waited == 0.0:
+                print_error(f"{status.trouble[1]}; trying again")
+        return self.stopped_by is not None
+
+
+class _Bar:
+    """A progress bar by bytes, at a terminal; nothing else."""
+
+    def __init__(self) -> None:
+        self._show: Callable[[Status], None] = lambda _: None
+        self._stack = contextlib.ExitStack()
+        self.stream = sys.stderr
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            console = Console(stderr=True)
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            # Lines of the log go above the bar.
+            progress = self._stack.enter_context(Progress(*columns, console=console, redirect_stderr=True))
+            self.stream = sys.stderr
+            task = progress.add_task("shipped", total=None)
+
+            def show(status: "Status") -> None:
+                progress.update(
+                    task,
+                    total=status.total_bytes or None,
+                    completed=status.acknowledged_bytes,
+                    description=f"shipped ({status.files} files)",
+                )
+
+            self._show = show
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        logging.getLogger().handlers = []
+
+    def show(self, status: "Status") -> None:
+        """Draws it."""
+        self._show(status)

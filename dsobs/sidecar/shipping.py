@@ -1,0 +1,164 @@
+"""Log shipping in a process of its own, which can delay neither scraping nor alerting nor repair.
+
+The child (`dsobs.cli.logs.child`) is started with the settings on its stdin, stops when that is closed, and is started
+again with back-off when it ends by itself. What it says of itself is shown as dsobs's own metrics.
+"""
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from dsobs.config import Config, Secret
+from dsobs.telemetry import LOG_SHIPPER_RESTARTS, LOG_SHIPPER_UP, REGISTRY
+
+log = logging.getLogger(__name__)
+
+CHILD = (sys.executable, "-m", "dsobs.cli.logs.child")
+MOST_WAIT_SECONDS = 60.0
+STEADY_SECONDS = 60.0
+"""A child that ran this long begins the back-off anew."""
+STOP_SECONDS = 10.0
+"""From closing its stdin to SIGKILL: twice what it takes to drain."""
+_LINE_BYTES = 1024 * 1024
+
+
+class Shipping(Collector):
+    """The child and what it said last."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """`folder` is the state directory, `name` what `service.name` is unless it is set."""
+        self.status: dict[str, Any] | None = None
+        """Of the child's last tick; None: it does not run."""
+        self._folder = folder
+        self._name = name
+        self._settings: bytes = b""
+        self._samples: list[tuple[str, dict[str, str], float]] = []
+        self._idle = asyncio.Event()
+        """No child runs."""
+        self._idle.set()
+        self._task: asyncio.Task[None] | None = None
+        self._again = asyncio.Event()
+
+    # Metrics.
+
+    def collect(self) -> Iterable[Metric]:
+        """The child's metrics, as it last told them."""
+        families: dict[str, Metric] = {}
+        for name, labels, value in self._samples:
+            family = name.removesuffix("_total")
+            kind = "counter" if name != family else "gauge"
+            families.setdefault(family, Metric(family, "Of log shipping.", kind)).add_sample(name, labels, value)
+        return families.values()
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names come with the first tick."""
+        return ()
+
+    # Running.
+
+    def use(self, config: Config) -> None:
+        """Ships as `config` says from now on; a child with other settings is replaced."""
+        settings = _settings(config, self._folder / "logs", self._name) if config.logs.files else b""
+        if settings == self._settings:
+            return
+        self._settings = settings
+        if self._task is None:
+            REGISTRY.register(self)
+            self._task = asyncio.create_task(self._keep_running())
+        self._again.set()
+
+    async def _keep_running(self) -> None:
+        wait = 1.0
+        while True:
+            self._again.clear()
+            if self._settings:
+                begun = asyncio.get_running_loop().time()
+                code = await self._run_once(self._settings)
+                if not self._again.is_set():
+                    wait = 1.0 if asyncio.get_running_loop().time() - begun > STEADY_SECONDS else wait
+                    LOG_SHIPPER_RESTARTS.inc()
+                    log.error("the log shipping process ended with status %s; again in %.0f s", code, wait)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._again.wait(), wait)
+                    wait = min(MOST_WAIT_SECONDS, 2 * wait)
+            else:
+                await self._again.wait()
+
+    async def _run_once(self, settings: bytes) -> int | None:
+        """Until the child ends by itself, or is to end; its exit status, None where it could not be started."""
+        self._idle.clear()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *CHILD, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_LINE_BYTES
+            )
+        except OSError as error:
+            log.error("the log shipping process can't be started: %s", error)
+            self._idle.set()
+            return None
+        reading = asyncio.create_task(self._listen(process))
+        again = asyncio.create_task(self._again.wait())
+        try:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.write(settings)
+                await process.stdin.drain()
+            await asyncio.wait((reading, again), return_when=asyncio.FIRST_COMPLETED)
+            return await self._end(process)
+        finally:
+            for task in (reading, again):
+                task.cancel()
+            self.status = None
+            LOG_SHIPPER_UP.set(0)
+            self._idle.set()
+
+    async def _listen(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            told = orjson.loads(line)
+            self._samples, self.status = told["samples"], told["status"]
+            LOG_SHIPPER_UP.set(1)
+
+    async def _end(self, process: asyncio.subprocess.Process) -> int:
+        """Closes its stdin, waits for it to drain, and ends it if it does not."""
+        assert process.stdin is not None
+        process.stdin.close()
+        try:
+            return await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        except TimeoutError:
+            process.kill()
+            return await process.wait()
+
+    async def stop(self) -> None:
+        """Ends the child; legal twice, and where there is none."""
+        if self._task is None:
+            return
+        self._settings = b""
+        self._again.set()
+        await self._idle.wait()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        REGISTRY.unregister(self)
+
+
+def _settings(config: Config, directory: Path, name: str) -> bytes:
+    """The child's first line. Secrets are in it as they were written: it goes through a pipe."""
+    settings = {
+        "logs": config.logs.model_dump(),
+        "directory": directory,
+        "service": name,
+        "log": config.log.model_dump(),
+    }
+    return orjson.dumps(settings, default=_plain) + b"\n"
+
+
+def _plain(value: object) -> str:
+    return value.handed_on() if isinstance(value, Secret) else str(value)
