@@ -32,6 +32,16 @@ class LogFileSink(Model):
     """How many files that is; the current one is begun anew at an equal share of `max_bytes`."""
 
 
+class Edge(Model):
+    """A site whose link is often away: records go to the file first, and from there to Elasticsearch, in order."""
+
+    enabled: bool = False
+    """Records go to `logs.file`, within its `max_bytes`, and on to `logs.elasticsearch` under the same ids while that
+    can be reached. What `max_bytes` takes before it was sent is lost and counted."""
+    max_bytes_per_second: int = Field(default=0, ge=0)
+    """How fast they go on, so that the link is left to others after days away. 0: as fast as it takes them."""
+
+
 class Elasticsearch(Model):
     """Elasticsearch 8 or 9 that records go to."""
 
@@ -108,3 +118,4 @@ class Logs(Model):
     and counted as lost. 0: deleted files are given up at once."""
     elasticsearch: Elasticsearch | None = None
     file: LogFileSink = LogFileSink()
+    edge: Edge = Edge()

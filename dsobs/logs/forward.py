@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -21,10 +21,10 @@ from dsobs.logs.checkpoint import Checkpoint, Checkpoints, Progress
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
 from dsobs.logs.identity import HEAD_BYTES, MARK_BYTES, Fingerprint, fingerprint, mark
-from dsobs.logs.metrics import LOST
+from dsobs.logs.metrics import FORWARD_WAITING, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.search import sink_files
-from dsobs.logs.ship import locked
+from dsobs.logs.ship import Status, locked
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
 from dsobs.logs.tail import FileId, file_id
 from dsobs.state import StateError
@@ -52,25 +52,10 @@ class Kept:
     size: int = 0
     before: bytes = b""
     """What stood before the position when it was read."""
-    began: int = 0
-    """The acknowledged position at the start."""
     saved: int = -1
     """The acknowledged position that is on disk."""
     current: bool = True
     """The sink may still write to it."""
-
-
-@dataclass(slots=True)
-class Forwarded:
-    """How forwarding stands."""
-
-    waiting_bytes: int = 0
-    """Not acknowledged yet."""
-    acknowledged_bytes: int = 0
-    """Since the start."""
-    trouble: tuple[str, str] | None = None
-    """(reason, text) of what keeps records from being sent."""
-    files: list[Path] = field(default_factory=list)
 
 
 class Forwarder:
@@ -84,7 +69,7 @@ class Forwarder:
         most_bytes_per_second: float = 0.0,
         once: bool = False,
         pace: Pace | None = None,
-        on_tick: Callable[[Forwarded], None] = lambda _: None,
+        on_tick: Callable[[Status], None] = lambda _: None,
     ) -> None:
         """`path` is the sink's file; its state is kept in the settings' `directory`, which is another than the
         shipper's. A rate of 0 is none."""
@@ -93,6 +78,10 @@ class Forwarder:
         self._settings, self.path = settings, path
         self._rate = most_bytes_per_second
         self._once, self._pace, self._on_tick = once, pace or Pace(), on_tick
+        self.directory = settings.directory
+        self.unfinished: dict[str, int] = {}
+        """None: the sink writes whole lines."""
+        self._drains = True
         self._stopping = asyncio.Event()
         self._files: list[Kept] = []
         """Oldest first."""
@@ -103,10 +92,10 @@ class Forwarder:
         self._forgotten: list[int] = []
         """Ids of checkpoints that are of no use any more."""
         self._kept_error = ""
-        self._sent_bytes = 0
 
-    def stop(self) -> None:
-        """Asks it to end; legal before the start and twice."""
+    def stop(self, *, drain: bool = True) -> None:
+        """Asks it to end; legal before the start and twice. `drain`: what is in flight gets a moment."""
+        self._drains = drain
         self._stopping.set()
 
     async def run(self) -> None:
@@ -126,8 +115,9 @@ class Forwarder:
             try:
                 await self._loop()
             finally:
-                await self._delivery.drain(self._pace.drain)
+                await self._delivery.drain(self._pace.drain if self._drains else 0.0)
                 await self._keep()
+                self._on_tick(self.status())
                 for one in self._files:
                     os.close(one.fd)
                 self._files.clear()
@@ -162,13 +152,15 @@ class Forwarder:
     def _done(self) -> bool:
         return not self._delivery.in_flight and not any(one.position < one.size for one in self._files)
 
-    def status(self) -> Forwarded:
+    def status(self) -> Status:
         """How it stands now."""
-        return Forwarded(
-            waiting_bytes=sum(one.size - one.progress.acknowledged for one in self._files),
-            acknowledged_bytes=self._sent_bytes,
+        return Status(
+            total_bytes=sum(one.size for one in self._files),
+            acknowledged_bytes=sum(one.progress.acknowledged for one in self._files),
+            files=len(self._files),
+            in_flight=self._delivery.in_flight,
             trouble=("state", self._kept_error) if self._kept_error else self._delivery.trouble,
-            files=[one.path for one in self._files],
+            ever_sent=self._delivery.succeeded_at is not None,
         )
 
     # Files.
@@ -226,7 +218,7 @@ class Forwarder:
         else:
             id_, acknowledged = known.id, known.acknowledged
             self._known.remove(known)
-        kept = Kept(id_, path, fd, where, first, Progress(acknowledged), acknowledged, began=acknowledged)
+        kept = Kept(id_, path, fd, where, first, Progress(acknowledged), acknowledged)
         kept.size = os.fstat(fd).st_size
         self._files.append(kept)
 
@@ -339,8 +331,8 @@ class Forwarder:
         self._kept_error = ""
         self._forgotten = self._forgotten[len(gone) :]
         for one, row in zip(changed, rows, strict=True):
-            self._sent_bytes += max(0, row.acknowledged - max(one.saved, one.began))
             one.saved = row.acknowledged
+        FORWARD_WAITING.set(sum(one.size - one.progress.acknowledged for one in self._files))
 
 
 def runs(lines: Iterable[bytes], index: str = "") -> Iterator[tuple[str | None, list[bytes], int]]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 import orjson
 import pytest
 
-from dsobs.config.logs import LogFileSink, Logs
+from dsobs.cli import main
+from dsobs.config.logs import Edge, LogFileSink, Logs
 from dsobs.logs import forward, metrics
+from dsobs.logs.edge import open_shipper
 from dsobs.logs.forward import Forwarder, parse, runs
 from dsobs.logs.search import sink_files
+from dsobs.logs.ship import Status
 from dsobs.logs.sinks import SinkSettings
 from dsobs.logs.sinks.file import FileSink
 from dsobs.logs.tail import file_id
 from tests.elasticsearch_stand_in import ElasticsearchStandIn, Fault
-from tests.logs.shipping import QUICK, settings, ship_once, until
+from tests.logs.shipping import QUICK, append, lines, records, settings, ship_once, until
 
 INDEX = "logs-dsobs.vllm-default"
 
@@ -132,7 +136,7 @@ async def test_a_link_that_comes_and_goes_loses_nothing(server: ElasticsearchSta
         server.script.extend([Fault(503), Fault(commit=True, hang_up=True), Fault(429)])
         await write(sink, *range(50, 100), size=5000)
         await until(lambda: len(server.documents) == 100)
-        await until(lambda: one.status().waiting_bytes == 0)
+        await until(lambda: one.status().acknowledged_bytes == one.status().total_bytes)
     await sink.close()
     assert arrived(server) == list(range(100))
 
@@ -156,7 +160,7 @@ async def test_what_the_disk_budget_takes_is_given_up_and_counted(server: Elasti
         for number in range(0, 2000, 100):
             await write(sink, *range(number, number + 100), size=1000)
             await until(lambda: looked(one))
-        assert len(sink_files(sink.path)) == len(one.status().files) == 4
+        assert len(sink_files(sink.path)) == one.status().files == 4
         await server.up()
         await until(lambda: 1999 in arrived(server))
     await sink.close()
@@ -237,6 +241,67 @@ async def test_from_a_log_to_the_file_and_from_there_to_elasticsearch_the_ids_ar
     assert arrived(server) == list(range(20))
     await ship_once(settings(server.url, log, index=INDEX.replace("vllm", "plain")), tmp_path / "straight")
     assert (len(server.documents), server.duplicates) == (20, 20)
+
+
+async def test_an_edge_site_ships_to_its_file_while_the_link_is_away_and_forwards_when_it_is_back(
+    server: ElasticsearchStandIn, tmp_path: Path
+) -> None:
+    log = tmp_path / "app.log"
+    log.write_text("")
+    await server.down()
+    told: list[Status] = []
+    wanted = settings(server.url, log, index="", edge=Edge(enabled=True))
+    one = open_shipper(wanted, tmp_path / "state", pace=QUICK, on_tick=told.append)
+    task = asyncio.create_task(one.run())
+    append(log, lines(*range(30)))
+    await until(lambda: len(records(tmp_path / "state")) == 30)
+    await until(lambda: told[-1].trouble is not None and told[-1].acknowledged_bytes == told[-1].total_bytes)
+    assert told[-1].trouble is not None
+    assert told[-1].trouble[0] == "sink"
+    await server.up()
+    await until(lambda: arrived(server) == list(range(30)))
+    append(log, lines(30))
+    await until(lambda: arrived(server) == list(range(31)))
+    await until(lambda: told[-1].trouble is None)
+    one.stop()
+    await asyncio.wait_for(task, 20)
+    assert {index for index, _ in server.documents} == {"logs-dsobs.plain-default"}
+    assert {(one["_index"], one["_id"]) for one in records(tmp_path / "state")} == set(server.documents)
+
+
+async def test_the_command_ships_a_file_that_dsobs_wrote_under_its_ids(
+    server: ElasticsearchStandIn, tmp_path: Path
+) -> None:
+    sink = file_sink(tmp_path)
+    await write(sink, *range(30))
+    await sink.close()
+    words = ["--from", f"records:{sink.path}", "--to", server.url, "--state", str(tmp_path / "s"), "--once"]
+    for said in (b"dsobs: 30 records sent\n", b"dsobs: 0 records sent\n"):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dsobs.cli", "logs", "ship", *words), stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await asyncio.wait_for(process.communicate(), 30)
+        assert (process.returncode, err) == (0, said)
+    assert set(server.documents) == {(INDEX, f"k-{number}") for number in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--from", "records:/no/file", "--to", "http://127.0.0.1:9"], 1, "/no/file is not there; look at --from"),
+        (
+            ["--from", "records:/no/file", "--to", "/tmp/x"],
+            2,
+            "records:FILE goes alone, to an Elasticsearch; give one --from and --to URL",
+        ),
+        (["--from", "/no/file", "--rate", "1"], 2, "--rate is for --from records:FILE; leave it out"),
+    ],
+)
+def test_what_can_not_be_forwarded_is_one_line(
+    words: list[str], status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["logs", "ship", "--once", "--state", str(tmp_path), *words]) == status
+    assert capsys.readouterr().err == f"dsobs: {said}\n"
 
 
 @pytest.mark.parametrize(
