@@ -11,6 +11,10 @@ from dsobs.cli.exit_codes import CommandError, ExitCode
 from dsobs.config.logs import Elasticsearch
 from dsobs.logs.indices.install import Ask, InstallError
 
+_NOT_ELASTICSEARCH = (
+    "{} is not Elasticsearch: its answers lack X-Elastic-Product. OpenSearch is not supported: the client refuses it"
+)
+
 
 def settings_of(elasticsearch: Elasticsearch | None) -> Elasticsearch:
     """The section; CommandError if it is not there."""
@@ -47,12 +51,13 @@ async def connected(settings: Elasticsearch) -> AsyncIterator[Ask]:
         data = None if body is None else orjson.dumps(body)
         try:
             answer = await client.perform_request(method, f"/{path}", headers=headers, body=data)
-        except ApiError as error:
-            return error.status_code, error.body
         except UnsupportedProductError:
-            raise InstallError(
-                f"{where} is not Elasticsearch: its answers lack X-Elastic-Product. OpenSearch is refused by the client"
-            ) from None
+            raise InstallError(_NOT_ELASTICSEARCH.format(where)) from None
+        except ApiError as error:
+            # The client looks at answers that are no errors only; "not found" is the first that OpenSearch gives.
+            if error.status_code == 404 and error.meta.headers.get("x-elastic-product") != "Elasticsearch":
+                raise InstallError(_NOT_ELASTICSEARCH.format(where)) from None
+            return error.status_code, error.body
         except TransportError as error:
             raise InstallError(
                 f"{where}: {error.message}; check logs.elasticsearch.urls, and that Elasticsearch runs there",
