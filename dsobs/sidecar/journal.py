@@ -21,6 +21,8 @@ from dsobs.telemetry import INCIDENT_RECORDS_LOST
 
 log = logging.getLogger(__name__)
 
+INCIDENTS_FILE = "incidents.ndjson"
+"""In the state directory."""
 MAX_BYTES = 16 * 1024 * 1024
 """A file of this size becomes `NAME.1`, and the one before it goes."""
 MAX_WAITING = 10_000

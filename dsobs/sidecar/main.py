@@ -35,7 +35,7 @@ from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
-from dsobs.sidecar.journal import Journal
+from dsobs.sidecar.journal import INCIDENTS_FILE, Journal
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
@@ -62,8 +62,6 @@ SAVE_SECONDS = 5.0
 RESTORE_SECONDS = 600.0
 """How much of the flight recorder is read back at the start."""
 DAY = 86400.0
-INCIDENTS_FILE = "incidents.ndjson"
-"""In the state directory: alerts, actions and incidents for the logs."""
 ALIVE_SECONDS = 30.0
 """A main loop without a turn for this long is dead; no turn waits longer for anything."""
 

@@ -36,9 +36,11 @@ async def command(
     server: Elasticsearch, capsys: pytest.CaptureFixture[str], who: tuple[str, str], *words: str
 ) -> tuple[int, list[str], str]:
     """Exit status, lines of stdout, stderr of `dsobs logs setup` with two kinds of index."""
-    given = {"urls": server.url, "index": INDEX, "user": who[0], "password": who[1]}
+    given = {"urls": server.url, "index": INDEX, "user": who[0], "password": "env:TEST_PASSWORD"}
     flags = [part for name, value in given.items() for part in ("--set", f"logs.elasticsearch.{name}={value}")]
-    status = await asyncio.to_thread(main, ["logs", "setup", *flags, *words])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_PASSWORD", who[1])
+        status = await asyncio.to_thread(main, ["logs", "setup", *flags, *words])
     out, err = capsys.readouterr()
     return status, out.splitlines(), err
 
