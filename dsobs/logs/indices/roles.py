@@ -18,7 +18,7 @@ def roles(settings: Elasticsearch) -> dict[str, dict[str, Any]]:
     names = [STREAMS, settings.index] if settings.index else [STREAMS]
 
     def indices(*privileges: str) -> list[dict[str, Any]]:
-        return [{"names": names, "privileges": list(privileges)}]
+        return [{"names": list(names), "privileges": list(privileges)}]
 
     cluster = ["manage_index_templates", *(["manage_ilm"] if settings.lifecycle == "ilm" else [])]
     return {
