@@ -9,6 +9,7 @@ PARTS = (
     ("cycle", "parsing beside prometheus_client, one second, replay", "15 seconds"),
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
+    ("logs", "log shippers, with rivals", "ten minutes, more the first time"),
     ("nvml", "NVML, where there is a driver", "half a minute"),
 )
 

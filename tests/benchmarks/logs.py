@@ -107,6 +107,9 @@ def syslog_ng(job: Job) -> Command:
 ROWS: dict[str, Callable[[Job], Command]] = {
     "dsobs": dsobs(lambda job: f"json:{job.json}"),
     "dsobs-gzip": dsobs(lambda job: f"json:{job.json}", elasticsearch__compress="true"),
+    "dsobs-redaction": dsobs(
+        lambda job: f"json:{job.json}", transform__redact__kinds="api_key,bearer,email,phone,card,prompt"
+    ),
     "dsobs-vllm-text": dsobs(lambda job: f"vllm:{job.text}"),
     "dsobs-plain": dsobs(lambda job: f"plain:{job.json}"),
     "collector": collector("none"),
