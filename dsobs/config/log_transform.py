@@ -30,8 +30,8 @@ class LogTransform(Model):
 
     min_level: Literal["", "debug", "info", "warning", "error", "critical"] = ""
     """Records of a lower level are left out. Empty: none."""
-    without_level: Literal["keep", "drop"] = "keep"
-    """Records that have no level, where `min_level` is set: `keep` or `drop`."""
+    without_level: Literal["", "keep", "drop"] = ""
+    """Records that have no level, where `min_level` is set: `keep` or `drop`. Empty: `keep`."""
     keep: tuple[LogExpression, ...] = ()
     """If there are any, only records that match one of them are sent: `FIELD OP VALUE`, joined by `and` and `or`, where
     OP is =, !=, =~, !~ (RE2, all of the text), <, <=, > or >=. A field that is not there is empty."""

@@ -124,6 +124,7 @@ class Logs(Model):
         """The transform with the preset's values where none were written."""
         if not self.preset:
             return self.transform
-        preset = {"min_level": "error", "without_level": "drop"}
-        written = self.transform.model_fields_set
-        return self.transform.model_copy(update={k: v for k, v in preset.items() if k not in written})
+        least = self.transform.min_level or "error"
+        return self.transform.model_copy(
+            update={"min_level": least, "without_level": self.transform.without_level or "drop"}
+        )

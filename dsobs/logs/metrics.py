@@ -30,7 +30,12 @@ FAULTY_LINES = Counter(
 BLANK_LINES = Counter(
     "dsobs_log_blank_lines", "Lines with nothing in them, of which no record is made.", registry=REGISTRY
 )
-MATCHES = Counter("dsobs_log_matches", "Lines that match a pattern of the table.", ["pattern"], registry=REGISTRY)
+MATCHES = Counter(
+    "dsobs_log_matches",
+    "Lines of the last hour that match a pattern of the table, by its name.",
+    ["pattern"],
+    registry=REGISTRY,
+)
 REDACTED = Counter(
     "dsobs_log_redacted_fields", "Fields in which something was redacted, by kind.", ["kind"], registry=REGISTRY
 )
@@ -63,3 +68,9 @@ START_UP_SECONDS = Gauge(
     ["fact"],
     registry=REGISTRY,
 )
+
+# A counter that is not there can't rise: what rules look at is there from the start, at 0.
+for _outcome in ("sent", "duplicate", "quarantined", "dead_letter"):
+    RECORDS.labels(_outcome)
+for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul"):
+    LOST.labels(_reason)

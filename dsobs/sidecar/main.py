@@ -245,6 +245,7 @@ class Sidecar:
         obs = await self.watch.observe(interval)
         self._turned_at = obs.at
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
+        self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
         turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
         await self._keep(turn)
         if turn.steps:

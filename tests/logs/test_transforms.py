@@ -11,7 +11,7 @@ from dsobs.logs.metrics import CUT_FIELDS, LEFT_OUT, MATCHES
 from dsobs.logs.record import Record
 from dsobs.logs.transforms import open_transforms
 from dsobs.logs.transforms.fields import condition, value_of
-from dsobs.logs.transforms.matches import SHIPPED, table
+from dsobs.logs.transforms.matches import SHIPPED, Matches, table
 
 _LINE = b'{"@timestamp":"2026-11-24T08:00:00Z","message":"x"}'
 
@@ -204,6 +204,16 @@ def test_known_fatal_lines_are_counted_by_name(name: str, line: bytes) -> None:
     before = _matches(name)
     step.apply([(0, b"all is well", {}), (12, line, {}), (99, b"RPC call done", {})])
     assert _matches(name) - before == 1
+
+
+def test_lines_of_a_backlog_are_not_counted() -> None:
+    now = 1_795_508_000.0  # 2026-11-24T08:13:20Z
+    step = Matches(table([]), clock=lambda: now)
+    before = _matches("disk_full")
+    line = b'{"@timestamp":"%b","message":"No space left on device"}'
+    old, new = line % b"2026-11-24T07:13:00Z", line % b"2026-11-24T07:14:00Z"
+    step.apply([(0, old, old), (99, new, new)])
+    assert _matches("disk_full") - before == 1
 
 
 def test_users_patterns_extend_replace_and_switch_off_those_that_ship() -> None:

@@ -22,7 +22,7 @@ class Choose:
 
     def __init__(self, settings: LogTransform) -> None:
         self._least = RANKS[settings.min_level] if settings.min_level else None
-        self._without_level = settings.without_level == "keep"
+        self._without_level = settings.without_level != "drop"
         self._keep = [condition(text) for text in settings.keep]
         self._drop = [condition(text) for text in settings.drop]
         self._most_bytes = settings.max_record_bytes

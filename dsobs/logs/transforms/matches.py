@@ -3,8 +3,12 @@
 The texts are those of vLLM, PyTorch, NCCL, CUDA and the kernel; domain notes and issues of vLLM name them.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
+
+import orjson
 
 from dsobs.config.log_expression import LinePattern, parse_pattern
 from dsobs.logs.metrics import MATCHES
@@ -38,12 +42,17 @@ def table(patterns: Sequence[str]) -> list[LinePattern]:
     return [pattern for pattern in by_name.values() if pattern.literal or pattern.regex]
 
 
+RECENT_SECONDS = 3600.0
+"""Older lines are not counted: a backlog must not raise alerts on what is long over."""
+
+
 class Matches:
     """Counts; changes nothing. A record counts once for each pattern, whatever is left out later."""
 
     needs_fields = False
 
-    def __init__(self, patterns: Sequence[LinePattern]) -> None:
+    def __init__(self, patterns: Sequence[LinePattern], clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         literals: list[tuple[bytes, list[tuple[Any, Any]]]] = []
         by_literal: dict[bytes, list[tuple[Any, Any]]] = {}
         self._bare: list[tuple[Any, Any]] = []
@@ -64,16 +73,26 @@ class Matches:
         """All of them."""
         if self._any is not None and self._any(b"\n".join([record[1] for record in records])) is not None:
             for literal, tests in self._literals:
-                for _, raw, _ in records:
-                    if literal in raw:
+                for record in records:
+                    if literal in record[1]:
                         for search, counter in tests:
-                            if search is None or search(raw) is not None:
+                            if (search is None or search(record[1]) is not None) and self._is_recent(record):
                                 counter.inc()
         for search, counter in self._bare:
-            for _, raw, _ in records:
-                if search(raw) is not None:
+            for record in records:
+                if search(record[1]) is not None and self._is_recent(record):
                     counter.inc()
         return records
+
+    def _is_recent(self, record: Record) -> bool:
+        """By its own time; one whose time can't be read is."""
+        document = record[2]
+        try:
+            fields = document if isinstance(document, dict) else orjson.loads(document)
+            at = datetime.fromisoformat(fields["@timestamp"]).timestamp()
+        except (ValueError, TypeError, KeyError, OverflowError):
+            return True
+        return at > self._clock() - RECENT_SECONDS
 
 
 def _quoted(text: str) -> str:
