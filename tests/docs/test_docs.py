@@ -23,6 +23,7 @@ from dsobs.config import load
 from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
+from dsobs.logs import metrics
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -37,7 +38,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ROOT / "docs" / "reference"
 HARMLESS = ("--version", "config show", "config schema", "replay tests/data/")
 """Beginnings of `dsobs` commands that are run as they stand."""
-OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3"}
+OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "ls", "df"}
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
 
@@ -243,7 +244,9 @@ def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
     for name in re.findall(rf"`((?:{tops})\.[a-z0-9_.]+)(?:: \w+)?`", text):
         known = name in KEYS or name.endswith((".log", ".yaml", ".key"))
         assert known, name
-    own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    families = [*REGISTRY.collect(), *metrics.REGISTRY.collect()]
+    own = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    own |= {f"{family.name}_total" for family in families if family.type == "counter"}
     for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         assert name in SIGNALS or base in SIGNALS or name in own, name
