@@ -145,6 +145,7 @@ class Sidecar:
             session = self._session = await stack.enter_async_context(open_session(config.target))
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
+            self.watch.shipped_pool = self.shipping.kv_pool
             self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
             self._actor = Actor(
                 self.ledger,

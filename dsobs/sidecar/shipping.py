@@ -65,6 +65,11 @@ class Shipping(Collector):
             return []
         return [Sample(labels(name, **names), value) for name, names, value in self._samples]
 
+    def kv_pool(self) -> int | None:
+        """Bytes of the KV pool that shipped logs named last; None while none did."""
+        named = labels("dsobs_log_engine_start_up_bytes", fact="kv_pool")
+        return next((int(sample.value) for sample in self.samples() if sample.labels == named), None)
+
     def describe(self) -> Iterable[Metric]:
         """Nothing: names come with the first tick."""
         return ()
