@@ -248,7 +248,7 @@ async def _story(
             "remediation.kill_switch_file": str(folder / "kill"),
             "api.listen": f"127.0.0.1:{api}",
             "log.format": "json",
-            "logs.files": f"plain:{folder / 'engine.log'}",
+            "logs.files": str(folder / "engine.log"),
             **(elastic.settings if elastic is not None else {}),
         }
         flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]

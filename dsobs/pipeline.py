@@ -23,8 +23,7 @@ from dsobs.model.view import View
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import Step, awaits_verification, plan
-from dsobs.rules import Evaluator, Group, load, render
-from dsobs.rules.shipped import FILE_NAME
+from dsobs.rules import Evaluator, Group, files_for, load
 from dsobs.series.store import Store
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.lifecycle import Lifecycle
@@ -41,7 +40,7 @@ VERDICT_SECONDS = 5.0
 
 def rule_groups(config: Config) -> list[Group]:
     """The rules that the settings ask for; RuleFileError names everything that is wrong with the files."""
-    shipped = [(FILE_NAME, render(config.rules, config.hang))] if config.rules.shipped else []
+    shipped = files_for(config.rules, config.hang) if config.rules.shipped else []
     return load(config.rules.files, shipped)
 
 

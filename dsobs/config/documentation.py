@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from dsobs.config import logs, models
+from dsobs.config import log_transform, logs, models
 
 
 @cache
@@ -32,5 +32,5 @@ def of_setting(model: str, attribute: str) -> str:
 
 
 def _classes() -> Iterator[ast.ClassDef]:
-    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs))
+    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs, log_transform))
     return (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dsobs.config.fields import (
     Address,
@@ -16,9 +17,20 @@ from dsobs.config.fields import (
     Seconds,
     Share,
 )
+from dsobs.config.log_expression import LogPattern
+from dsobs.config.log_transform import LogTransform
 from dsobs.config.secret import Secret
 
 Bytes = Annotated[int, Field(ge=1)]
+
+
+def _timezone(value: str) -> str:
+    try:
+        if value:
+            ZoneInfo(value)
+    except (LookupError, ValueError, OSError):
+        raise ValueError(f"{value!r} is no time zone of this host; write an IANA name, such as Europe/Berlin") from None
+    return value
 
 
 class LogFileSink(Model):
@@ -116,6 +128,32 @@ class Logs(Model):
     max_held_bytes: int = Field(default=1024 * 1024 * 1024, ge=0)
     """Deleted files are kept open and read to their ends up to this size together; beyond it the oldest is given up
     and counted as lost. 0: deleted files are given up at once."""
+    timezone: Annotated[str, AfterValidator(_timezone)] = ""
+    """Zone of times that name none, such as vLLM's, by its IANA name (`Europe/Berlin`). Empty: this host's."""
+    preset: Literal["", "deepseek-logs"] = ""
+    """`deepseek-logs`: records of level ERROR and above only, to the index `deepseek-logs`; what is set beside it goes
+    before it. Empty: every record, to data streams."""
+    patterns: tuple[LogPattern, ...] = ()
+    """Kinds of lines that are counted beside those that ship (see `dsobs_log_matches_total`), so that rules can raise
+    alerts on them: `NAME=TEXT`, `NAME=~REGEX` (RE2), or `NAME=TEXT =~ REGEX`, which looks only at lines that hold TEXT
+    and costs far less. The name of one that ships replaces it; `NAME=` switches it off."""
+    transform: LogTransform = LogTransform()
     elasticsearch: Elasticsearch | None = None
     file: LogFileSink = LogFileSink()
     edge: Edge = Edge()
+
+    @property
+    def index(self) -> str:
+        """Index or data stream for all records; empty: by the kind of log."""
+        own = self.elasticsearch.index if self.elasticsearch is not None else ""
+        return own or self.preset
+
+    @property
+    def transform_in_force(self) -> LogTransform:
+        """The transform with the preset's values where none were written."""
+        if not self.preset:
+            return self.transform
+        least = self.transform.min_level or "error"
+        return self.transform.model_copy(
+            update={"min_level": least, "without_level": self.transform.without_level or "drop"}
+        )

@@ -40,6 +40,7 @@ class Window:
 
     def add(self, refused: int, records: int) -> None:
         """So many records were decided on."""
+        records, refused = min(records, WINDOW), min(refused, WINDOW)
         self._runs.append((records, refused))
         self._records += records
         self._refused += refused

@@ -18,6 +18,9 @@ from dsobs.logs.transforms import Transform
 
 log = logging.getLogger(__name__)
 
+HEAD_BYTES = 64 * 1024
+"""Of a file's beginning, by which its format is found out."""
+
 
 class Feed:
     """One generation, from its first look until it is closed."""
@@ -70,11 +73,12 @@ class Feed:
         """Nothing of it will be read any more, for all that is known."""
         return self.ending or self.tail.fd < 0 or (self.gone_at is not None and self.drained)
 
-    def open(self, origin: str, common: Mapping[str, Any], transforms: list[Transform]) -> None:
+    def open(self, origin: str, common: Mapping[str, Any], transforms: list[Transform], *, timezone: str = "") -> None:
         """Makes parser and encoder; the tail is identified."""
         assert self.tail.fingerprint is not None
         base = Common({**common, "log.file.path": str(self.path)})
-        file = LogFile(self.path, self.tail.modified / 1e9, self.format)
+        head = self.tail.head(HEAD_BYTES)
+        file = LogFile(self.path, self.tail.modified / 1e9, self.format, head, timezone)
         as_fields = any(transform.needs_fields for transform in transforms)
         self._parser = format_named(self.format).open(file, base, as_fields=as_fields)
         self._key = identity_key(origin, self.path, self.tail.fingerprint)

@@ -262,7 +262,7 @@ class Forwarder:
             if not data:
                 break
             at = 0
-            for index, bodies, size in runs(data[:-1].split(b"\n"), self._elastic.index):
+            for index, bodies, size in runs(data[:-1].split(b"\n"), self._settings.logs.index):
                 if batch is not None and index not in (None, batch.index):
                     return batch
                 at += size

@@ -23,11 +23,23 @@ LEFT_OUT = Counter(
 LOST = Counter("dsobs_log_lost_bytes", "Bytes that were never read, by reason.", ["reason"], registry=REGISTRY)
 FAULTY_LINES = Counter(
     "dsobs_log_faulty_lines",
-    "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json.",
+    "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json, no_time, not_cri.",
     ["fault"],
     registry=REGISTRY,
 )
-MATCHES = Counter("dsobs_log_matches", "Lines that match a pattern of the table.", ["pattern"], registry=REGISTRY)
+BLANK_LINES = Counter(
+    "dsobs_log_blank_lines", "Lines with nothing in them, of which no record is made.", registry=REGISTRY
+)
+MATCHES = Counter(
+    "dsobs_log_matches",
+    "Lines of the last hour that match a pattern of the table, by its name.",
+    ["pattern"],
+    registry=REGISTRY,
+)
+REDACTED = Counter(
+    "dsobs_log_redacted_fields", "Fields in which something was redacted, by kind.", ["kind"], registry=REGISTRY
+)
+CUT_FIELDS = Counter("dsobs_log_cut_fields", "Fields that were cut at transform.max_field_bytes.", registry=REGISTRY)
 ATTEMPTS = Counter("dsobs_log_requests", "Requests to the sink, by result.", ["result"], registry=REGISTRY)
 IN_FLIGHT_LIMIT = Gauge("dsobs_log_in_flight_limit", "Requests that may be in flight at a time.", registry=REGISTRY)
 BEHIND_BYTES = Gauge(
@@ -48,3 +60,22 @@ FILES = Gauge("dsobs_log_files", "Files that are watched.", registry=REGISTRY)
 HELD = Gauge(
     "dsobs_log_held", "1 while shipping holds for somebody to mend something, by reason.", ["reason"], registry=REGISTRY
 )
+
+START_UP_BYTES = Gauge(
+    "dsobs_log_engine_start_up_bytes",
+    "Memory that the engine's log names at start, of one worker: kv_pool, weights. Absent until such a line was read.",
+    ["fact"],
+    registry=REGISTRY,
+)
+START_UP_SECONDS = Gauge(
+    "dsobs_log_engine_start_up_seconds",
+    "Time that the engine's log names at start: load (the model), init (profiling, KV cache, warm-up).",
+    ["fact"],
+    registry=REGISTRY,
+)
+
+# A counter that is not there can't rise: what rules look at is there from the start, at 0.
+for _outcome in ("sent", "duplicate", "quarantined", "dead_letter"):
+    RECORDS.labels(_outcome)
+for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul"):
+    LOST.labels(_reason)

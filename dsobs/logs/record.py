@@ -49,6 +49,10 @@ class LogFile:
     """Its time of modification, when it was opened: resolves time stamps without a year."""
     format: str
     """Name of its format; `auto` where it is to be found out."""
+    head: bytes = b""
+    """Its first bytes, if they were read: what its format is found out by, the same after every restart."""
+    timezone: str = ""
+    """IANA name of the zone of times that name none. Empty: this host's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -359,8 +359,7 @@ class Shipper:
 
     def _batch(self, feed: Feed) -> Batch:
         """The one that records of `feed` are added to."""
-        elastic = self.settings.elasticsearch
-        index = (elastic.index if elastic is not None else "") or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
+        index = self.settings.index or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
         batch = self._batches.get(index)
         if batch is None:
             batch = self._batches[index] = Batch(index, time.monotonic())

@@ -215,7 +215,7 @@ class Sources:
             feed.id = self._new_id()
             if self._from_end:
                 self._start_at_end(feed)
-        feed.open(self._origin, self._common, self._transforms)
+        feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone)
 
     def _resume(self, feed: Feed, kept: Checkpoint) -> None:
         feed.id = kept.id

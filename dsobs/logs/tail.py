@@ -91,6 +91,13 @@ class Tail:
             self.fingerprint = fingerprint(os.pread(self.fd, HEAD_BYTES, 0), complete=complete)
         return self.fingerprint is not None
 
+    def head(self, most: int) -> bytes:
+        """Its first bytes; none where they can't be read."""
+        try:
+            return os.pread(self.fd, most, 0)
+        except OSError:
+            return b""
+
     def is_still(self) -> bool:
         """Whether it begins with the line that it was known by; true while it has none."""
         known = self.fingerprint

@@ -3,7 +3,7 @@
 from dsobs.rules.evaluator import Evaluator
 from dsobs.rules.files import AlertRule, Group, Problem, RecordingRule, RuleFileError, load, load_text
 from dsobs.rules.persistence import SCHEMA, SavedAlert, Snapshot, restore, save
-from dsobs.rules.shipped import render
+from dsobs.rules.shipped import files_for
 
 __all__ = [
     "SCHEMA",
@@ -15,9 +15,9 @@ __all__ = [
     "RuleFileError",
     "SavedAlert",
     "Snapshot",
+    "files_for",
     "load",
     "load_text",
-    "render",
     "restore",
     "save",
 ]

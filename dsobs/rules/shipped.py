@@ -1,6 +1,7 @@
 """The rules that ship with dsobs, with the settings in place of the defaults.
 
 The file `alerts/dsobs.rules.yaml` has the default settings in it; this is the one place that knows where each stands.
+`alerts/logs.rules.yaml`, on logs and their shipping, goes as it is.
 """
 
 from importlib.resources import files
@@ -11,6 +12,7 @@ from dsobs.config import format_duration
 from dsobs.config.models import Hang, Rules
 
 FILE_NAME = "dsobs.rules.yaml"
+LOGS_FILE_NAME = "logs.rules.yaml"
 _DEFAULT_RULES = Rules()
 _DEFAULT_HANG = Hang()
 _TTFT = "dsobs_engine_time_to_first_token_seconds"
@@ -28,6 +30,12 @@ def directory() -> Traversable:
 def source() -> str:
     """The rule file as it ships."""
     return (directory() / FILE_NAME).read_text(encoding="utf-8")
+
+
+def files_for(rules: Rules, hang: Hang) -> list[tuple[str, str]]:
+    """Name and text of each rule file, with these settings."""
+    logs = (directory() / LOGS_FILE_NAME).read_text(encoding="utf-8")
+    return [(FILE_NAME, render(rules, hang)), (LOGS_FILE_NAME, logs)]
 
 
 def render(rules: Rules, hang: Hang) -> str:

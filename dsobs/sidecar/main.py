@@ -150,6 +150,7 @@ class Sidecar:
             session = self._session = await stack.enter_async_context(open_session(config.target))
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
+            self.watch.shipped_pool = self.shipping.kv_pool
             self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
             self._actor = Actor(
                 self.ledger,
@@ -250,6 +251,7 @@ class Sidecar:
         obs = await self.watch.observe(interval)
         self._turned_at = obs.at
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
+        self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
         turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
         await self._keep(turn)
         if turn.steps:

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from dsobs.config import Config, Secret
 from dsobs.sidecar.journal import INCIDENTS_FILE
+from dsobs.model.samples import Sample, labels
 from dsobs.telemetry import LOG_SHIPPER_RESTARTS, LOG_SHIPPER_UP, REGISTRY
 
 log = logging.getLogger(__name__)
@@ -54,11 +55,22 @@ class Shipping(Collector):
     def collect(self) -> Iterable[Metric]:
         """The child's metrics, as it last told them."""
         families: dict[str, Metric] = {}
-        for name, labels, value in self._samples:
+        for name, names, value in self._samples:
             family = name.removesuffix("_total")
             kind = "counter" if name != family else "gauge"
-            families.setdefault(family, Metric(family, "Of log shipping.", kind)).add_sample(name, labels, value)
+            families.setdefault(family, Metric(family, "Of log shipping.", kind)).add_sample(name, names, value)
         return families.values()
+
+    def samples(self) -> list[Sample]:
+        """The child's metrics, for rules; none while it does not run, so that nothing is concluded from old ones."""
+        if self.status is None:
+            return []
+        return [Sample(labels(name, **names), value) for name, names, value in self._samples]
+
+    def kv_pool(self) -> int | None:
+        """Bytes of the KV pool that shipped logs named last; None while none did."""
+        named = labels("dsobs_log_engine_start_up_bytes", fact="kv_pool")
+        return next((int(sample.value) for sample in self.samples() if sample.labels == named), None)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: names come with the first tick."""

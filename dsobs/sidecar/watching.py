@@ -64,6 +64,8 @@ class Watch:
         self._runtime_looked_at = float("-inf")
         self._health_at = float("-inf")
         self._log_read_for: float | None = None
+        self.shipped_pool: Callable[[], int | None] = lambda: None
+        """Bytes of the KV pool that shipped logs name."""
 
     async def observe(self, interval: float) -> Observation:
         """What is known after at most `interval` seconds."""
@@ -147,7 +149,13 @@ class Watch:
     def read_start_up_log(self, view: View) -> None:
         """The size of the KV pool stands in the engine's start-up log and nowhere else on CUDA."""
         started = view.instance_started_at
-        if not view.ready or started is None or started == self._log_read_for or isinstance(self.runtime, Unknown):
+        if not view.ready or started is None or started == self._log_read_for:
+            return
+        if isinstance(self.runtime, Unknown):
+            # Nobody to ask for the log: what is shipped of it may say it, now or in a moment.
+            if (pool := self.shipped_pool()) is not None:
+                self._log_read_for = started
+                self._take_pool(pool)
             return
         self._log_read_for = started
         task = asyncio.create_task(self._kv_pool(self.runtime))
@@ -158,9 +166,13 @@ class Watch:
         tail = await runtime.log_tail(2000)
         if not isinstance(tail, Unknown):
             pool = kv_pool_of_log(tail)
+            pool = self.shipped_pool() if pool is None else pool
             if pool is not None:
-                self._pipeline.kv_pool_bytes = pool
-                log.info("KV cache pool of %d bytes, by the engine's log", pool)
+                self._take_pool(pool)
+
+    def _take_pool(self, pool: int) -> None:
+        self._pipeline.kv_pool_bytes = pool
+        log.info("KV cache pool of %d bytes, by the engine's log", pool)
 
     async def stop_asking(self) -> None:
         """Nothing new is asked; what is in flight is given up."""

@@ -10,24 +10,18 @@ signal;
 where the engine reserves nothing, memory in use is.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 
 from dsobs.model.engine import EngineKey
 from dsobs.model.observation import Gpu, Unknown
 from dsobs.model.samples import Sample, labels
-
-_POOL = re.compile(r"Available KV cache memory: (\d+(?:\.\d+)?) GiB")
+from dsobs.model.start_up import facts_of_log
 
 
 def kv_pool_of_log(lines: Iterable[str]) -> int | None:
     """Bytes of the KV pool from vLLM's start-up log, the last such line; None without one."""
-    found = None
-    for line in lines:
-        match = _POOL.search(line)
-        if match:
-            found = int(float(match.group(1)) * 2**30)
-    return found
+    pool = facts_of_log(lines).get("kv_pool_bytes")
+    return None if pool is None else int(pool)
 
 
 def effective_memory(

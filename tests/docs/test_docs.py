@@ -23,8 +23,8 @@ from dsobs.config import load
 from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
+from dsobs.logs import metrics
 from dsobs.logs.indices.roles import READER, SETUP, WRITER
-from dsobs.logs.metrics import REGISTRY as LOG_REGISTRY
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -39,7 +39,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = ROOT / "docs" / "reference"
 HARMLESS = ("--version", "config show", "config schema", "replay tests/data/")
 """Beginnings of `dsobs` commands that are run as they stand."""
-OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3"}
+OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "ls", "df"}
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
 
@@ -246,8 +246,9 @@ def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
         known = name in KEYS or name.endswith((".log", ".yaml", ".key"))
         assert known, name
     own = {sample.name for family in REGISTRY.collect() for sample in family.samples}
-    # Those of the shipping process, some of which have no sample yet; and names of roles.
-    own |= {family.name + "_total" * (family.type == "counter") for family in LOG_REGISTRY.collect()}
+    families = [*REGISTRY.collect(), *metrics.REGISTRY.collect()]
+    own = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    own |= {f"{family.name}_total" for family in families if family.type == "counter"}
     own |= {WRITER, READER, SETUP}
     for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)

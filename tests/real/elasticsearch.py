@@ -86,8 +86,7 @@ class Elasticsearch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.kill)
-        if self._session is not None:
-            await self._session.close()
+        await self.close_session()
         await asyncio.to_thread(shutil.rmtree, self._folder, True)
 
     def _prepare(self) -> None:
@@ -173,6 +172,12 @@ class Elasticsearch:
             method, self.url + path, json=body, headers={"Authorization": f"Basic {token}"}
         ) as response:
             return response.status, await response.json()
+
+    async def close_session(self) -> None:
+        """Before the loop ends in which it was asked; legal twice."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
     async def must(self, method: str, path: str, body: Any = None) -> Any:
         """The same; AssertionError where it is refused."""

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
+from dsobs import telemetry
 from dsobs.config.models import Hang, LatencyRule, MemoryRule, RestartsRule, Rules
+from dsobs.logs import metrics
 from dsobs.model.samples import Sample, labels
 from dsobs.model.signals import SIGNALS
 from dsobs.rules import shipped
@@ -18,14 +21,16 @@ from dsobs.series.store import Store
 from tests.rules.unit_tests import firing
 
 _FILE = Path(__file__).parents[2] / "alerts" / "dsobs.test.yaml"
-_DOCUMENT = yaml.safe_load(_FILE.read_text())
+_FILES = (_FILE, _FILE.with_name("logs.test.yaml"))
+_DOCUMENTS = {file: yaml.safe_load(file.read_text()) for file in _FILES}
+_TESTS = [(file, test) for file, document in _DOCUMENTS.items() for test in document["tests"]]
 
 
-@pytest.mark.parametrize("test", _DOCUMENT["tests"], ids=lambda test: test["name"])
-def test_shipped_rules_decide_as_promtool_expects(test: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("file", "test"), _TESTS, ids=[test["name"] for _, test in _TESTS])
+def test_shipped_rules_decide_as_promtool_expects(file: Path, test: dict[str, Any]) -> None:
     for expected in test["alert_rule_test"]:
-        interval = duration_seconds(_DOCUMENT["evaluation_interval"])
-        alerts = firing(_FILE, test, interval, duration_seconds(expected["eval_time"]))
+        interval = duration_seconds(_DOCUMENTS[file]["evaluation_interval"])
+        alerts = firing(file, test, interval, duration_seconds(expected["eval_time"]))
         got = [
             ({k: v for k, v in alert.labels.items() if k != "alertname"}, dict(alert.annotations))
             for alert in alerts
@@ -35,8 +40,7 @@ def test_shipped_rules_decide_as_promtool_expects(test: dict[str, Any]) -> None:
 
 
 def _rules(rules: Rules | None = None, hang: Hang | None = None) -> dict[str, AlertRule]:
-    text = shipped.render(rules or Rules(), hang or Hang())
-    groups = load_text([("dsobs.rules.yaml", text)])
+    groups = load_text(shipped.files_for(rules or Rules(), hang or Hang()))
     return {rule.name: rule for group in groups for rule in group.rules if isinstance(rule, AlertRule)}
 
 
@@ -46,17 +50,20 @@ def test_default_settings_render_to_the_file_that_is_checked_in() -> None:
 
 def test_every_shipped_rule_has_a_positive_and_a_negative_case() -> None:
     for name in _rules():
-        fires = [
-            bool(e["exp_alerts"]) for t in _DOCUMENT["tests"] for e in t["alert_rule_test"] if e["alertname"] == name
-        ]
+        fires = [bool(e["exp_alerts"]) for _, t in _TESTS for e in t["alert_rule_test"] if e["alertname"] == name]
         assert set(fires) == {True, False}, name
 
 
-def test_shipped_rules_name_only_canonical_signals() -> None:
+def test_shipped_rules_name_only_canonical_signals_and_metrics_of_dsobs() -> None:
+    own = {name for registry in (telemetry.REGISTRY, metrics.REGISTRY) for name in _names(registry)}
     for rule in _rules().values():
         for name in rule.query.metric_names:
             base = name.removesuffix("_bucket").removesuffix("_count")
-            assert base in SIGNALS, f"{rule.name}: {name}"
+            assert base in SIGNALS or name in own, f"{rule.name}: {name}"
+
+
+def _names(registry: CollectorRegistry) -> set[str]:
+    return {f"{one.name}_total" if one.type == "counter" else one.name for one in registry.collect()}
 
 
 def test_shipped_rules_have_severity_summary_description_threshold_and_runbook() -> None:
@@ -64,6 +71,7 @@ def test_shipped_rules_have_severity_summary_description_threshold_and_runbook()
         assert {"severity"} <= {name for name, _ in rule.labels}
         assert {name for name, _ in rule.annotations} == {"description", "runbook", "summary", "threshold"}
         assert dict(rule.annotations)["runbook"].text == f"docs/runbooks/{rule.name}.md"
+        assert (_FILE.parents[1] / "docs" / "runbooks" / f"{rule.name}.md").is_file()
     restarted = {rule.name for rule in _rules().values() if "action" in dict(rule.labels)}
     assert restarted == {"EngineHung", "EngineDown", "EngineUnresponsive"}
 

@@ -10,6 +10,7 @@ import pytest
 
 from dsobs.config import Config, Secret
 from dsobs.config.models import Log
+from dsobs.model.samples import labels
 from dsobs.sidecar.shipping import Shipping
 from dsobs.telemetry import REGISTRY
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
@@ -30,7 +31,7 @@ async def shipping(tmp_path: Path) -> AsyncIterator[Shipping]:
     await made.stop()
 
 
-def config(server: ElasticsearchStandIn, log: Path, **more: object) -> Config:
+def config(server: ElasticsearchStandIn, log: Path | str, **more: object) -> Config:
     return Config(logs=settings(server.url, log, **more), log=Log(format="json"))
 
 
@@ -97,3 +98,31 @@ async def test_a_child_that_can_not_begin_says_why_and_is_tried_again(
 
     await until(told, 20)
     await asyncio.wait_for(shipping.stop(), 10)
+
+
+async def test_what_logs_say_reaches_rules_and_signals_of_the_sidecar(
+    server: ElasticsearchStandIn, shipping: Shipping, tmp_path: Path
+) -> None:
+    log = tmp_path / "vllm.log"
+    log.write_text(
+        "(Worker pid=1) INFO 11-23 17:17:05 [gpu_worker.py:1] Available KV cache memory: 56.13 GiB\n"
+        "torch.OutOfMemoryError: CUDA out of memory.\n"
+    )
+    assert (shipping.samples(), shipping.kv_pool()) == ([], None)
+    shipping.use(config(server, f"auto:{log}"))
+    await until(lambda: shipping.kv_pool() == int(56.13 * 2**30), 20)
+    found = {sample.labels: sample.value for sample in shipping.samples()}
+    assert found[labels("dsobs_log_matches_total", pattern="cuda_out_of_memory")] == 1
+    assert found[labels("dsobs_log_matches_total", pattern="nccl_watchdog")] == 0
+    await shipping.stop()
+    assert (shipping.samples(), shipping.kv_pool()) == ([], None)
+
+
+async def test_the_preset_goes_to_the_child(server: ElasticsearchStandIn, shipping: Shipping, tmp_path: Path) -> None:
+    log = tmp_path / "app.log"
+    log.write_text('{"level":"INFO","message":"fine"}\n{"level":"ERROR","message":"broken"}\n{"message":"no level"}\n')
+    shipping.use(config(server, f"auto:{log}", preset="deepseek-logs", index=""))
+    left_out = {"reason": "level"}
+    await until(lambda: REGISTRY.get_sample_value("dsobs_log_left_out_records_total", left_out) == 2, 20)
+    await until(lambda: server.messages() == ["broken"])
+    assert {index for index, _, _ in server.requests} == {"deepseek-logs"}

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
-from dsobs.config.logs import Elasticsearch
+from dsobs.config.logs import Elasticsearch, Logs
 from dsobs.logs.indices.install import Ask, InstallError
 
 _NOT_ELASTICSEARCH = (
@@ -16,15 +16,15 @@ _NOT_ELASTICSEARCH = (
 )
 
 
-def settings_of(elasticsearch: Elasticsearch | None) -> Elasticsearch:
-    """The section; CommandError if it is not there."""
-    if elasticsearch is None:
+def settings_of(logs: Logs) -> Elasticsearch:
+    """The section, with the index that is in force; CommandError if it is not there."""
+    if logs.elasticsearch is None:
         raise CommandError(
             "no Elasticsearch is configured; set logs.elasticsearch.urls (--set logs.elasticsearch.urls="
             "http://127.0.0.1:9200)",
             ExitCode.USAGE,
         )
-    return elasticsearch
+    return logs.elasticsearch.model_copy(update={"index": logs.index})
 
 
 @contextlib.asynccontextmanager

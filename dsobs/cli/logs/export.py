@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.logs.indices.roles import roles
     from dsobs.logs.indices.templates import resources
 
-    settings = load_config(args).logs.elasticsearch or Elasticsearch(urls=("http://127.0.0.1:9200",))
+    logs = load_config(args).logs
+    settings = logs.elasticsearch or Elasticsearch(urls=("http://127.0.0.1:9200",))
+    settings = settings.model_copy(update={"index": logs.index})
     made: dict[str, Any] = {}
     if args.what == "roles":
         made = roles(settings)

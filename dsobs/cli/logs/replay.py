@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.show:
             return _show(directory)
-        settings_of(config.logs.elasticsearch)
+        settings_of(config.logs)
         return asyncio.run(_replay(config, directory))
     except OSError as error:
         raise CommandError(f"{error.filename or directory}: {error.strerror}", ExitCode.USAGE) from None

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 if it was refused; 2 if nothing is configured; 3 if the server can't be reached."""
     from dsobs.cli.logs.elasticsearch import settings_of
 
-    settings_of(load_config(args).logs.elasticsearch)
+    settings_of(load_config(args).logs)
     return asyncio.run(_install(args))
 
 
@@ -35,7 +35,7 @@ async def _install(args: argparse.Namespace) -> int:
     from dsobs.cli.logs.elasticsearch import connected, settings_of
     from dsobs.logs.indices.install import InstallError, install
 
-    settings = settings_of(load_config(args).logs.elasticsearch)
+    settings = settings_of(load_config(args).logs)
     done = []
     try:
         async with connected(settings) as ask:

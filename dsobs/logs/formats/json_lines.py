@@ -1,12 +1,17 @@
-"""JSON lines: each line is an object whose keys are kept; what is no object is sent as text."""
+"""JSON lines: objects whose keys are kept but for those with an ECS name; what is no object is sent as text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 
-from dsobs.logs.formats.raw import iso_time, raw_document
-from dsobs.logs.record import Common, Lines, LogFile, Record
+from dsobs.logs.formats.json_fields import MOST_DEPTH, SPECIAL, can_be_sent, map_fields
+from dsobs.logs.formats.pieces import Held, Piece
+from dsobs.logs.formats.raw import note_faults, raw_document
+from dsobs.logs.formats.text import TextBody, text_body
+from dsobs.logs.formats.times import zone_named
+from dsobs.logs.metrics import BLANK_LINES
+from dsobs.logs.record import Common, Document, Lines, LogFile, Record
 
 
 class JsonLines:
@@ -14,47 +19,145 @@ class JsonLines:
 
     def open(self, file: LogFile, common: Common, *, as_fields: bool) -> "JsonParser":
         """A parser."""
-        del file
-        return JsonParser(common.reserved, as_fields=as_fields)
+        return JsonParser(JsonBody("json", file, common, as_fields=as_fields))
+
+
+class VllmJson:
+    """JSON lines of vLLM and uvicorn, set up by VLLM_LOGGING_CONFIG_PATH, and what else they print as text."""
+
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> "JsonParser":
+        """A parser."""
+        return mixed_parser("vllm", file, common, as_fields=as_fields)
+
+
+class JsonBody:
+    """Records of JSON objects. Keeps nothing between lines."""
+
+    def __init__(self, dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> None:
+        self.dataset = dataset
+        self.special = SPECIAL | common.reserved
+        """Keys with which a document is made anew."""
+        self.as_fields = as_fields
+        self._reserved = common.reserved
+        self._zone = zone_named(file.timezone)
+
+    def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
+        """One record a piece; blank ones are none."""
+        out: list[Record] = []
+        for start, raw, text, when, stream in pieces:
+            try:
+                fields = orjson.loads(text)
+            except ValueError:
+                fields = None
+            document = self.document(text, fields, read_at, fault, when)
+            if document is None:
+                BLANK_LINES.inc()
+                continue
+            if stream:
+                document.setdefault("stream", stream)
+            out.append((start, raw, document))
+        return out
+
+    def document(self, text: bytes, fields: Any, read_at: float, fault: str, when: str = "") -> dict[str, Any] | None:
+        """What is sent of one line, which is the JSON of `fields` (None: it is no JSON); None for a blank one."""
+        if type(fields) is dict and text.count(b"{") + text.count(b"[") <= MOST_DEPTH:
+            if self.special.isdisjoint(fields) and can_be_sent(fields):
+                mapped = fields
+            else:
+                mapped = map_fields(fields, self._reserved, read_at, when, self._zone)
+            if fault:
+                note_faults(mapped, fault)
+            return mapped
+        if not text.strip():
+            return None
+        return self._raw(text, read_at, fault, when)
+
+    def _raw(self, text: bytes, read_at: float, fault: str, when: str) -> dict[str, Any]:
+        document = raw_document(text, read_at, fault, "not_json")
+        if when:
+            document["@timestamp"] = when
+        return document
+
+    def flush(self) -> list[Record]:
+        """Nothing: no line waits for another."""
+        return []
 
 
 class JsonParser:
-    """Keeps nothing between blocks."""
+    """A file of JSON lines: the fast way for lines that are sent as they are."""
 
-    dataset = "json"
     fields: Mapping[str, Any] = {}
-    held_from = None
 
-    def __init__(self, reserved: frozenset[str], *, as_fields: bool) -> None:
-        self._reserved = reserved
-        self._as_fields = as_fields
+    def __init__(self, body: JsonBody, text: TextBody | None = None, held: Held | None = None) -> None:
+        """`text`: takes the lines that don't begin with `{`, and holds what is not finished in `held`; without it they
+        are faulty."""
+        self._body = body
+        self._text = text
+        self._held = held or Held()
+        self.dataset = body.dataset
+
+    @property
+    def held_from(self) -> int | None:
+        """Offset of the first line of text that is not in a record yet."""
+        return self._held.offset
 
     def parse(self, lines: Lines) -> list[Record]:
         """One record a line; empty lines are none."""
         start = lines.start
         records: list[Record] = []
-        loads, free = orjson.loads, self._reserved.isdisjoint
-        plain = not self._as_fields and not lines.fault
+        add = records.append
+        body, read_at, fault = self._body, lines.read_at, lines.fault
+        loads, free = orjson.loads, body.special.isdisjoint
+        as_it_is = not body.as_fields and not fault
+        text = self._text
         for line in lines.lines:
             try:
                 fields = loads(line)
-                if plain and "@timestamp" in fields and free(fields) and line[0] == 123:
-                    records.append((start, line, line))
-                else:
-                    records.append((start, line, self._document(line, fields, lines)))
-            except (ValueError, TypeError):
-                if line.strip():
-                    records.append((start, line, raw_document(line, lines.read_at, lines.fault, "not_json")))
+            except ValueError:
+                fields = None
+            document: Document | None
+            if as_it_is and type(fields) is dict and free(fields) and line[0] == 123 and can_be_sent(fields):
+                document = line
+            elif text is not None and line[:1] != b"{":
+                records += text.take(((start, line, line, "", ""),), read_at, fault)
+                start += len(line) + 1
+                continue
+            else:
+                document = body.document(line, fields, read_at, fault)
+            if document is None:
+                BLANK_LINES.inc()
+            else:
+                add((start, line, document))
             start += len(line) + 1
         return records
 
-    def _document(self, line: bytes, fields: Any, lines: Lines) -> dict[str, Any]:
-        if type(fields) is not dict:
-            return raw_document(line, lines.read_at, lines.fault, "not_json")
-        if "@timestamp" not in fields:
-            fields["@timestamp"] = iso_time(lines.read_at)
-        return fields
+    def flush(self) -> list[Record]:
+        """What text is not finished, as it stands."""
+        return self._text.flush() if self._text is not None else []
+
+
+class MixedBody:
+    """JSON objects, and text between them: warnings and tracebacks that no formatter made."""
+
+    def __init__(self, objects: JsonBody, text: TextBody) -> None:
+        self.dataset = objects.dataset
+        self._objects = objects
+        self._text = text
+
+    def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
+        """Records that `pieces` finish."""
+        out: list[Record] = []
+        for piece in pieces:
+            body = self._objects if piece[2][:1] == b"{" else self._text
+            out += body.take((piece,), read_at, fault)
+        return out
 
     def flush(self) -> list[Record]:
-        """Nothing: no line waits for another."""
-        return []
+        """What text is not finished, as it stands."""
+        return self._text.flush()
+
+
+def mixed_parser(dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> JsonParser:
+    """A parser of files that have JSON objects and text in them."""
+    held = Held()
+    return JsonParser(JsonBody(dataset, file, common, as_fields=as_fields), text_body(dataset, file, held), held)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsobs.logs.formats.raw import raw_document
+from dsobs.logs.metrics import BLANK_LINES
 from dsobs.logs.record import Common, Lines, LogFile, Record
 
 
@@ -30,6 +31,8 @@ class PlainParser:
         for line in lines.lines:
             if line:
                 records.append((start, line, raw_document(line, lines.read_at, lines.fault)))
+            else:
+                BLANK_LINES.inc()
             start += len(line) + 1
         return records
 

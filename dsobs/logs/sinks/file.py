@@ -6,7 +6,9 @@ A batch is on disk when it is acknowledged. After a crash a batch may be there t
 
 import asyncio
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import orjson
@@ -41,17 +43,21 @@ class FileSink:
                 return Answer(None, detail=f"{self.path}: {error.strerror or error}")
         return Answer(200)
 
-    def _append(self, data: bytes) -> None:
-        fd = self._opened(len(data))
-        size = os.fstat(fd).st_size
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-            os.fsync(fd)
-        except OSError:
-            os.ftruncate(fd, size)
-            raise
+    def _append(self, lines: list[bytes]) -> None:
+        while lines:
+            fd = self._opened(len(lines[0]))
+            size = os.fstat(fd).st_size
+            ends = list(accumulate(map(len, lines), initial=size))
+            fit = max(1, bisect_right(ends, self._most) - 1)
+            try:
+                view = memoryview(b"".join(lines[:fit]))
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            except OSError:
+                os.ftruncate(fd, size)
+                raise
+            lines = lines[fit:]
 
     def _opened(self, more: int) -> int:
         """The descriptor to write to, with room for `more` bytes, unless that is more than a whole file."""
@@ -88,13 +94,13 @@ class FileSink:
             self._fd = -1
 
 
-def _lines(index: str, body: Sequence[bytes]) -> bytes:
+def _lines(index: str, body: Sequence[bytes]) -> list[bytes]:
     head = b'{"_index":' + orjson.dumps(index) + b","
     lines = b"".join(body).split(b"\n")
-    return b"".join(
+    return [
         b"%b%b,%b\n" % (head, action[_ACTION:-2], document[1:])
         for action, document in zip(lines[0:-1:2], lines[1:-1:2], strict=True)
-    )
+    ]
 
 
 def _cut_torn_line(fd: int) -> None:

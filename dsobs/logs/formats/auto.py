@@ -1,0 +1,213 @@
+"""The format of a file by what stands in it: the runtime's outside, and the server's log inside.
+
+The first line that says something decides; a line that could stand in any log does not. Where a file's first bytes are
+given they decide, so that it is the same after a restart, which begins in the middle. Where nothing decides in time,
+the file's name may say whose it is; its lines are read for what they are all the same.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from dsobs.logs.formats.containers import (
+    CRI,
+    ContainerParser,
+    TakeOff,
+    is_docker,
+    pieces_of,
+    take_off_cri,
+    take_off_docker,
+)
+from dsobs.logs.formats.json_lines import JsonBody, JsonParser, MixedBody, mixed_parser
+from dsobs.logs.formats.pieces import Body, BodyParser, Held, Piece
+from dsobs.logs.formats.text import HEAD, UVICORN, text_body
+from dsobs.logs.metrics import BLANK_LINES
+from dsobs.logs.record import Common, Lines, LogFile, Record
+
+MOST_UNDECIDED = 200
+"""Lines that are held while none of them decides; then the file is plain text."""
+
+_OBJECTS = {"json": "json", "vllm-json": "vllm"}
+"""What is JSON → its dataset."""
+
+
+_MAYBE_UVICORN = "maybe-uvicorn"
+
+
+def inside_of(lines: Iterable[bytes]) -> str:
+    """`vllm`, `vllm-json`, `json`, `maybe-uvicorn`, or empty while no line decides."""
+    maybe = ""
+    for line in lines:
+        if line[:1] == b"{":
+            try:
+                entry = orjson.loads(line)
+            except ValueError:
+                continue
+            name = str(entry.get("name", ""))
+            return "vllm-json" if name.startswith(("vllm.", "uvicorn")) or "vllm_process_name" in entry else "json"
+        if HEAD.match(line):
+            return "vllm"
+        if UVICORN.match(line):
+            # vLLM prints such lines too, so one alone is no proof of another server.
+            maybe = _MAYBE_UVICORN
+    return maybe
+
+
+def outside_of(line: bytes) -> str:
+    """`cri`, `docker`, or empty for a file that no container runtime wrote."""
+    if CRI.match(line):
+        return "cri"
+    if line[:1] == b"{":
+        try:
+            return "docker" if is_docker(orjson.loads(line)) else ""
+        except ValueError:
+            return ""
+    return ""
+
+
+class InsideBody:
+    """A body that finds out which one it is."""
+
+    def __init__(self, file: LogFile, common: Common, held: Held, *, as_fields: bool, head: list[bytes]) -> None:
+        self._file = file
+        self._common = common
+        self._held = held
+        self._as_fields = as_fields
+        self._undecided: list[tuple[Piece, float, str]] = []
+        self._body: Body | None = None
+        inside = inside_of(head)
+        if inside and (inside != _MAYBE_UVICORN or len(head) >= MOST_UNDECIDED):
+            self._body = self._made(inside)
+
+    @property
+    def dataset(self) -> str:
+        """That of the body, `plain` while it is not known."""
+        return self._body.dataset if self._body is not None else "plain"
+
+    def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
+        """Records that `pieces` finish."""
+        if self._body is not None:
+            return self._body.take(pieces, read_at, fault)
+        undecided = self._undecided
+        for piece in pieces:
+            if not undecided:
+                self._held.begin("undecided", piece[0])
+            undecided.append((piece, read_at, fault))
+        inside = inside_of(piece[2] for piece, _, _ in undecided[:MOST_UNDECIDED])
+        if (inside and inside != _MAYBE_UVICORN) or len(undecided) >= MOST_UNDECIDED:
+            return self._decide(inside)
+        return []
+
+    def flush(self) -> list[Record]:
+        """What is not finished, as it stands."""
+        out: list[Record] = []
+        if self._body is None and self._undecided:
+            inside = inside_of(piece[2] for piece, _, _ in self._undecided)
+            out = self._decide(inside)
+        return out + self._body.flush() if self._body is not None else out
+
+    def _decide(self, inside: str) -> list[Record]:
+        body = self._body = self._made(inside)
+        undecided, self._undecided = self._undecided, []
+        self._held.end("undecided", undecided[0][0][0])
+        out: list[Record] = []
+        for piece, read_at, fault in undecided:
+            out += body.take((piece,), read_at, fault)
+        return out
+
+    def _made(self, inside: str) -> Body:
+        if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
+            guess = "vllm" if "vllm" in str(self._file.path).lower() else inside.removeprefix("maybe-") or "plain"
+            dataset = _OBJECTS.get(inside, guess)
+            objects = JsonBody(dataset, self._file, self._common, as_fields=self._as_fields)
+            return MixedBody(objects, text_body(dataset, self._file, self._held))
+        return text_body(inside, self._file, self._held)
+
+
+class AutoParser:
+    """Finds out who wrote the file by its first line, and leaves the rest to that one's parser."""
+
+    def __init__(self, file: LogFile, common: Common, *, as_fields: bool) -> None:
+        self._file = file
+        self._common = common
+        self._as_fields = as_fields
+        self._head = file.head.split(b"\n")[:-1]
+        self._parser: BodyParser | ContainerParser | JsonParser | None = None
+        first = next((line for line in self._head if line.strip()), None)
+        if first is not None:
+            self._parser = self._made(first)
+
+    @property
+    def dataset(self) -> str:
+        """The parser's; `plain` before the first line."""
+        return self._parser.dataset if self._parser is not None else "plain"
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The parser's."""
+        return self._parser.fields if self._parser is not None else {}
+
+    @property
+    def held_from(self) -> int | None:
+        """The parser's."""
+        return self._parser.held_from if self._parser is not None else None
+
+    def parse(self, lines: Lines) -> list[Record]:
+        """What the parser makes of `lines`."""
+        if self._parser is None:
+            first = next((line for line in lines.lines if line.strip()), None)
+            if first is None:
+                BLANK_LINES.inc(len(lines.lines))
+                return []
+            self._parser = self._made(first)
+        return self._parser.parse(lines)
+
+    def flush(self) -> list[Record]:
+        """What the parser holds."""
+        return self._parser.flush() if self._parser is not None else []
+
+    def _made(self, first: bytes) -> BodyParser | ContainerParser | JsonParser:
+        if outside := outside_of(first):
+            return container_parser(outside, self._file, self._common, as_fields=self._as_fields, head=self._head)
+        held = Held()
+        inside = inside_of(self._head or [first])
+        if inside in _OBJECTS:
+            dataset = _OBJECTS[inside]
+            return mixed_parser(dataset, self._file, self._common, as_fields=self._as_fields)
+        return BodyParser(InsideBody(self._file, self._common, held, as_fields=self._as_fields, head=self._head), held)
+
+
+def container_parser(
+    outside: str, file: LogFile, common: Common, *, as_fields: bool, head: list[bytes]
+) -> ContainerParser:
+    """A parser for files of a runtime (`cri`, `docker`) with any log inside."""
+    take_off: TakeOff = take_off_cri if outside == "cri" else take_off_docker
+    held = Held()
+    body = InsideBody(file, common, held, as_fields=as_fields, head=pieces_of(head, take_off))
+    return ContainerParser(body, held, file, take_off)
+
+
+class Auto:
+    """Whatever it is."""
+
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> AutoParser:
+        """A parser."""
+        return AutoParser(file, common, as_fields=as_fields)
+
+
+class Cri:
+    """Kubernetes container log files."""
+
+    outside = "cri"
+
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> ContainerParser:
+        """A parser."""
+        head = file.head.split(b"\n")[:-1]
+        return container_parser(self.outside, file, common, as_fields=as_fields, head=head)
+
+
+class Docker(Cri):
+    """Docker's json-file."""
+
+    outside = "docker"

@@ -1,0 +1,195 @@
+"""Keys of JSON log lines that mean what an ECS field means, and what an index could not take as it is.
+
+All other keys, and those whose values are not of the kind that the field wants, stay as they are.
+"""
+
+from collections.abc import Container, Mapping
+from datetime import datetime, tzinfo
+from typing import Any
+
+import orjson
+
+from dsobs.logs.formats.numbers import access_of, numbers_of, trace_of
+from dsobs.logs.formats.raw import iso_time, note_faults
+from dsobs.logs.formats.text import error_of
+from dsobs.logs.formats.times import iso_of
+
+_TIMES = ("timestamp", "time", "ts", "asctime", "datetime", "@t")
+_TEXTS = {
+    "level": "log.level",
+    "levelname": "log.level",
+    "severity": "log.level",
+    "lvl": "log.level",
+    "log_level": "log.level",
+    "loglevel": "log.level",
+    "msg": "message",
+    "logger": "log.logger",
+    "logger_name": "log.logger",
+    "vllm_process_name": "process.name",
+    "process_name": "process.name",
+    "threadName": "process.thread.name",
+    "exception": "error.stack_trace",
+    "exc_info": "error.stack_trace",
+    "exc_text": "error.stack_trace",
+    "stack_trace": "error.stack_trace",
+    "traceback": "error.stack_trace",
+    "trace_id": "trace.id",
+    "traceId": "trace.id",
+    "traceID": "trace.id",
+    "otelTraceID": "trace.id",
+    "span_id": "span.id",
+    "spanId": "span.id",
+    "spanID": "span.id",
+    "otelSpanID": "span.id",
+    "model": "labels.model",
+    "model_name": "labels.model",
+    "served_model_name": "labels.model",
+    "tenant": "labels.tenant",
+    "tenant_id": "labels.tenant",
+    "incident_id": "labels.incident_id",
+    "incident": "labels.incident_id",
+    "hostname": "host.name",
+}
+_PYTHON = {"name": "log.logger", "filename": "log.origin.file.name", "funcName": "log.origin.function"}
+"""Keys that mean this only beside `levelname`: attributes of Python's log records."""
+_OBJECTS = {
+    "host": "host.name",
+    "service": "service.name",
+    "error": "error.message",
+    "log": "message",
+    "event": "event.action",
+    "process": "process.name",
+    "container": "container.name",
+    "span": "span.id",
+    "trace": "trace.id",
+    "url": "url.original",
+    "http": "",
+    "client": "client.address",
+    "orchestrator": "",
+    "labels": "",
+    "vllm": "",
+}
+"""Objects of ECS, and the field in each that takes a text which stands in its place."""
+_METADATA = (
+    "_id",
+    "_index",
+    "_source",
+    "_type",
+    "_routing",
+    "_seq_no",
+    "_field_names",
+    "_ignored",
+    "_tier",
+    "_doc_count",
+)
+"""Names that Elasticsearch keeps for itself: a document with one of them is refused."""
+
+SPECIAL = frozenset({*_TIMES, *_TEXTS, *_PYTHON, *_OBJECTS, *_METADATA, "pid", "lineno", "traceparent"})
+MOST_DEPTH = 200
+"""Brackets that open in a line whose document is written anew: orjson reads deeper objects than it writes."""
+
+
+def is_time(value: Any) -> bool:
+    """Whether `value` can be an `@timestamp` as it is: ISO 8601 to the second at least, with its zone."""
+    if type(value) is not str or len(value) < 20 or value[10] != "T" or value[13] != ":" or "," in value:
+        return False
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def can_be_sent(fields: Mapping[str, Any]) -> bool:
+    """Whether the time and the message of a line are what an index takes for them."""
+    return type(fields.get("message", "")) is str and is_time(fields.get("@timestamp"))
+
+
+def map_fields(
+    fields: dict[str, Any], reserved: Container[str], read_at: float, when: str, zone: tzinfo | None
+) -> dict[str, Any]:
+    """`fields` with ECS names in place of the ones known here. `when`: its time by somebody else, or empty."""
+    python = "levelname" in fields
+    access = python and fields.get("name") == "uvicorn.access"
+    for key in [key for key in fields if key in SPECIAL]:
+        target = _TEXTS.get(key)
+        if target is None and python:
+            target = _PYTHON.get(key)
+        if target is not None:
+            if type(fields[key]) is str and target not in fields and target not in reserved:
+                fields[target] = fields.pop(key)
+        elif key not in _TIMES:
+            _map_other(fields, key, reserved, python=python)
+    _time(fields, read_at, when, zone)
+    trace_text = fields.get("error.stack_trace")
+    if trace_text and "error.type" not in fields and type(trace_text) is str:
+        for name, value in error_of(trace_text).items():
+            fields.setdefault(name, value)
+    message = fields.get("message")
+    if type(message) is str:
+        if access:
+            fields.update(access_of(message))
+        elif python and (" took " in message or "KV cache" in message or "SpecDecoding" in message):
+            fields.update(numbers_of(message))
+    elif "message" in fields:
+        fields["message"] = orjson.dumps(message).decode()
+    return fields
+
+
+def _map_other(fields: dict[str, Any], key: str, reserved: Container[str], *, python: bool) -> None:
+    """A key whose value is no text that goes elsewhere as it is."""
+    value = fields[key]
+    kind = type(value)
+    if key == "process" and kind is int and "process.pid" not in fields:
+        fields["process.pid"] = fields.pop(key)
+    elif key in _OBJECTS:
+        if kind is not dict and not (kind is list and all(type(item) is dict for item in value)):
+            _replace_object(fields, key, value, reserved)
+    elif key in _METADATA:
+        fields[f"labels.{key}"] = fields.pop(key)
+    elif key == "traceparent":
+        if kind is str and (trace := trace_of(value)):
+            for name in trace:
+                fields.setdefault(name, trace[name])
+            del fields[key]
+    elif key == "lineno":
+        if python and kind is int:
+            fields["log.origin.file.line"] = fields.pop(key)
+    elif key == "pid" and kind is int and "process.pid" not in fields:
+        fields["process.pid"] = fields.pop(key)
+
+
+def _replace_object(fields: dict[str, Any], key: str, value: Any, reserved: Container[str]) -> None:
+    """A value where the index has an object, which it would refuse."""
+    del fields[key]
+    if value is None:
+        return
+    target = _OBJECTS[key]
+    if target and type(value) is str and target not in fields and target not in reserved:
+        fields[target] = value
+    else:
+        fields[f"labels.{key}"] = value
+
+
+def _time(fields: dict[str, Any], read_at: float, when: str, zone: tzinfo | None) -> None:
+    own = fields.get("@timestamp")
+    if own is not None and is_time(own):
+        return
+    for key in ("@timestamp", *_TIMES):
+        if key in fields:
+            time, taken = iso_of(fields[key], zone)
+            if taken and when and key != "@timestamp":
+                # The runtime's time has a zone, and this one stays where it is.
+                fields["@timestamp"] = when
+            elif time:
+                del fields[key]
+                fields["@timestamp"] = time
+                if taken:
+                    fields.setdefault("event.timezone", taken)
+                    fields.setdefault("labels.time_inferred", "zone")
+            if time:
+                break
+    else:
+        if "@timestamp" in fields:
+            fields["labels.timestamp"] = str(own)
+            note_faults(fields, "no_time")
+        fields["@timestamp"] = when or iso_time(read_at)

@@ -1,0 +1,375 @@
+"""Text logs of Python servers: vLLM's lines, uvicorn's lines, tracebacks of several lines, and anything else as text.
+
+vLLM (0.8 to 0.32) writes `(EngineCore pid=776) INFO 11-23 17:17:07 [core.py:313] message`; before 0.10 there is no
+process in front. A message of several lines repeats all that before each, and ends all but the last with a carriage
+return. uvicorn writes `INFO:     message`. What a process prints may have `(EngineCore pid=776) ` in front, or nothing.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dsobs.logs.formats.numbers import LITERALS, access_of, numbers_of, trace_of
+from dsobs.logs.formats.pieces import BodyParser, Held, Piece
+from dsobs.logs.formats.raw import note_faults, text_of
+from dsobs.logs.formats.times import FileTimes, zone_named
+from dsobs.logs.metrics import BLANK_LINES
+from dsobs.logs.record import Common, LogFile, Record
+
+MOST_LINES, MOST_BYTES = 2000, 256 * 1024
+"""Of one record; what goes beyond is the next one."""
+MOST_BETWEEN = 200
+"""Lines that others may write before a record that is not finished is taken as it stands."""
+
+_LEVEL = rb"DEBUG|INFO|WARNING|ERROR|CRITICAL|TRACE|WARN|FATAL"
+_TAGS = rb"((?:\([^()\n]{0,100}?\bpid=\d+[^()\n]{0,100}\) )*)"
+HEAD = re.compile(_TAGS + rb"(" + _LEVEL + rb") (\d\d-\d\d \d\d:\d\d:\d\d) \[([^\]\n]{1,300}?):(\d+)\](?: |$)")
+UVICORN = re.compile(_TAGS + rb"(" + _LEVEL + rb"):(?: {2,}|\t)(.*)", re.DOTALL)
+_TAGGED = re.compile(_TAGS)
+_TAG = re.compile(rb"\(([^()]*?)\s*\bpid=(\d+)[^()]*\) \Z")
+_RANK = re.compile(r"_DP(\d+)")
+_COLOR = re.compile(rb"\x1b\[[0-9;]*m")
+
+_TRACEBACK = re.compile(rb"\s*(?:\+ )?(?:Exception Group )?Traceback \(most recent call last\):")
+_CHAIN = (
+    b"During handling of the above exception, another exception occurred:",
+    b"The above exception was the direct cause of the following exception:",
+)
+_EXCEPTION = re.compile(rb"[A-Za-z_][\w.]*(?:: |:?\s*$)")
+_EXCEPTION_TEXT = re.compile(r"([A-Za-z_][\w.]*)(?:: ?(.*))?", re.DOTALL)
+_QUIET = (b"DEBUG", b"INFO", b"TRACE")
+_REMEMBERED = 4096
+
+
+@dataclass(slots=True)
+class _Head:
+    """What stands before a message."""
+
+    tags: bytes
+    origin: tuple[bytes, ...]
+    """What the lines of one message have in common: process, level, file, line."""
+    level: bytes
+    fields: dict[str, Any]
+    timed: dict[str, Any]
+    """The same where the time is known from elsewhere."""
+    fault: str
+    quiet: bool
+    """Of a level at which no traceback follows, and nothing wrong with it."""
+
+
+@dataclass(slots=True)
+class _Line:
+    """One line, taken apart."""
+
+    piece: Piece
+    key: tuple[bytes, str]
+    """Process and stream: whose lines belong together."""
+    rest: bytes
+    head: _Head | None
+    level: bytes
+    more: bool
+    """Says itself that the next line belongs to it."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Lines of one record that is not finished."""
+
+    first: _Line
+    state: str
+    """lines (as each says), waiting (for a traceback), trace, raised (its last line was there), chained."""
+    origin: tuple[bytes, ...]
+    last: int
+    seen: int
+    """Number of its last line among those read while something was held."""
+    raws: list[bytes] = field(default_factory=list)
+    rests: list[bytes] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, line: _Line) -> None:
+        self.last = line.piece[0]
+        self.raws.append(line.piece[1])
+        self.rests.append(line.rest)
+        self.size += len(line.piece[1]) + 1
+
+
+class TextBody:
+    """Records of text lines."""
+
+    def __init__(self, dataset: str, times: FileTimes, held: Held, *, terminal: bool = False) -> None:
+        """`terminal`: each line ends with a carriage return, which means nothing then."""
+        self.dataset = dataset
+        self._times = times
+        self._held = held
+        self._terminal = terminal
+        self._heads: dict[bytes, _Head] = {}
+        self._groups: dict[tuple[bytes, str], _Group] = {}
+        self._read_at = 0.0
+        self._count = 0
+
+    def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
+        """Records that `pieces` finish."""
+        self._read_at = read_at
+        out: list[Record] = []
+        known, groups, slow = self._heads.get, self._groups, bool(fault or self._terminal)
+        literals = LITERALS
+        for piece in pieces:
+            start, raw, text, when, stream = piece
+            cut = text.find(b"] ") + 2
+            head = known(text[:cut])
+            if head is None or not head.quiet or groups or slow or text[-1] == 13 or b"\x1b" in text:
+                self._line(piece, fault, out)
+                continue
+            try:
+                message = text[cut:].decode()
+            except UnicodeDecodeError:
+                self._line(piece, fault, out)
+                continue
+            if when:
+                document = {"@timestamp": when, **head.timed, "message": message}
+            else:
+                document = {**head.fields, "message": message}
+            if stream:
+                document["stream"] = stream
+            for literal in literals:
+                if literal in text:
+                    document.update(numbers_of(message))
+                    break
+            if b"trace" in text:
+                document.update(trace_of(message))
+            out.append((start, raw, document))
+        return out
+
+    def flush(self) -> list[Record]:
+        """What is not finished, as it stands."""
+        out: list[Record] = []
+        for key in list(self._groups):
+            self._close(key, "", out)
+        return out
+
+    def _line(self, piece: Piece, fault: str, out: list[Record]) -> None:
+        """One line with all that may be special about it, and the end of what has waited for too many lines."""
+        self._count += 1
+        self._one(piece, fault, out)
+        for key in [key for key, group in self._groups.items() if self._count - group.seen >= MOST_BETWEEN]:
+            self._close(key, "", out)
+
+    def _one(self, piece: Piece, fault: str, out: list[Record]) -> None:
+        line = self._taken_apart(piece)
+        group = self._groups.get(line.key)
+        if group is not None:
+            if len(group.raws) < MOST_LINES and group.size < MOST_BYTES and self._continues(group, line):
+                group.add(line)
+                group.seen = self._count
+                if fault or (group.state == "lines" and not line.more):
+                    self._close(line.key, fault, out)
+                return
+            self._close(line.key, "", out)
+        if not line.rest.strip() and line.head is None and not line.level:
+            BLANK_LINES.inc()
+            return
+        state = self._begins(line)
+        if state and not fault:
+            origin = line.head.origin if line.head is not None else (b"",)
+            group = _Group(line, state, origin, piece[0], self._count)
+            group.add(line)
+            self._groups[line.key] = group
+            self._held.begin(line.key, piece[0])
+            return
+        out.append((piece[0], piece[1], self._single(line, fault)))
+
+    def _taken_apart(self, piece: Piece) -> _Line:
+        text = piece[2]
+        if b"\x1b" in text:
+            text = _COLOR.sub(b"", text)
+        if self._terminal and text.endswith(b"\r"):
+            text = text[:-1]
+        match = HEAD.match(text)
+        if match is not None:
+            head = self._head(match)
+            rest = text[match.end() :]
+            more = rest.endswith(b"\r") or text.endswith(b"]\r")
+            return _Line(piece, (head.tags, piece[4]), rest.removesuffix(b"\r"), head, head.level, more)
+        text = text.removesuffix(b"\r")
+        match = UVICORN.match(text)
+        if match is not None:
+            return _Line(piece, (match[1], piece[4]), match[3], None, match[2], more=False)
+        match = _TAGGED.match(text)
+        tags = match[1] if match is not None else b""
+        return _Line(piece, (tags, piece[4]), text[len(tags) :], None, b"", more=False)
+
+    def _head(self, match: re.Match[bytes]) -> _Head:
+        if (head := self._heads.get(match[0])) is not None:
+            return head
+        tags, level, stamp, file, number = match.groups()
+        time, zone = self._times.stamp(stamp, self._read_at)
+        rest = {"log.level": level.decode(), **_process(tags)}
+        rest["log.origin.file.name"] = text_of(file)[0]
+        rest["log.origin.file.line"] = int(number)
+        if time:
+            fields = {"@timestamp": time, **rest, "event.timezone": zone, "labels.time_inferred": "year, zone"}
+        else:
+            fields = {"@timestamp": self._times.without_stamp(self._read_at), **rest}
+        fault = "" if time else "no_time"
+        head = _Head(tags, (tags, level, file, number), level, fields, rest, fault, level in _QUIET and not fault)
+        if not fault:
+            if len(self._heads) >= _REMEMBERED:
+                self._heads.clear()
+            self._heads[match[0]] = head
+        return head
+
+    def _begins(self, line: _Line) -> str:
+        """The state of the record that `line` begins; empty where it is one by itself."""
+        if line.more:
+            return "lines"
+        if _TRACEBACK.match(line.rest):
+            return "trace"
+        return "waiting" if line.level and line.level not in _QUIET else ""
+
+    def _continues(self, group: _Group, line: _Line) -> bool:
+        """Whether `line` is the next of `group`, whose state it moves on."""
+        rest, state = line.rest, group.state
+        same = line.head is not None and line.head.origin == group.origin
+        if state == "lines":
+            return same and line.head is not None and line.head.fields == (group.first.head or line.head).fields
+        if line.level and not same:
+            return False
+        if state == "waiting" or (state == "chained" and rest.strip()):
+            if not _TRACEBACK.match(rest) or (line.head is None) == same:
+                return False
+            group.state = "trace"
+            group.origin = line.head.origin if line.head is not None else (b"",)
+            return True
+        if (line.head is not None) != (group.origin != (b"",)):
+            return False
+        if rest.startswith(_CHAIN):
+            group.state = "chained"
+            return True
+        if not rest.strip() or rest[:1] in (b" ", b"\t"):
+            return True
+        if state == "trace" and _EXCEPTION.match(rest):
+            group.state = "raised"
+            return True
+        return False
+
+    def _close(self, key: tuple[bytes, str], fault: str, out: list[Record]) -> None:
+        group = self._groups.pop(key)
+        self._held.end(key, group.last)
+        first = group.first
+        if len(group.raws) == 1 and group.state != "trace":
+            out.append((first.piece[0], first.piece[1], self._single(first, fault)))
+            return
+        texts, bad = text_of(b"\n".join(group.rests))
+        document = self._start(first)
+        lines = texts.split("\n")
+        begin = next((n for n, line in enumerate(group.rests) if _TRACEBACK.match(line)), None)
+        if begin is None:
+            document["message"] = texts.strip("\n")
+        else:
+            _explain(document, lines, begin)
+        note_faults(document, fault, bad, first.head.fault if first.head is not None else "")
+        out.append((first.piece[0], b"\n".join(group.raws), document))
+
+    def _start(self, line: _Line) -> dict[str, Any]:
+        """The fields before the message."""
+        _, _, _, when, stream = line.piece
+        head = line.head
+        if head is None:
+            document = {"@timestamp": when or self._times.without_stamp(self._read_at)}
+            if line.level:
+                document["log.level"] = line.level.decode()
+            if line.key[0]:
+                document.update(_process(line.key[0]))
+        elif when:
+            document = {"@timestamp": when, **head.timed}
+        else:
+            document = dict(head.fields)
+        if stream:
+            document["stream"] = stream
+        return document
+
+    def _single(self, line: _Line, fault: str) -> dict[str, Any]:
+        document = self._start(line)
+        message, bad = text_of(line.rest)
+        document["message"] = message
+        if line.head is None and line.level:
+            document.update(access_of(message))
+        elif any(literal in line.rest for literal in LITERALS):
+            document.update(numbers_of(message))
+        if b"trace" in line.rest:
+            document.update(trace_of(message))
+        if _TRACEBACK.match(line.rest):
+            _explain(document, [message], 0)
+        note_faults(document, fault, bad, line.head.fault if line.head is not None else "")
+        return document
+
+
+def _process(tags: bytes) -> dict[str, Any]:
+    """`process.name` and `process.pid` of `(EngineCore_DP1 pid=776) `; the last of several."""
+    match = _TAG.search(tags)
+    if match is None:
+        return {}
+    name = text_of(match[1])[0]
+    found: dict[str, Any] = {"process.pid": min(int(match[2]), 2**53)}
+    if name:
+        found["process.name"] = name
+    if (rank := _RANK.search(name)) is not None:
+        found["vllm.engine"] = int(rank[1][:9])
+    return found
+
+
+def _explain(document: dict[str, Any], lines: list[str], begin: int) -> None:
+    """Puts the traceback that begins at line `begin` into the fields for it."""
+    document.setdefault("log.level", "ERROR")
+    trace = "\n".join(lines[begin:]).rstrip()
+    document["error.stack_trace"] = trace
+    raised = error_of(trace)
+    document.update(raised)
+    message = "\n".join(lines[:begin]).strip("\n")
+    said = ": ".join(part for part in (raised.get("error.type"), raised.get("error.message")) if part)
+    document["message"] = message or said or lines[begin]
+
+
+def error_of(trace: str) -> dict[str, str]:
+    """`error.type` and `error.message` of a traceback as Python prints it: of the last exception in it."""
+    last = trace.rfind("Traceback (most recent call last):")
+    lines = trace[last:].split("\n")[1:]
+    at = next((n for n, line in enumerate(lines) if line and line[0] not in " \t"), None)
+    match = _EXCEPTION_TEXT.match("\n".join(lines[at:])) if at is not None else None
+    if match is None:
+        return {}
+    found = {"error.type": match[1]}
+    if match[2]:
+        found["error.message"] = match[2].rstrip()
+    return found
+
+
+def is_terminal(head: bytes) -> bool:
+    """Whether every line of a file's beginning ends with a carriage return, as a terminal's does."""
+    lines = head.split(b"\n")[:-1]
+    return len(lines) > 1 and all(line.endswith(b"\r") for line in lines)
+
+
+def text_body(dataset: str, file: LogFile, held: Held) -> TextBody:
+    """For `file`."""
+    times = FileTimes(file.modified_at, zone_named(file.timezone))
+    return TextBody(dataset, times, held, terminal=is_terminal(file.head))
+
+
+class Vllm:
+    """vLLM's text log."""
+
+    dataset = "vllm"
+
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> BodyParser:
+        """A parser; documents are always fields."""
+        del common, as_fields
+        held = Held()
+        return BodyParser(text_body(self.dataset, file, held), held)
+
+
+class Uvicorn(Vllm):
+    """uvicorn's log, of the server and of accesses."""
+
+    dataset = "uvicorn"

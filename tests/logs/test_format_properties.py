@@ -1,0 +1,135 @@
+"""What holds for any bytes: nothing raises, each line is in one record or was counted as blank, blocks don't matter."""
+
+from collections import Counter
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dsobs.config.log_transform import LogTransform, Redact
+from dsobs.config.logs import Logs
+from dsobs.logs.batch import Encoder
+from dsobs.logs.formats.json_fields import SPECIAL
+from dsobs.logs.metrics import BLANK_LINES
+from dsobs.logs.record import Common, Lines, Record
+from dsobs.logs.transforms import open_transforms
+from tests.logs.parsing import READ_AT, blocks, fields, opened
+
+FORMATS = ("auto", "vllm", "uvicorn", "vllm-json", "json", "plain", "cri", "docker")
+_LINES = (
+    b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] failed\r",
+    b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] Traceback (most recent call last):\r",
+    b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113]   File x\r",
+    b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] KeyError: 'a'",
+    b"(APIServer pid=1) INFO 02-29 17:17:07 [a.py:1] x",
+    b"INFO 99-99 99:99:99 [a.py:1] x",
+    b'INFO:     1.2.3.4:5 - "GET /?a=b HTTP/1.1" 200 OK',
+    b"ERROR:    Exception in ASGI application",
+    b"Traceback (most recent call last):",
+    b"  File x",
+    b"ValueError: y",
+    b"During handling of the above exception, another exception occurred:",
+    b"",
+    b"  ",
+    b"\r",
+    b'{"@timestamp":"2026-11-24T08:00:00Z","message":"m"}',
+    b'{"levelname":"INFO","name":"vllm.a","asctime":"2026-11-24 08:00:00,123","message":"x"}',
+    b"2026-11-24T08:00:00.1Z stdout P part ",
+    b"2026-11-24T08:00:00.1Z stdout F end",
+    b'2026-11-24T08:00:00.1Z stderr F {"msg":"x"}',
+    b"9999-99-99T08:00:00.1Z stderr F x",
+    b'{"log":"part","stream":"stdout","time":"2026-11-24T08:00:00Z"}',
+    b'{"log":"end\\n","stream":"stdout","time":"2026-11-24T08:00:00Z"}',
+    b'{"log":5,"time":"2026-11-24T08:00:00Z"}',
+    b"\xff\x1b[0m\0",
+)
+_line = st.one_of(st.sampled_from(_LINES), st.binary(max_size=60).map(lambda data: data.replace(b"\n", b"")))
+_files = st.lists(_line, min_size=1, max_size=30).map(lambda lines: b"\n".join(lines) + b"\n")
+_json: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(max_size=8)
+    | st.floats(allow_nan=False, width=32),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+_EVERYTHING = Logs(
+    transform=LogTransform(
+        redact=Redact(kinds=("api_key", "bearer", "email", "phone", "card", "prompt")), max_field_bytes=16
+    )
+)
+
+
+def _all(format_: str, data: bytes, lines_each: int, fault: str = "") -> list[Record]:
+    parser = opened(format_)
+    records: list[Record] = []
+    for block in blocks(data, lines_each=lines_each):
+        block.fault = fault
+        records += parser.parse(block)
+    records += parser.flush()
+    assert parser.held_from is None
+    return records
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=_files, lines_each=st.integers(1, 8))
+def test_each_line_is_in_one_record_or_counted_as_blank_wherever_blocks_end(
+    format_: str, data: bytes, lines_each: int
+) -> None:
+    before = BLANK_LINES._value.get()
+    records = _all(format_, data, lines_each)
+    blank = BLANK_LINES._value.get() - before
+    wanted, got = Counter(data.split(b"\n")[:-1]), Counter(b"\n".join(raw for _, raw, _ in records).split(b"\n"))
+    if not records:
+        got = Counter()
+    left = wanted - got
+    assert not got - wanted
+    # Plain text and the text between others' lines have blank lines, of which nothing is sent.
+    assert all(not line.split(b" F ")[-1].strip() or b'"log":""' in line or b"pid=" in line for line in left)
+    assert left.total() == blank
+    assert sorted(records, key=lambda record: record[0]) == sorted(
+        _all(format_, data, 10**9), key=lambda record: record[0]
+    )
+    for start, raw, _ in records:
+        assert data[start:].startswith(raw.split(b"\n")[0])
+    assert all("@timestamp" in fields(record) for record in records)
+    Encoder("k", Common({"host.name": "n"})).encode(records)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@settings(max_examples=60, deadline=None)
+@given(line=_line, fault=st.sampled_from(["cut", "unfinished"]))
+def test_a_faulty_line_is_a_record_that_says_so(format_: str, line: bytes, fault: str) -> None:
+    parser = opened(format_)
+    records = parser.parse(Lines(0, len(line) + 1, [line], READ_AT, fault)) + parser.flush()
+    if records:
+        (record,) = records
+        assert record[1] == line
+        assert fields(record)["error.message"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=st.dictionaries(st.text(max_size=8), _json, max_size=6))
+def test_keys_that_are_not_mapped_keep_their_values(value: dict[str, Any]) -> None:
+    parser = opened("json")
+    line = orjson.dumps(value)
+    ((_, _, document),) = parser.parse(Lines(0, len(line) + 1, [line], READ_AT))
+    found = document if isinstance(document, dict) else orjson.loads(document)
+    kept = {key: item for key, item in orjson.loads(line).items() if key not in SPECIAL | {"@timestamp", "message"}}
+    assert {key: found[key] for key in kept} == kept
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@settings(max_examples=60, deadline=None)
+@given(data=_files)
+def test_transforms_take_whatever_formats_give(format_: str, data: bytes) -> None:
+    records = _all(format_, data, 10**9)
+    places = [record[:2] for record in records]
+    for transform in open_transforms(_EVERYTHING):
+        parser_fields = [(start, raw, fields((start, raw, document))) for start, raw, document in records]
+        records = transform.apply(list(parser_fields))
+    assert [record[:2] for record in records] == places
