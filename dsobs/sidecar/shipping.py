@@ -18,8 +18,8 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from dsobs.config import Config, Secret
-from dsobs.sidecar.journal import INCIDENTS_FILE
 from dsobs.model.samples import Sample, labels
+from dsobs.sidecar.journal import INCIDENTS_FILE
 from dsobs.telemetry import LOG_SHIPPER_RESTARTS, LOG_SHIPPER_UP, REGISTRY
 
 log = logging.getLogger(__name__)

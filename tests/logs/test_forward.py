@@ -89,7 +89,7 @@ async def test_days_of_files_arrive_in_order_under_the_ids_that_they_have(
     for first in range(0, 900, 100):
         await write(sink, *range(first, first + 100), size=1000)
     await sink.close()
-    assert len(sink_files(sink.path)) == 3
+    assert len(sink_files(sink.path)) > 1
     await forward_once(server, tmp_path)
     assert arrived(server) == list(range(900))
     assert set(server.documents) == {(INDEX, f"k-{number}") for number in range(900)}

@@ -1,19 +1,12 @@
 """What dsobs itself writes of alerts, actions and incidents: JSON lines with a data stream of their own."""
 
-from dsobs.logs.formats.json_lines import JsonParser
+from dsobs.logs.formats.json_lines import JsonBody, JsonParser
 from dsobs.logs.record import Common, LogFile
 
 
 class Incidents:
     """`incidents.ndjson` of the state directory."""
 
-    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> "IncidentParser":
+    def open(self, file: LogFile, common: Common, *, as_fields: bool) -> JsonParser:
         """A parser."""
-        del file
-        return IncidentParser(common.reserved, as_fields=as_fields)
-
-
-class IncidentParser(JsonParser):
-    """JSON lines as they are."""
-
-    dataset = "incident"
+        return JsonParser(JsonBody("incident", file, common, as_fields=as_fields))
