@@ -34,6 +34,8 @@ class Feed:
         age = max(0.0, time.time() - tail.modified / 1e9)
         self.lag.saw(tail.size, now - age)
         self.progress = Progress()
+        self.kept_acknowledged = -1
+        """As it is on disk."""
         self.id = 0
         """Of its checkpoint; 0 until it is identified."""
         self.goal: int | None = None
@@ -164,6 +166,7 @@ class Feed:
     def kept(self, one: Checkpoint) -> None:
         """`one` is on disk."""
         self._kept = (one.acknowledged, one.path, one.size, one.inode)
+        self.kept_acknowledged = one.acknowledged
 
     def gone_for_good(self, now: float, pace: Pace) -> bool:
         """Gone for so long that its writer has gone too."""

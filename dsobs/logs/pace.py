@@ -9,7 +9,7 @@ class Pace:
 
     look: float = 0.1
     """Between two looks at files that grew in the last minute."""
-    look_idle: float = 1.0
+    look_idle: float = 2.0
     """Between two looks at all files."""
     scan: float = 1.0
     """Between two looks for new files; a folder that has not changed is not read again."""

@@ -1,8 +1,12 @@
 """Files beside a file that were it, or came between it and its successor: found after rotations that nobody watched."""
 
 import contextlib
+import gzip
 import os
+import shutil
 import stat
+import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -24,13 +28,28 @@ def open_tail(path: Path, max_line_bytes: int) -> Tail | None:
     return Tail(fd, path, max_line_bytes=max_line_bytes)
 
 
-def rotated(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files in the folder of `path` that have its stem, it itself among them; not the compressed ones."""
+def open_compressed(path: Path, max_line_bytes: int) -> Tail | None:
+    """A reader of what the gzip file at `path` holds, unpacked into a file without a name; OSError.
+
+    None where it is no whole gzip file: it is being written, and will be there at the next start.
+    """
+    with tempfile.TemporaryFile() as unpacked:
+        try:
+            with gzip.open(path) as packed:
+                shutil.copyfileobj(packed, unpacked, 1024 * 1024)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return None
+        unpacked.flush()
+        return Tail(os.dup(unpacked.fileno()), path, max_line_bytes=max_line_bytes)
+
+
+def rotated(path: Path, *, compressed: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
+    """Regular files in the folder of `path` that have its stem, it itself among them; those that end in .gz or not."""
     wanted = stem(path)
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         for entry in entries:
             found = path.with_name(entry.name)
-            if not entry.name.endswith(".gz") and stem(found) == wanted:
+            if entry.name.endswith(".gz") == compressed and stem(found) == wanted:
                 with contextlib.suppress(OSError):
                     if entry.is_file():
                         yield found, entry.stat()
@@ -51,9 +70,16 @@ def find_moved(kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes
     candidates = [(path, status) for path, status in rotated(kept.path) if not taken(file_id(status))]
     # Its own inode first; a copy (copytruncate) has another.
     candidates.sort(key=lambda one: file_id(one[1]) != (kept.device, kept.inode))
-    for path, _ in candidates:
+    opened = [(open_tail, path) for path, _ in candidates]
+    # Kubernetes and logrotate compress what they have rotated.
+    packed = [
+        (open_compressed, path)
+        for path, status in rotated(kept.path, compressed=True)
+        if status.st_mtime_ns >= kept.modified and kept.size > kept.acknowledged
+    ]
+    for open_, path in (*opened, *packed):
         with contextlib.suppress(OSError):
-            tail = open_tail(path, max_line_bytes)
+            tail = open_(path, max_line_bytes)
             if tail is not None:
                 if is_of(tail, kept):
                     return tail

@@ -114,8 +114,12 @@ class Sources:
         self._whole, self._pace = whole, pace
         self._scanned = False
         self._all_looked_at = float("-inf")
-        self._busy: list[Feed] = []
-        """Those that grew lately: looked at more often, and the only ones with something to read."""
+        self.active: list[Feed] = []
+        """Those that grew lately, or of which something is to be read, acknowledged or kept: looked at more often."""
+        self.total_bytes = 0
+        """Of all files that are open, as at the last look at all."""
+        self._quiet_bytes = 0
+        """Acknowledged bytes of those that are not active."""
 
     # Looking for files.
 
@@ -136,9 +140,12 @@ class Sources:
                     found.setdefault(file_id(status), (path, pattern))
         for where, feed in self.feeds.items():
             if where in found:
-                feed.tail.path, feed.gone_at = Path(found[where][0]), None
+                path = found[where][0]
+                if str(feed.tail.path) != path:
+                    feed.tail.path, feed.moved_at = Path(path), now
+                feed.gone_at = None
             elif feed.gone_at is None:
-                feed.gone_at = now
+                feed.gone_at = feed.moved_at = now
         new = [(path, pattern) for where, (path, pattern) in found.items() if where not in self.feeds]
         for path, pattern in new:
             self._add(path, pattern, now)
@@ -148,7 +155,8 @@ class Sources:
             self._from_end = False
         for path in [path for path in self.unreadable if not any(path in one.found for one in self._patterns)]:
             del self.unreadable[path]
-        self._busy = list(self.feeds.values()) if new else self._busy
+        before = set(map(id, self.active))
+        self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
         FILES.set(len(self.feeds))
 
     def _cannot_read(self, path: str, error: OSError) -> None:
@@ -282,20 +290,45 @@ class Sources:
         """Generations that may have something to read."""
         if now - self._all_looked_at >= self._pace.look_idle:
             self._all_looked_at = now
-            for feed in list(self.feeds.values()):
-                self._look_at(feed, now)
-            self._busy = [feed for feed in self.feeds.values() if now - feed.moved_at < BUSY_SECONDS]
+            self._look_at_all(now)
             self._let_go()
             self._settle(now)
         else:
-            for feed in self._busy:
+            for feed in self.active:
                 if feed.tail.fd >= 0 and not feed.truncated:
-                    self._look_at(feed, now)
-        return [feed for feed in self._busy if feed.readable]
+                    self._heed(feed, feed.tail.look(), now)
+        return self.readable()
+
+    def _look_at_all(self, now: float) -> None:
+        active = []
+        total = quiet = 0
+        long_ago = now - BUSY_SECONDS
+        for feed in list(self.feeds.values()):
+            change = feed.tail.look()
+            if change is not Change.NONE or feed.id == 0:
+                self._heed(feed, change, now)
+            if (
+                feed.moved_at > long_ago
+                or not feed.drained
+                or feed.gone_at is not None
+                or feed.kept_acknowledged != feed.progress.acknowledged
+                or feed.progress.outstanding
+                or feed.holds
+            ):
+                active.append(feed)
+            else:
+                quiet += feed.progress.acknowledged
+            total += feed.tail.size
+        self.active, self.total_bytes, self._quiet_bytes = active, total, quiet
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """Of all files that are open."""
+        return self._quiet_bytes + sum(min(one.progress.acknowledged, one.tail.size) for one in self.active)
 
     def readable(self) -> list[Feed]:
         """Generations that may have something to read, by what is known."""
-        return [feed for feed in self._busy if feed.readable]
+        return [feed for feed in self.active if feed.readable]
 
     def _settle(self, now: float) -> None:
         """Forgets truncated generations whose records are all acknowledged; says how far behind everything is."""
@@ -304,7 +337,7 @@ class Sources:
             feed.tail.close()
             self.forgotten.append(feed.id)
         behind = {pattern.text: (0, now) for pattern in self._patterns}
-        for feed in self.feeds.values():
+        for feed in self.active:
             size, oldest = behind[feed.source]
             since = feed.lag.since(feed.progress.acknowledged)
             behind[feed.source] = (size + feed.behind, oldest if since is None else min(oldest, since))
@@ -313,8 +346,7 @@ class Sources:
             BEHIND_SECONDS.labels(source).set(now - oldest)
         self.behind_seconds = max((now - oldest for _, oldest in behind.values()), default=0.0)
 
-    def _look_at(self, feed: Feed, now: float) -> None:
-        change = feed.tail.look()
+    def _heed(self, feed: Feed, change: Change, now: float) -> None:
         if change is Change.TRUNCATED:
             self.truncated(feed, now)
         elif change is Change.GROWN:
@@ -347,7 +379,7 @@ class Sources:
         if feed.id and not feed.truncated:
             successor.after = feed
         self.feeds[where] = successor
-        self._busy.append(successor)
+        self.active.append(successor)
         self._identify(successor)
 
     def _count_truncated(self, feed: Feed) -> None:

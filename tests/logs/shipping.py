@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gzip
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -95,6 +96,12 @@ def copytruncate(path: Path, to: Path | None) -> None:
     if to is not None:
         to.write_bytes(path.read_bytes())
     os.truncate(path, 0)
+
+
+def compress(path: Path, to: Path) -> None:
+    """As gzip does it: the original goes."""
+    to.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
 
 
 def move(path: Path, to: Path) -> None:

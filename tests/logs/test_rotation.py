@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from dsobs.logs import metrics
+from dsobs.logs.checkpoint import read_checkpoints
 from dsobs.logs.pace import Pace
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import (
     QUICK,
     append,
+    compress,
     copytruncate,
     delete,
     inode,
@@ -93,6 +95,32 @@ async def test_rotations_while_dsobs_is_stopped_lose_no_generation(
     async with shipping(settings(server.url, log), tmp_path / "state"):
         await until(lambda: arrived(server) == named(1, 2, 3, 4))
     assert server.duplicates == 0
+
+
+async def test_what_was_rotated_and_compressed_while_dsobs_is_stopped_is_read_from_there(
+    server: ElasticsearchStandIn, log: Path, tmp_path: Path
+) -> None:
+    append(log, lines(1))
+    async with shipping(settings(server.url, log), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1))
+        append(log, lines(2))
+        await until(lambda: arrived(server) == named(1, 2))
+        await server.down()
+        append(log, lines(3))
+        size_ = size(log)
+        await until(lambda: shipper_saw(tmp_path / "state", size_))
+    compress(log, log.with_name("app.log.1.gz"))
+    append(log, lines(4))
+    await server.up()
+    async with shipping(settings(server.url, log), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1, 2, 3, 4))
+    assert server.duplicates == 0
+
+
+def shipper_saw(state: Path, size_: int) -> bool:
+    """It is on disk that the one file had this size."""
+    (kept,) = read_checkpoints(state / "logs.db")
+    return kept.size == size_
 
 
 async def test_files_that_were_rotated_before_the_first_start_are_left_alone(

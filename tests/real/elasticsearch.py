@@ -65,6 +65,8 @@ class Elasticsearch:
         its name, with the password NAME-secret."""
         self.version = version
         self.port = _free_port()
+        self.stream = "logs-test"
+        """A data stream that tests write to."""
         self.url = f"http://127.0.0.1:{self.port}"
         self._settings = dict(settings or {})
         self._roles = dict(roles or {})

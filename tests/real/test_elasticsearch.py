@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,17 @@ def started(request: pytest.FixtureRequest, loop_of_module: asyncio.AbstractEven
 
 @pytest.fixture
 async def server(started: Elasticsearch) -> AsyncIterator[Elasticsearch]:
-    """With the template and no data stream; a session of this test's own loop."""
+    """With the template, a data stream of this test's own, and a session of its own loop."""
     await started.close_session()
     await started.must("PUT", "/_index_template/logs", TEMPLATE)
+    started.stream = f"logs-{uuid.uuid4().hex[:12]}"
     yield started
-    await started.ask("DELETE", "/_data_stream/logs-test")
     await started.close_session()
 
 
 def as_writer(server: Elasticsearch, log: object, **more: Any) -> Any:
     user, password = more.pop("who", WRITER)
-    return settings(server.url, log, index="logs-test", user=user, password=password, **more)
+    return settings(server.url, log, index=server.stream, user=user, password=password, **more)
 
 
 def count(outcome: str) -> float:
@@ -77,16 +78,16 @@ async def test_records_arrive_in_a_data_stream_and_are_there_already_when_sent_a
     before = count("duplicate")
     await ship_once(wanted, tmp_path / "lost and made anew")
     assert count("duplicate") - before == 2000
-    documents = await server.documents("logs-test")
+    documents = await server.documents(server.stream)
     assert messages(documents) == named(*range(2000))
-    assert documents[0]["_index"].startswith(".ds-logs-test-")
+    assert documents[0]["_index"].startswith(f".ds-{server.stream}-")
 
 
 async def test_sigkill_in_the_middle_of_bulks_leaves_each_record_once(server: Elasticsearch, tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(*range(30_000)))
     words = (
         *(sys.executable, "-m", "dsobs.cli", "logs", "ship", "--from", f"plain:{tmp_path / 'app.log'}"),
-        *("--to", server.url, "--index", "logs-test", "--state", str(tmp_path / "state"), "--once"),
+        *("--to", server.url, "--index", server.stream, "--state", str(tmp_path / "state"), "--once"),
         *("--set", f"logs.elasticsearch.user={WRITER[0]}", "--set", "logs.elasticsearch.password=env:WRITER"),
         *("--set", "logs.elasticsearch.bulk_records=500"),
     )
@@ -100,14 +101,14 @@ async def test_sigkill_in_the_middle_of_bulks_leaves_each_record_once(server: El
         await process.wait()
     last = await asyncio.create_subprocess_exec(*words, env={**os.environ, "WRITER": WRITER[1]})
     assert await asyncio.wait_for(last.wait(), 60) == 0
-    assert messages(await server.documents("logs-test")) == named(*range(30_000))
+    assert messages(await server.documents(server.stream)) == named(*range(30_000))
 
 
 async def _how_many(server: Elasticsearch) -> int:
-    status, _ = await server.ask("POST", "/logs-test/_refresh")
+    status, _ = await server.ask("POST", f"/{server.stream}/_refresh")
     if status != 200:
         return 0
-    return int((await server.must("GET", "/logs-test/_count"))["count"])
+    return int((await server.must("GET", f"/{server.stream}/_count"))["count"])
 
 
 async def test_a_mapping_error_goes_to_the_dead_letters_and_the_others_arrive(
@@ -117,7 +118,7 @@ async def test_a_mapping_error_goes_to_the_dead_letters_and_the_others_arrive(
     bad = {**good[0], "message": "line 50", "number": "no number"}
     append(tmp_path / "app.log", b"".join(orjson.dumps(one) + b"\n" for one in [*good[:25], bad, *good[25:]]))
     await ship_once(as_writer(server, f"json:{tmp_path / 'app.log'}"), tmp_path / "state")
-    assert messages(await server.documents("logs-test")) == named(*range(50))
+    assert messages(await server.documents(server.stream)) == named(*range(50))
     (letter,) = (tmp_path / "state/dead-letters.ndjson").read_bytes().splitlines()
     said = orjson.loads(letter)
     assert (said["status"], said["type"]) == (400, "document_parsing_exception")
@@ -133,9 +134,9 @@ async def test_a_wrong_template_holds_shipping_until_it_is_mended(server: Elasti
         await until(lambda: shipper.delivery.trouble is not None, 30)
         assert (shipper.delivery.trouble or ("",))[0] == "refused_records"
         await server.must("PUT", "/_index_template/logs", TEMPLATE)
-        await server.must("POST", "/logs-test/_rollover")
+        await server.must("POST", f"/{server.stream}/_rollover")
         await until(lambda: shipper.delivery.trouble is None, 30)
-    assert messages(await server.documents("logs-test")) == named(*range(300))
+    assert messages(await server.documents(server.stream)) == named(*range(300))
     assert not (tmp_path / "state/dead-letters.ndjson").exists()
 
 
@@ -149,7 +150,7 @@ async def test_who_may_not_write_is_held_and_told(
     append(tmp_path / "app.log", lines(1, 2))
     key = tmp_path / "password"
     append(key, who[1])
-    wanted = settings(server.url, tmp_path / "app.log", index="logs-test", user=who[0], password=f"file:{key}")
+    wanted = settings(server.url, tmp_path / "app.log", index=server.stream, user=who[0], password=f"file:{key}")
     async with shipping(wanted, tmp_path / "state") as shipper:
         await until(lambda: shipper.delivery.trouble is not None, 30)
         assert shipper.delivery.trouble is not None
@@ -159,20 +160,20 @@ async def test_who_may_not_write_is_held_and_told(
             key.write_text(WRITER[1])
             await until(lambda: shipper.delivery.trouble is None, 30)
     if who[0] == "writer":
-        assert messages(await server.documents("logs-test")) == named(1, 2)
+        assert messages(await server.documents(server.stream)) == named(1, 2)
 
 
 async def test_a_blocked_index_is_held_and_goes_on_when_it_is_freed(server: Elasticsearch, tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(1))
     async with shipping(as_writer(server, tmp_path / "app.log"), tmp_path / "state") as shipper:
         await until(lambda: shipper.status().acknowledged_bytes > 0, 30)
-        await server.must("PUT", "/logs-test/_settings", {"index.blocks.write": True})
+        await server.must("PUT", f"/{server.stream}/_settings", {"index.blocks.write": True})
         append(tmp_path / "app.log", lines(2))
         await until(lambda: shipper.delivery.trouble is not None, 30)
         assert (shipper.delivery.trouble or ("",))[0] == "index"
-        await server.must("PUT", "/logs-test/_settings", {"index.blocks.write": False})
+        await server.must("PUT", f"/{server.stream}/_settings", {"index.blocks.write": False})
         await until(lambda: shipper.delivery.trouble is None, 30)
-    assert messages(await server.documents("logs-test")) == named(1, 2)
+    assert messages(await server.documents(server.stream)) == named(1, 2)
 
 
 async def test_a_closed_name_is_held_not_dropped(server: Elasticsearch, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ async def test_a_kill_of_the_server_in_the_middle_loses_and_doubles_nothing(
         await server.start()
         whole = size(tmp_path / "app.log")
         await until(lambda: shipper.status().acknowledged_bytes == whole, 90)
-    assert messages(await server.documents("logs-test")) == named(*range(40_000))
+    assert messages(await server.documents(server.stream)) == named(*range(40_000))
 
 
 async def test_a_rollover_between_two_attempts_doubles_at_most_what_was_in_flight(
@@ -203,14 +204,14 @@ async def test_a_rollover_between_two_attempts_doubles_at_most_what_was_in_fligh
 ) -> None:
     append(tmp_path / "app.log", lines(*range(1000)))
     await ship_once(as_writer(server, tmp_path / "app.log"), tmp_path / "state")
-    await server.must("POST", "/logs-test/_rollover")
+    await server.must("POST", f"/{server.stream}/_rollover")
     append(tmp_path / "app.log", lines(1000))
     # What is acknowledged is not sent again, so nothing doubles across a rollover that comes after.
     await ship_once(as_writer(server, tmp_path / "app.log"), tmp_path / "state")
-    assert messages(await server.documents("logs-test")) == named(*range(1001))
+    assert messages(await server.documents(server.stream)) == named(*range(1001))
     # A lost state directory is the worst case: the new backing index knows none of the ids.
     await ship_once(as_writer(server, tmp_path / "app.log"), tmp_path / "lost and made anew")
-    documents = await server.documents("logs-test")
+    documents = await server.documents(server.stream)
     assert len(documents) == 2001
     assert len({doc["_id"] for doc in documents}) == 1001
 
@@ -229,7 +230,7 @@ async def test_a_full_write_queue_refuses_records_and_each_arrives_once(tmp_path
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
-        documents = await server.documents("logs-test")
+        documents = await server.documents(server.stream)
         assert len(documents) == 40_000
         assert len({doc["message"] for doc in documents}) == 40_000
         # It did refuse: else nothing was shown.
@@ -254,6 +255,6 @@ async def test_413_is_split(tmp_path: Path) -> None:
         long = "line 500 " + "x" * 100_000
         append(tmp_path / "app.log", lines(*range(500)) + long + "\n" + lines(501))
         await ship_once(as_writer(server, tmp_path / "app.log"), tmp_path / "state")
-        assert messages(await server.documents("logs-test")) == named(*range(500), 501)
+        assert messages(await server.documents(server.stream)) == named(*range(500), 501)
         (letter,) = (tmp_path / "state/dead-letters.ndjson").read_bytes().splitlines()
         assert orjson.loads(letter)["status"] == 413
