@@ -12,8 +12,11 @@ DEMO_vllm := --command 'bash tests/real/vllm-cpu.sh serve {port}' --start-timeou
 
 .PHONY: demo test test-real check bench setup generate
 
+# ES=1: its logs also go to a real Elasticsearch, which is installed into the tool cache first.
+DEMO := $(if $(ES),python -m tests.real.demo,dsobs demo)
+
 demo: setup
-	@exec $(RUN) dsobs demo $(DEMO_$(ENGINE))
+	@exec $(RUN) $(DEMO) $(DEMO_$(ENGINE))
 
 test: setup
 	@$(RUN) pytest -n 6 --dist worksteal

@@ -22,6 +22,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from dsobs.demo_logs import DemoError, ElasticsearchHere, show_logs
 from dsobs.simulator.process import free_port
 from dsobs.supervisor.processes import descendants, process_table
 
@@ -54,10 +55,6 @@ _ACTIONS = {
     "engine-ready": "ready",
     "verified": "verified",
 }
-
-
-class DemoError(Exception):
-    """The story could not be told; the message says where it ended."""
 
 
 @dataclass
@@ -221,7 +218,15 @@ async def _ready(
     raise DemoError(f"{url} was not ready within {seconds:.0f} s")
 
 
-async def _story(command: str, start_seconds: float, folder: Path, timeline: Timeline, *, kept: bool) -> None:
+async def _story(
+    command: str,
+    start_seconds: float,
+    folder: Path,
+    timeline: Timeline,
+    elastic: ElasticsearchHere | None,
+    *,
+    kept: bool,
+) -> None:
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         port, api = free_port(), free_port()
@@ -257,6 +262,8 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
             "remediation.kill_switch_file": str(folder / "kill"),
             "api.listen": f"127.0.0.1:{api}",
             "log.format": "json",
+            "logs.files": str(folder / "engine.log"),
+            **(elastic.settings if elastic is not None else {}),
         }
         flags = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         dsobs = await stack.enter_async_context(
@@ -297,7 +304,8 @@ async def _story(command: str, start_seconds: float, folder: Path, timeline: Tim
         if any(_exists(core) for core in cores):
             raise DemoError("a process of the hung engine is still there")
         timeline.say("")
-        await _conclude(session, api, timeline)
+        incident = await _conclude(session, api, timeline)
+        await show_logs(session, folder / "state", incident, timeline.say, elastic)
 
 
 async def _status(session: aiohttp.ClientSession, api: int) -> dict[str, Any]:
@@ -322,7 +330,8 @@ async def _work(session: aiohttp.ClientSession, api: int, seconds: float) -> Non
     raise DemoError("no client is answered")
 
 
-async def _conclude(session: aiohttp.ClientSession, api: int, timeline: Timeline) -> None:
+async def _conclude(session: aiohttp.ClientSession, api: int, timeline: Timeline) -> str:
+    """The incident's id."""
     async with session.get(f"http://127.0.0.1:{api}/api/v1/incidents") as answer:
         incidents = (await answer.json())["data"]
     assert timeline.stopped_at is not None
@@ -330,15 +339,22 @@ async def _conclude(session: aiohttp.ClientSession, api: int, timeline: Timeline
     back = timeline.told["verified"] - timeline.stopped_at
     timeline.say(f"the hang was paged after {page:.1f} s and repaired after {back:.1f} s; /health said 200 all along")
     timeline.say(f"incident {incidents[0]['id']}: the clients are being answered again")
+    return str(incidents[0]["id"])
 
 
-async def demo(command: str, start_seconds: float, out: TextIO, keep: Path | None = None) -> int:
+async def demo(
+    command: str,
+    start_seconds: float,
+    out: TextIO,
+    keep: Path | None = None,
+    elastic: ElasticsearchHere | None = None,
+) -> int:
     """Tells the story; 0 only if the repair really happened."""
     timeline = Timeline(out, colour=out.isatty() and "NO_COLOR" not in os.environ)
     with contextlib.ExitStack() as stack:
         folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dsobs-demo-")))
         try:
-            await _story(command, start_seconds, folder, timeline, kept=keep is not None)
+            await _story(command, start_seconds, folder, timeline, elastic, kept=keep is not None)
         except DemoError as error:
             print(f"dsobs demo: {error}", file=sys.stderr)
             for name in ("engine.log", "dsobs.log"):
@@ -348,7 +364,13 @@ async def demo(command: str, start_seconds: float, out: TextIO, keep: Path | Non
     return 0
 
 
-def run(command: str, start_seconds: float, out: TextIO, keep: Path | None = None) -> int:
+def run(
+    command: str,
+    start_seconds: float,
+    out: TextIO,
+    keep: Path | None = None,
+    elastic: ElasticsearchHere | None = None,
+) -> int:
     """`demo` with SIGTERM and Ctrl-C turned into an orderly end (exit code 130)."""
 
     if keep is not None:
@@ -356,7 +378,7 @@ def run(command: str, start_seconds: float, out: TextIO, keep: Path | None = Non
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        task = asyncio.ensure_future(demo(command, start_seconds, out, keep))
+        task = asyncio.ensure_future(demo(command, start_seconds, out, keep, elastic))
         end: Callable[[], object] = task.cancel
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, end)

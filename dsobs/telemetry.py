@@ -57,6 +57,12 @@ NOTIFICATION_SECONDS = Histogram(
     registry=REGISTRY,
 )
 STEPS = Counter("dsobs_remediation_steps", "Remediation steps, by result.", ["action", "result"], registry=REGISTRY)
+INCIDENT_RECORDS_LOST = Counter(
+    "dsobs_incident_records_lost",
+    "Writes of alerts and actions to incidents.ndjson that failed, by reason; lines of the ledger are added later.",
+    ["reason"],
+    registry=REGISTRY,
+)
 LEDGER_WRITABLE = Gauge("dsobs_ledger_writable", "1 if the ledger can be written.", registry=REGISTRY)
 STORE_SERIES = Gauge("dsobs_store_series", "Series held in memory.", registry=REGISTRY)
 STORE_DROPPED = Counter("dsobs_store_dropped_samples", "Samples not kept, by reason.", ["reason"], registry=REGISTRY)

@@ -6,7 +6,17 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
-from dsobs.config.fields import Address, IndexName, LabelPair, LogPath, Model, Namespace, PositiveSeconds, Share
+from dsobs.config.fields import (
+    Address,
+    IndexName,
+    LabelPair,
+    LogPath,
+    Model,
+    Namespace,
+    PositiveSeconds,
+    Seconds,
+    Share,
+)
 from dsobs.config.log_expression import LogPattern
 from dsobs.config.log_transform import LogTransform
 from dsobs.config.secret import Secret
@@ -32,6 +42,16 @@ class LogFileSink(Model):
     """Size of all its files together; the oldest go first, and what went is counted."""
     files: int = Field(default=8, ge=2)
     """How many files that is; the current one is begun anew at an equal share of `max_bytes`."""
+
+
+class Edge(Model):
+    """A site whose link is often away: records go to the file first, and from there to Elasticsearch, in order."""
+
+    enabled: bool = False
+    """Records go to `logs.file`, within its `max_bytes`, and on to `logs.elasticsearch` under the same ids while that
+    can be reached. What `max_bytes` takes before it was sent is lost and counted."""
+    max_bytes_per_second: int = Field(default=0, ge=0)
+    """How fast they go on, so that the link is left to others after days away. 0: as fast as it takes them."""
 
 
 class Elasticsearch(Model):
@@ -71,6 +91,14 @@ class Elasticsearch(Model):
     """A request is sent once its first record has waited this long."""
     max_in_flight: int = Field(default=4, ge=1, le=32)
     """Most requests at a time; fewer while the server refuses or slows down. Memory is twice `bulk_bytes` for each."""
+    lifecycle: Literal["data-stream", "ilm", "none"] = "data-stream"
+    """How old records go, as `dsobs logs setup` installs it: the data stream lifecycle, index lifecycle management
+    (for clusters whose tiers it moves data through), or none."""
+    retention: Seconds = 30 * 86400.0
+    """Records are deleted some time after this age, by the lifecycle. 0: they are kept."""
+    failure_store: bool = False
+    """`dsobs logs setup` turns on the failure store of the data streams: records with a wrong mapping are kept there
+    by Elasticsearch (8.19, 9.1 or newer) and counted as quarantined; false: they go to dsobs's dead letters."""
     max_refused: Share = 0.05
     """When more than this share of the last thousand records is refused for good (a wrong template), shipping holds
     and says so; up to it, refused records go to the dead letters."""
@@ -112,6 +140,7 @@ class Logs(Model):
     transform: LogTransform = LogTransform()
     elasticsearch: Elasticsearch | None = None
     file: LogFileSink = LogFileSink()
+    edge: Edge = Edge()
 
     @property
     def index(self) -> str:

@@ -51,6 +51,11 @@ BEHIND_SECONDS = Gauge(
     ["source"],
     registry=REGISTRY,
 )
+FORWARD_WAITING = Gauge(
+    "dsobs_log_forward_waiting_bytes",
+    "Bytes of the file sink that are still to be forwarded to Elasticsearch.",
+    registry=REGISTRY,
+)
 FILES = Gauge("dsobs_log_files", "Files that are watched.", registry=REGISTRY)
 HELD = Gauge(
     "dsobs_log_held", "1 while shipping holds for somebody to mend something, by reason.", ["reason"], registry=REGISTRY

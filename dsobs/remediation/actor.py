@@ -31,8 +31,17 @@ RESTART_SLACK_SECONDS = 30.0
 class LedgerStore:
     """The ledger on disk and what planning sees of it."""
 
-    def __init__(self, db: StateDb | None, now: float, *, why_not: str = "no state directory") -> None:
+    def __init__(
+        self,
+        db: StateDb | None,
+        now: float,
+        *,
+        why_not: str = "no state directory",
+        committed: Callable[[Entry], None] = lambda _: None,
+    ) -> None:
+        """`committed` is told of each line once it is on disk."""
         self._db = db
+        self._committed = committed
         self._retry_at = float("-inf")
         self._read = False
         self.inherited = 0
@@ -82,6 +91,7 @@ class LedgerStore:
     def _add(self, entry: Entry, id_: int) -> Entry:
         written = replace(entry, id=id_)
         self.current = self.current.with_entry(written)
+        self._committed(written)
         return written
 
     async def retry(self, now: float) -> None:

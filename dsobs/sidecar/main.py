@@ -39,6 +39,7 @@ from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
 from dsobs.sidecar.folder_lock import folder_lock
+from dsobs.sidecar.journal import INCIDENTS_FILE, Journal
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.kill_file import KillFile
 from dsobs.sidecar.plain import plain
@@ -154,7 +155,11 @@ class Sidecar:
         self.pipeline = Pipeline(
             config, self.store, self.evaluator, probes=_probes(config), memory=memory, boot_id=_boot_id()
         )
-        self.ledger = LedgerStore(self.keeping.db, self.clock.now(), why_not=self.keeping.error)
+        self._journal = Journal(self.folder / INCIDENTS_FILE)
+        self.ledger = LedgerStore(
+            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._journal.entry
+        )
+        self._journal.begin(self.ledger.current.entries)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
         self.records = RecordsBehind(self.recorder)
         async with contextlib.AsyncExitStack() as stack:
@@ -298,6 +303,8 @@ class Sidecar:
         now = turn.view.at
         for transition in turn.transitions:
             _tell_transition(transition)
+            going_on = self.ledger.current.open_incident()
+            self._journal.transition(transition, going_on.id if going_on is not None else None)
         notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
         self._tell_standing(now)
         # A card that broke is on disk at once, whatever becomes of dsobs.
@@ -542,6 +549,7 @@ class Sidecar:
         await self.watch.close()
         self.records.close()
         self.keeping.close()
+        await asyncio.to_thread(self._journal.close)
         log.info("stopped")
 
 

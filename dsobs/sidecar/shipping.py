@@ -6,6 +6,7 @@ again with back-off when it ends by itself. What it says of itself is shown as d
 
 import asyncio
 import contextlib
+import glob
 import logging
 import sys
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from dsobs.config import Config, Secret
 from dsobs.model.samples import Sample, labels
+from dsobs.sidecar.journal import INCIDENTS_FILE
 from dsobs.telemetry import LOG_SHIPPER_RESTARTS, LOG_SHIPPER_UP, REGISTRY
 
 log = logging.getLogger(__name__)
@@ -163,8 +165,10 @@ class Shipping(Collector):
 
 def _settings(config: Config, directory: Path, name: str) -> bytes:
     """The child's first line. Secrets are in it as they were written: it goes through a pipe."""
+    # dsobs's own alerts, actions and incidents go with the logs.
+    incidents = f"incident:{glob.escape(str(directory.parent / INCIDENTS_FILE))}"
     settings = {
-        "logs": config.logs.model_dump(),
+        "logs": {**config.logs.model_dump(), "files": [*config.logs.files, incidents]},
         "directory": directory,
         "service": name,
         "log": config.log.model_dump(),

@@ -11,6 +11,7 @@ PARTS = (
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
     ("log_formats", "parsing, changing and redacting log records", "half a minute"),
+    ("logs", "log shippers, with rivals", "ten minutes, more the first time"),
     ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
     ("nvml", "NVML, where there is a driver", "a minute"),
 )

@@ -174,6 +174,7 @@ def test_every_setting_is_documented_in_the_schema() -> None:
         "file",
         "transform",
         "redact",
+        "edge",
     }
     assert set(undocumented) <= sections | nested
 

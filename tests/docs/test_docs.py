@@ -26,6 +26,7 @@ from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
 from dsobs.logs import metrics
+from dsobs.logs.indices.roles import READER, SETUP, WRITER
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -292,6 +293,7 @@ def test_settings_and_metrics_that_are_named_are_there(page: Path) -> None:
     families = [*REGISTRY.collect(), *metrics.REGISTRY.collect()]
     own = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
     own |= {f"{family.name}_total" for family in families if family.type == "counter"}
+    own |= {WRITER, READER, SETUP}
     for name in re.findall(r"\b(dsobs_[a-z0-9_]+)\b", text):
         base = re.sub(r"_(bucket|sum|count)$", "", name)
         assert name in SIGNALS or base in SIGNALS or name in own, name

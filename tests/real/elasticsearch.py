@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
+import yaml
 
 SCRIPT = Path(__file__).with_name("elasticsearch.sh")
 INSTALL_SECONDS = 600.0
@@ -53,14 +54,22 @@ def _said(*words: str, version: str) -> str:
 class Elasticsearch:
     """A server on a port of its own, as an asynchronous context; ElasticsearchUnavailable if it does not come up."""
 
-    def __init__(self, version: str = "9.2.0", settings: Mapping[str, str] | None = None) -> None:
-        """`settings`: further lines of elasticsearch.yml."""
+    def __init__(
+        self,
+        version: str = "9.2.0",
+        settings: Mapping[str, str] | None = None,
+        *,
+        roles: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`settings`: further lines of elasticsearch.yml. `roles`: name → definition of more roles; each has a user of
+        its name, with the password NAME-secret."""
         self.version = version
         self.port = _free_port()
         self.stream = "logs-test"
         """A data stream that tests write to."""
         self.url = f"http://127.0.0.1:{self.port}"
         self._settings = dict(settings or {})
+        self._roles = dict(roles or {})
         self._folder = Path(tempfile.mkdtemp(prefix="elasticsearch-"))
         self._home = self._folder / "home"
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,8 +107,9 @@ class Elasticsearch:
             **self._settings,
         }
         (config / "elasticsearch.yml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
-        (config / "roles.yml").write_text(_ROLES)
-        for (user, password), role in ((ADMIN, "superuser"), (WRITER, "writer"), (STRANGER, "stranger")):
+        (config / "roles.yml").write_text(_ROLES + yaml.safe_dump(self._roles) * bool(self._roles))
+        more = [((name, f"{name}-secret"), name) for name in self._roles]
+        for (user, password), role in ((ADMIN, "superuser"), (WRITER, "writer"), (STRANGER, "stranger"), *more):
             subprocess.run(
                 [str(self._home / "bin/elasticsearch-users"), "useradd", user, "-p", password, "-r", role],
                 check=True,

@@ -20,6 +20,7 @@ from dsobs.cli.output import print_error
 from dsobs.cli.own_log import configure_logging
 from dsobs.config.logs import Logs
 from dsobs.config.models import Log
+from dsobs.logs.edge import EdgeShipper, open_shipper
 from dsobs.logs.metrics import REGISTRY
 from dsobs.logs.ship import LockedError, Shipper, Status
 from dsobs.state import StateError
@@ -30,7 +31,7 @@ NICE = 5
 
 async def ship(settings: dict[str, Any]) -> None:
     """Until stdin ends."""
-    shipper = Shipper(
+    shipper = open_shipper(
         Logs.model_validate(settings["logs"]),
         Path(settings["directory"]),
         service=settings["service"],
@@ -40,7 +41,7 @@ async def ship(settings: dict[str, Any]) -> None:
     await shipper.run()
 
 
-def _stop_at_end(shipper: Shipper) -> None:
+def _stop_at_end(shipper: Shipper | EdgeShipper) -> None:
     if not os.read(sys.stdin.fileno(), 4096):
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         shipper.stop()

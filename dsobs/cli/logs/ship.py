@@ -18,8 +18,11 @@ from dsobs.cli.output import print_error
 if TYPE_CHECKING:
     from dsobs.config import Config
     from dsobs.config.logs import Logs
+    from dsobs.logs.forward import Forwarder
     from dsobs.logs.ship import Shipper, Status
 
+RECORDS = "records:"
+"""What stands before a file of the file sink."""
 UNREACHABLE_SECONDS = 15.0
 """With --once: a sink that has taken nothing for so long from the start is not there."""
 
@@ -37,7 +40,9 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         dest="patterns",
         metavar="GLOB",
         action="append",
-        help="files to ship (logs.files), as '/var/log/vllm/*.log' or FORMAT:GLOB; may be repeated",
+        help="files to ship (logs.files), as '/var/log/vllm/*.log' or FORMAT:GLOB; may be "
+        "repeated. records:FILE is a file that dsobs wrote (logs.file.path), whose records keep their ids and "
+        "indices",
     )
     parser.add_argument("--to", metavar="URL|FILE", help="an Elasticsearch (logs.elasticsearch.urls) or a file")
     parser.add_argument("--index", metavar="NAME", help="index or data stream (logs.elasticsearch.index)")
@@ -46,6 +51,13 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="DIR",
         type=Path,
         help="where it keeps how far it came; the same files need the same one (~/.local/state/dsobs/logs)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=int,
+        metavar="BYTES",
+        default=0,
+        help="with --from records:FILE, at most so many bytes a second (default: no limit)",
     )
     parser.add_argument("--once", action="store_true", help="end when all that is there is acknowledged")
     add_config_options(parser, shorthands=False)
@@ -93,7 +105,7 @@ def _wanted(args: argparse.Namespace) -> "tuple[Config, Logs]":
 
 async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> int:
     from dsobs.cli.own_log import configure_logging
-    from dsobs.logs.ship import LockedError, Shipper
+    from dsobs.logs.ship import LockedError
     from dsobs.state import StateError
 
     bar = _Bar()
@@ -105,7 +117,7 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> i
         if watch.ends(status):
             shipper.stop(drain=False)
 
-    shipper = Shipper(wanted, directory, service=config.target.name, once=args.once, on_tick=tick)
+    shipper = _shipper(args, config, wanted, directory, tick)
     with bar:
         configure_logging(config.log.model_copy(update={"format": "text", "level": "warning"}), stream=bar.stream)
         if args.once:
@@ -125,7 +137,30 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> i
     return _conclude(shipper, watch, once=args.once)
 
 
-def _conclude(shipper: "Shipper", watch: "_Watch", *, once: bool) -> int:
+def _shipper(
+    args: argparse.Namespace, config: "Config", wanted: "Logs", directory: Path, tick: "Callable[[Status], None]"
+) -> "Shipper | Forwarder":
+    """Of log files, or of what a file sink wrote."""
+    from dsobs.logs.forward import Forwarder
+    from dsobs.logs.ship import Shipper
+    from dsobs.logs.sinks import SinkSettings
+
+    kept = [Path(name.removeprefix(RECORDS)) for name in wanted.files if name.startswith(RECORDS)]
+    if not kept:
+        if args.rate:
+            raise CommandError(f"--rate is for --from {RECORDS}FILE; leave it out", ExitCode.USAGE)
+        return Shipper(wanted, directory, service=config.target.name, once=args.once, on_tick=tick)
+    if len(wanted.files) > 1 or wanted.elasticsearch is None:
+        raise CommandError(
+            f"{RECORDS}FILE goes alone, to an Elasticsearch; give one --from and --to URL", ExitCode.USAGE
+        )
+    if not kept[0].exists():
+        raise CommandError(f"{kept[0]} is not there; look at --from", ExitCode.FAILED)
+    settings = SinkSettings(wanted, directory / "forward")
+    return Forwarder(settings, kept[0], most_bytes_per_second=args.rate, once=args.once, on_tick=tick)
+
+
+def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", *, once: bool) -> int:
     """Says what came of it, on stderr; the exit status."""
     from dsobs.logs.metrics import REGISTRY
 

@@ -28,6 +28,8 @@ class FileSink:
         self.path = wanted.path or settings.directory / "records.ndjson"
         self._most = wanted.max_bytes // wanted.files
         self._files = wanted.files
+        self._counted_elsewhere = settings.logs.edge.enabled
+        """Who forwards the files knows what was sent of them."""
         self._fd = -1
         self._lock = asyncio.Lock()
 
@@ -77,7 +79,8 @@ class FileSink:
     def _rotate(self) -> None:
         oldest = self._numbered(self._files - 1)
         if oldest.exists():
-            LOST.labels("file_sink_full").inc(oldest.stat().st_size)
+            if not self._counted_elsewhere:
+                LOST.labels("file_sink_full").inc(oldest.stat().st_size)
             oldest.unlink()
         for number in range(self._files - 2, 0, -1):
             if self._numbered(number).exists():
