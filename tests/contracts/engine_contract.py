@@ -423,23 +423,26 @@ class EngineContract:
             async with session.get("/is_paused") as answer:
                 assert await answer.json() == {"is_paused": False}
             before = await scrape(session)
-            task = asyncio.create_task(complete(session, self.body(server, 60)))
+            # Long enough that a fast machine has not finished it before the pause.
+            task = asyncio.create_task(complete(session, self.body(server, 900)))
             await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
-            async with session.post("/pause?mode=keep") as answer:
-                assert (answer.status, await answer.json()) == (200, {"status": "paused"})
-            async with session.get("/is_paused") as answer:
-                assert await answer.json() == {"is_paused": True}
-            # What was in the pipe may still arrive.
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(task), 0.3)
-            paused = await scrape(session)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(task), 0.5)
-            assert progress(await scrape(session)) == progress(paused)
-            assert paused("num_requests_running") == 1
-            assert paused("engine_sleep_state", sleep_state="awake") == 1
-            async with session.post("/resume") as answer:
-                assert (answer.status, await answer.json()) == (200, {"status": "resumed"})
+            try:
+                async with session.post("/pause?mode=keep") as answer:
+                    assert (answer.status, await answer.json()) == (200, {"status": "paused"})
+                async with session.get("/is_paused") as answer:
+                    assert await answer.json() == {"is_paused": True}
+                # What was in the pipe may still arrive.
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(task), 0.3)
+                paused = await scrape(session)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(task), 0.5)
+                assert progress(await scrape(session)) == progress(paused)
+                assert paused("num_requests_running") == 1
+                assert paused("engine_sleep_state", sleep_state="awake") == 1
+            finally:
+                async with session.post("/resume") as answer:
+                    assert (answer.status, await answer.json()) == (200, {"status": "resumed"})
             await task
 
     async def test_a_stopped_core_does_not_say_whether_it_is_paused(self, server: ServedModel) -> None:

@@ -85,7 +85,7 @@ async def test_crashed_engine_in_a_container_is_paged_within_5_s_and_brought_bac
         assert page is not None
         assert page.at - killed <= 5.0
         await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 60, "verified")
-        assert here.paged("EngineDown", "resolve") is not None
+        await here.until(lambda: here.paged("EngineDown", "resolve"), 30, "resolve")
 
 
 @pytest.mark.parametrize("words", [("restart", "--time", "2"), ("kill", "-s", "TERM"), ("stop", "--time", "2")])
