@@ -292,7 +292,7 @@ class Pipeline:
         """The observation as it is taken."""
         now, scrape = obs.at, obs.scrape
         self.gpus = obs.gpus
-        self.tracker.witness = self._witness.observe(now, obs.runtime, obs.gpus)
+        self.tracker.witness = self._witness.observe(now, obs.runtime, obs.gpus, self.cards.others)
         if obs.paused is not None:
             self.tracker.pause_told(obs.paused)
         for probe in obs.probes:

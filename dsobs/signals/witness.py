@@ -15,6 +15,7 @@ Seen on an H200 at vLLM 0.32: with the engine core stopped and 16 requests outst
 """
 
 from collections import deque
+from collections.abc import Collection
 
 from dsobs.model.observation import Gpu, RuntimeView, Unknown
 from dsobs.model.view import Witness
@@ -43,15 +44,22 @@ class StandstillWitness:
         self._idle_watts: dict[str, float] = {}
         self._last: tuple[object, object] = (None, None)
 
-    def observe(self, now: float, runtime: RuntimeView | Unknown, gpus: tuple[Gpu, ...] | Unknown) -> Witness:
-        """Takes one reading of each source that is there, and says what they show together.
+    def observe(
+        self,
+        now: float,
+        runtime: RuntimeView | Unknown,
+        gpus: tuple[Gpu, ...] | Unknown,
+        others: Collection[str] = frozenset(),
+    ) -> Witness:
+        """Takes one reading of each source that is there, and says what they show together. `others`: cards (UUID, or
+        index without one) that are known to be another's, whose work says nothing of this engine.
 
         The very object of the last call is a reading that has not come yet, not another one that is the same.
         """
         if runtime is not self._last[0]:
             self._take_cpu(now, runtime)
         if gpus is not self._last[1]:
-            self._take_gpus(now, gpus)
+            self._take_gpus(now, gpus, others)
         self._last = (runtime, gpus)
         self.verdict = self._together(now)
         if self.verdict is not Witness.STILL:
@@ -76,8 +84,10 @@ class StandstillWitness:
         if not self._cpu or now > self._cpu[-1][0]:
             self._cpu.append((now, runtime.cpu_seconds))
 
-    def _take_gpus(self, now: float, gpus: tuple[Gpu, ...] | Unknown) -> None:
-        read = [] if isinstance(gpus, Unknown) else [gpu for gpu in gpus if gpu.utilization_ratio is not None]
+    def _take_gpus(self, now: float, gpus: tuple[Gpu, ...] | Unknown, others: Collection[str]) -> None:
+        seen = () if isinstance(gpus, Unknown) else gpus
+        own = (gpu for gpu in seen if (gpu.uuid or str(gpu.index)) not in others)
+        read = [gpu for gpu in own if gpu.utilization_ratio is not None]
         if not read:
             self._gpu.clear()
             return

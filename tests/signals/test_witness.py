@@ -53,6 +53,14 @@ def test_two_sources_together(cores: float | None, used: float | None, verdict: 
     assert watched(cores, used).verdict is verdict
 
 
+def test_the_work_of_anothers_card_says_nothing_of_this_engine() -> None:
+    witness = StandstillWitness()
+    for at in range(8):
+        gpus = (Gpu(0, "a", utilization_ratio=0.0), Gpu(1, "b", utilization_ratio=1.0, power_watts=600.0))
+        witness.observe(at, cpu(100.0), gpus, others={"b"})
+    assert witness.verdict is STILL
+
+
 @pytest.mark.parametrize(("watts", "verdict"), [(480.0, WORKING), (252.0, WORKING), (251.0, UNKNOWN), (None, WORKING)])
 def test_a_card_in_full_use_near_its_idle_power_only_spins(watts: float | None, verdict: Witness) -> None:
     witness = StandstillWitness()
