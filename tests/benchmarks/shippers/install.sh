@@ -11,7 +11,8 @@ COLLECTOR=0.160.0
 HERE=$(cd "$(dirname "$0")" && pwd)
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
 # A module that is not on the proxy is an error at once, not a slow clone.
-export GOPROXY=${DSOBS_GOPROXY:-https://proxy.golang.org} GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
+GOPROXY=$(go env GOPROXY | sed 's/,direct$//')
+export GOPROXY GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
 
 collector() {
   local root=$CACHE/otelcol-$COLLECTOR
