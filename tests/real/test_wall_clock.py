@@ -116,7 +116,7 @@ async def test_wall_clock_set_back_and_forward_by_an_hour_changes_nothing_and_ha
             assert passed < 20
             assert abs((await here.status())["view"]["at"] - at - passed) < 2
             told = await alerts(here)
-            assert {name for name, state in told if state == "firing"} == {"AlwaysThere"}
+            assert {name for name, state in told if state == "firing"} == {"AlwaysThere", "Watchdog"}
             assert ("NotYetThere", "pending") in told
             assert len(here.critical()) == hangs
             await hang_and_repair(here, hangs + 1)
