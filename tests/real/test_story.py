@@ -1,6 +1,8 @@
 """The main job against real vLLM: a hang and a crash are seen, paged and repaired."""
 
+import asyncio
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -18,6 +20,21 @@ async def start_vllm(here: Scene, *flags: str) -> None:
     await here.start_engine("bash", SCRIPT, "serve", "{port}", *flags, ready=START_SECONDS)
 
 
+async def stop_at_work(here: Scene) -> float:
+    """Stops the core; not in the moment between two rounds of requests, where its page says that it is idle."""
+    for _ in range(20):
+        stopped = here.stop_core()
+        await asyncio.sleep(0.3)  # What the core had sent is on the page by now.
+        async with here.session.get(f"{here.url}/metrics") as answer:
+            page = await answer.text()
+        running = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", page, re.MULTILINE)
+        if sum(map(float, running)) > 0:
+            return stopped
+        for core in here.cores():
+            os.kill(core, signal.SIGCONT)
+    raise AssertionError("the core was idle whenever it was stopped")
+
+
 async def test_real_vllm_hang_is_paged_within_10_s_restarted_and_verified_then_a_crash_is_paged_within_5_s(
     tmp_path: Path,
 ) -> None:
@@ -27,7 +44,7 @@ async def test_real_vllm_hang_is_paged_within_10_s_restarted_and_verified_then_a
         await here.start_dsobs()
         await here.until_working(60)
         old = here.cores()
-        stopped = here.stop_core()
+        stopped = await stop_at_work(here)
         await here.until(lambda: here.paged("EngineHung"), 20, "page")
         page = here.paged("EngineHung")
         assert page is not None
