@@ -19,6 +19,7 @@ from collections.abc import Collection
 
 from dsobs.model.observation import Gpu, RuntimeView, Unknown
 from dsobs.model.view import Witness
+from dsobs.signals.gpu_cards import card_of
 
 WINDOW_SECONDS = 5.0
 STILL_CORES = 0.10
@@ -86,14 +87,14 @@ class StandstillWitness:
 
     def _take_gpus(self, now: float, gpus: tuple[Gpu, ...] | Unknown, others: Collection[str]) -> None:
         seen = () if isinstance(gpus, Unknown) else gpus
-        own = (gpu for gpu in seen if (gpu.uuid or str(gpu.index)) not in others)
+        own = (gpu for gpu in seen if card_of(gpu) not in others)
         read = [gpu for gpu in own if gpu.utilization_ratio is not None]
         if not read:
             self._gpu.clear()
             return
         for gpu in read:
             if gpu.utilization_ratio == 0.0 and gpu.power_watts is not None:
-                key = gpu.uuid or str(gpu.index)
+                key = card_of(gpu)
                 self._idle_watts[key] = min(gpu.power_watts, self._idle_watts.get(key, gpu.power_watts))
         if any(self._at_work(gpu) for gpu in read):
             self._gpu.append((now, True))
@@ -103,7 +104,7 @@ class StandstillWitness:
     def _at_work(self, gpu: Gpu) -> bool:
         if gpu.utilization_ratio is None or gpu.utilization_ratio < WORKING_UTILIZATION:
             return False
-        idle = self._idle_watts.get(gpu.uuid or str(gpu.index))
+        idle = self._idle_watts.get(card_of(gpu))
         return idle is None or gpu.power_watts is None or gpu.power_watts >= WORKING_POWER * idle
 
     def _cpu_works(self, now: float) -> bool | None:
