@@ -40,7 +40,7 @@ class Feed:
         self.id = 0
         """Of its checkpoint; 0 until it is identified."""
         self.goal: int | None = None
-        """Offset to which it is read; None: as far as it goes."""
+        """Offset to which it is read at least; then it is ending. None: as far as it goes."""
         self.after: Feed | None = None
         """The generation that is finished first."""
         self.gone_at: float | None = None
@@ -67,9 +67,12 @@ class Feed:
         """There may be something to read, and it is its turn."""
         if self.id == 0 or self.ending or self.drained:
             return False
-        if self.goal is not None and self.tail.position >= self.goal:
-            return False
         return self.after is None or self.after.finished
+
+    @property
+    def at_goal(self) -> bool:
+        """All is read that was there at the start."""
+        return self.goal is not None and self.tail.position >= self.goal
 
     @property
     def finished(self) -> bool:

@@ -245,10 +245,13 @@ class Shipper:
                 continue
             if feed.holds and now - feed.moved_at >= self._pace.flush:
                 self._add(feed, feed.flush(), feed.tail.position)
-            if feed.gone_for_good(now, self._pace) and not feed.progress.outstanding:
-                rest = self._rest(feed, gone=True)
-                if not rest:
-                    self.sources.close(feed)
+            over = feed.gone_for_good(now, self._pace) and not feed.progress.outstanding
+            # Its writer may have come back since the last look.
+            if over and self.sources.is_read(feed, now) and not self._rest(feed, gone=True):
+                self.sources.close(feed)
+        for feed in self.sources.leaving:
+            if feed.holds:
+                self._add(feed, feed.flush(), feed.tail.position)
 
     def _rest(self, feed: Feed, *, gone: bool) -> bool:
         """Adds the last line without its end; whether there was one."""
@@ -260,7 +263,7 @@ class Shipper:
         for piece in pieces:
             self._add_lines(feed, piece)
         if feed.holds:
-            self._add(feed, feed.flush(), feed.tail.position if gone else feed.progress.acknowledged)
+            self._add(feed, feed.flush(), feed.tail.position)
         return bool(pieces)
 
     async def _keep(self) -> None:
@@ -330,15 +333,19 @@ class Shipper:
             self._add_lines(feed, piece)
         if feed.tail.position == before:
             feed.drained = True
-            if self._once:
-                self._end_of(feed)
+        if self._once and (feed.drained or feed.at_goal):
+            self._end_of(feed)
 
     def _end_of(self, feed: Feed) -> None:
-        """With `once`: all that is there, and so also what has no end."""
-        if self._rest(feed, gone=False):
-            self.unfinished[str(feed.path)] = feed.tail.behind
-        elif feed.holds:
+        """With `once`: all that was there at the start, and so also what has no end."""
+        if not feed.at_goal:
+            if not self.sources.is_read(feed, time.monotonic()):
+                return
+            if self._rest(feed, gone=False):
+                self.unfinished[str(feed.path)] = feed.tail.behind
+        if feed.holds:
             self._add(feed, feed.flush(), feed.tail.position)
+        feed.ending = True
 
     def _add_lines(self, feed: Feed, lines: Lines) -> None:
         records = feed.parse(lines)
@@ -350,12 +357,15 @@ class Shipper:
         if not records:
             feed.progress.done(feed.progress.begin(end))
             return
+        several = False
         while records:
             batch = self._batch(feed)
             some = records[: self._bulk_records - batch.count]
             records = records[len(some) :]
-            # The position moves up to what is still to come.
-            done = min(end, *(start for start, _, _ in records)) if records else end
+            # Up to what is still to come; but nobody knows where a record of several lines ends, whose lines may stand
+            # between others, and reading must not begin inside it.
+            several = several or (bool(records) and any(b"\n" in raw for _, raw, _ in some))
+            done = end if not records else 0 if several else min(end, *(start for start, _, _ in records))
             batch.add(feed.encode(some), len(some), feed.progress, done)
             if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
                 self._full.append(self._batches.pop(batch.index))

@@ -99,7 +99,7 @@ class Sources:
         self.feeds: dict[FileId, Feed] = {}
         """Open generations, by the file that they are in."""
         self.leaving: list[Feed] = []
-        """Generations whose file is another's now, with records under way."""
+        """Generations of which nothing can be read any more, with records that are held or under way."""
         self.behind_seconds = 0.0
         """Age of the oldest line that is not acknowledged."""
         self.unreadable: dict[str, str] = {}
@@ -330,9 +330,14 @@ class Sources:
         """Generations that may have something to read, by what is known."""
         return [feed for feed in self.active if feed.readable]
 
+    def is_read(self, feed: Feed, now: float) -> bool:
+        """Looks at a generation that was read to its end, out of its turn: whether that is still its end."""
+        self._heed(feed, feed.tail.look(), now)
+        return feed.drained and not feed.truncated
+
     def _settle(self, now: float) -> None:
-        """Forgets truncated generations whose records are all acknowledged; says how far behind everything is."""
-        for feed in [one for one in self.leaving if not one.progress.outstanding]:
+        """Forgets generations that were left once their records are all acknowledged; says how far behind all is."""
+        for feed in [one for one in self.leaving if not one.progress.outstanding and not one.holds]:
             self.leaving.remove(feed)
             feed.tail.close()
             self.forgotten.append(feed.id)
@@ -409,13 +414,15 @@ class Sources:
             self.close(feed)
 
     def close(self, feed: Feed) -> None:
-        """Reads no more of it; what is under way is still acknowledged."""
+        """Reads no more of it; what its parser holds is still sent, what is under way still acknowledged."""
         feed.ending = True
         where = (feed.tail.device, feed.tail.inode)
         if self.feeds.get(where) is feed:
             del self.feeds[where]
         feed.tail.close()
-        if feed.id:
+        if feed.holds:
+            self.leaving.append(feed)
+        elif feed.id:
             self.forgotten.append(feed.id)
 
     def close_all(self) -> None:
