@@ -25,6 +25,7 @@ from dsobs.logs.batch import Batch
 from dsobs.logs.checkpoint import Checkpoints
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
+from dsobs.logs.failures import Seldom, encoded, letter, transformed
 from dsobs.logs.feed import Feed
 from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
@@ -98,6 +99,7 @@ class Shipper:
         """By index, what is being filled."""
         self._full: deque[Batch] = deque()
         """What waits for room; while something does, nothing is read."""
+        self._tell_failure = Seldom()
         self._kept_error = ""
         self._pump_idle = False
         self._failure: BaseException | None = None
@@ -352,27 +354,37 @@ class Shipper:
         self._add(feed, records, feed.done_to(lines.end))
 
     def _add(self, feed: Feed, records: list[Record], end: int) -> None:
-        for transform in self._transforms:
-            records = transform.apply(records)
-        if not records:
+        """To be sent; with them everything before offset `end` is done with."""
+        records, failed = transformed(self._transforms, records, self._tell_failure)
+        if not records and not failed:
             feed.progress.done(feed.progress.begin(end))
-            return
         several = False
         while records:
             batch = self._batch(feed)
             some = records[: self._bulk_records - batch.count]
             records = records[len(some) :]
+            body, count, bad = encoded(feed.encode, some, self._tell_failure)
+            failed += bad
             # Up to what is still to come; but nobody knows where a record of several lines ends, whose lines may stand
             # between others, and reading must not begin inside it.
-            several = several or (bool(records) and any(b"\n" in raw for _, raw, _ in some))
+            several = several or any(b"\n" in raw for _, raw, _ in some)
             done = end if not records else 0 if several else min(end, *(start for start, _, _ in records))
-            batch.add(feed.encode(some), len(some), feed.progress, done)
+            batch.add(body, count, feed.progress, 0 if failed else done)
             if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
                 self._full.append(self._batches.pop(batch.index))
+        if failed:
+            letters = Batch(self._index(feed), time.monotonic(), refusals=[why for _, why in failed])
+            body = b"".join(letter(feed.encode, record, time.time()) for record, _ in failed)
+            letters.add(body, len(failed), feed.progress, end)
+            self._full.append(letters)
+            self._work.set()
+
+    def _index(self, feed: Feed) -> str:
+        return self.settings.index or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
 
     def _batch(self, feed: Feed) -> Batch:
         """The one that records of `feed` are added to."""
-        index = self.settings.index or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
+        index = self._index(feed)
         batch = self._batches.get(index)
         if batch is None:
             batch = self._batches[index] = Batch(index, time.monotonic())

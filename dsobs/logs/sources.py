@@ -217,19 +217,15 @@ class Sources:
         own = [one for one in self._kept.values() if one.fingerprint == tail.fingerprint and is_of(tail, one)]
         # Several may fit by their first lines: the one in the same place, then the one that was read the farthest.
         own.sort(key=lambda one: ((one.device, one.inode) == (tail.device, tail.inode), one.acknowledged))
-        if own:
-            self._resume(feed, own[-1])
+        kept = own[-1] if own else None
+        if kept is not None:
+            feed.resume(kept)
+            del self._kept[kept.id]
         else:
             feed.id = self._new_id()
             if self._from_end:
                 self._start_at_end(feed)
-        feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone)
-
-    def _resume(self, feed: Feed, kept: Checkpoint) -> None:
-        feed.id = kept.id
-        feed.progress.acknowledged = kept.acknowledged
-        feed.tail.start_at(kept.acknowledged)
-        del self._kept[kept.id]
+        feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone, kept=kept)
 
     def _start_at_end(self, feed: Feed) -> None:
         """Behind the last line feed that is there."""

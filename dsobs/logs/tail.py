@@ -164,7 +164,8 @@ class Tail:
     def again(self, start: int, end: int, now: float) -> list[Lines]:
         """The whole lines between two offsets that were read before; the position stays. OSError."""
         data = os.pread(self.fd, end - start, start)
-        return self._pieces(data, 0, len(data), start, now) if data.endswith(b"\n") else []
+        whole = data.rfind(b"\n") + 1
+        return self._pieces(data, 0, whole, start, now) if whole else []
 
     def rest(self, now: float, *, gone: bool) -> list[Lines]:
         """A last line without its line feed, once nothing more will come, and the file is read to its end.

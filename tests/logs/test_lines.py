@@ -140,6 +140,7 @@ class Broken:
         return self
 
     dataset = "broken"
+    decided = ""
     fields: Mapping[str, Any] = {}
     held_from = None
 

@@ -6,6 +6,7 @@ the file's name may say whose it is; its lines are read for what they are all th
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -76,8 +77,14 @@ class InsideBody:
         self._as_fields = as_fields
         self._undecided: list[tuple[Piece, float, str]] = []
         self._body: Body | None = None
+        self.decided = file.decided
+        """`INSIDE/DATASET`."""
+        if self.decided:
+            self._body = self._made(*self.decided.split("/", 1))
+            return
+        head = head[:MOST_UNDECIDED]
         inside = inside_of(head)
-        if inside and (inside != _MAYBE_UVICORN or len(head) >= MOST_UNDECIDED):
+        if (inside and inside != _MAYBE_UVICORN) or len(head) == MOST_UNDECIDED:
             self._body = self._made(inside)
 
     @property
@@ -116,13 +123,16 @@ class InsideBody:
             out += body.take((piece,), read_at, fault)
         return out
 
-    def _made(self, inside: str) -> Body:
-        if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
+    def _made(self, inside: str, dataset: str = "") -> Body:
+        if not dataset:
             guess = "vllm" if "vllm" in str(self._file.path).lower() else inside.removeprefix("maybe-") or "plain"
-            dataset = _OBJECTS.get(inside, guess)
-            objects = JsonBody(dataset, self._file, self._common, as_fields=self._as_fields)
-            return MixedBody(objects, text_body(dataset, self._file, self._held))
-        return text_body(inside, self._file, self._held)
+            unclear = inside in ("", _MAYBE_UVICORN)
+            dataset = guess if unclear else _OBJECTS.get(inside, inside)
+        self.decided = f"{inside}/{dataset}"
+        text = text_body(dataset, self._file, self._held)
+        if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
+            return MixedBody(JsonBody(dataset, self._file, self._common, as_fields=self._as_fields), text)
+        return text
 
 
 class AutoParser:
@@ -133,9 +143,14 @@ class AutoParser:
         self._common = common
         self._as_fields = as_fields
         self._head = file.head.split(b"\n")[:-1]
+        self._outside = self._inside = ""
         self._parser: BodyParser | ContainerParser | JsonParser | None = None
         first = next((line for line in self._head if line.strip()), None)
-        if first is not None:
+        if file.decided:
+            self._outside, _, self._inside = file.decided.partition(":")
+            self._file = replace(file, decided=self._inside)
+            self._parser = self._opened()
+        elif first is not None:
             self._parser = self._made(first)
 
     @property
@@ -147,6 +162,14 @@ class AutoParser:
     def fields(self) -> Mapping[str, Any]:
         """The parser's."""
         return self._parser.fields if self._parser is not None else {}
+
+    @property
+    def decided(self) -> str:
+        """`OUTSIDE:INSIDE/DATASET`."""
+        if self._parser is None:
+            return ""
+        inside = self._inside or self._parser.decided
+        return f"{self._outside}:{inside}" if inside else ""
 
     @property
     def held_from(self) -> int | None:
@@ -168,14 +191,22 @@ class AutoParser:
         return self._parser.flush() if self._parser is not None else []
 
     def _made(self, first: bytes) -> BodyParser | ContainerParser | JsonParser:
-        if outside := outside_of(first):
-            return container_parser(outside, self._file, self._common, as_fields=self._as_fields, head=self._head)
-        held = Held()
-        inside = inside_of(self._head or [first])
+        self._outside = outside_of(first)
+        if not self._outside:
+            inside = inside_of((self._head or [first])[:MOST_UNDECIDED])
+            if inside in _OBJECTS:
+                self._inside = f"{inside}/{_OBJECTS[inside]}"
+        return self._opened()
+
+    def _opened(self) -> BodyParser | ContainerParser | JsonParser:
+        file, common, as_fields = self._file, self._common, self._as_fields
+        if self._outside:
+            return container_parser(self._outside, file, common, as_fields=as_fields, head=self._head)
+        inside, _, dataset = self._inside.partition("/")
         if inside in _OBJECTS:
-            dataset = _OBJECTS[inside]
-            return mixed_parser(dataset, self._file, self._common, as_fields=self._as_fields)
-        return BodyParser(InsideBody(self._file, self._common, held, as_fields=self._as_fields, head=self._head), held)
+            return mixed_parser(dataset, file, common, as_fields=as_fields)
+        held = Held()
+        return BodyParser(InsideBody(file, common, held, as_fields=as_fields, head=self._head), held)
 
 
 def container_parser(

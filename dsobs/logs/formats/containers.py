@@ -73,6 +73,11 @@ class ContainerParser:
         return self._body.dataset
 
     @property
+    def decided(self) -> str:
+        """That of the text."""
+        return self._body.decided
+
+    @property
     def held_from(self) -> int | None:
         """Offset of the first line that is not in a record yet."""
         return self._held.offset

@@ -33,6 +33,8 @@ class VllmJson:
 class JsonBody:
     """Records of JSON objects. Keeps nothing between lines."""
 
+    decided = ""
+
     def __init__(self, dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> None:
         self.dataset = dataset
         self.special = SPECIAL | common.reserved
@@ -87,6 +89,7 @@ class JsonParser:
     """A file of JSON lines: the fast way for lines that are sent as they are."""
 
     fields: Mapping[str, Any] = {}
+    decided = ""
 
     def __init__(self, body: JsonBody, text: TextBody | None = None, held: Held | None = None) -> None:
         """`text`: takes the lines that don't begin with `{`, and holds what is not finished in `held`; without it they
@@ -138,6 +141,8 @@ class JsonParser:
 
 class MixedBody:
     """JSON objects, and text between them: warnings and tracebacks that no formatter made."""
+
+    decided = ""
 
     def __init__(self, objects: JsonBody, text: TextBody) -> None:
         self.dataset = objects.dataset

@@ -97,6 +97,8 @@ class _Group:
 class TextBody:
     """Records of text lines."""
 
+    decided = ""
+
     def __init__(self, dataset: str, times: FileTimes, held: Held, *, terminal: bool = False) -> None:
         """`terminal`: each line ends with a carriage return, which means nothing then."""
         self.dataset = dataset
