@@ -107,7 +107,8 @@ class Feed:
         self._common = Common({**common, "log.file.path": str(self.path)})
         # What an earlier parser was given and found out, this one is given too, or the same lines might become other
         # records in another stream.
-        head = tail.head((kept.head_bytes if kept is not None else 0) or HEAD_BYTES)
+        self._head_bytes = (kept.head_bytes if kept is not None else 0) or min(tail.size, HEAD_BYTES)
+        head = tail.head(self._head_bytes)
         decided = kept.decided if kept is not None else ""
         self._file = LogFile(self.path, tail.modified / 1e9, self.format, head, timezone, decided)
         self._as_fields = any(transform.needs_fields for transform in transforms)
@@ -214,10 +215,16 @@ class Feed:
         """The parser waits for further lines of a record."""
         return self._parser is not None and self._parser.held_from is not None
 
-    def done_to(self, end: int) -> int:
-        """What is done with once all records up to `end` are acknowledged: not what the parser holds."""
+    def done_to(self, lines: Lines) -> int:
+        """What is done with once all records up to and with `lines` are acknowledged: not what the parser holds.
+
+        With a line that is not done with, for its end may come, it is nothing more than before: the line may have gone
+        into a record that began earlier.
+        """
+        if lines.end == lines.start:
+            return 0
         held = self._parser.held_from if self._parser is not None else None
-        return end if held is None else min(held, end)
+        return lines.end if held is None else min(held, lines.end)
 
     def encode(self, records: list[Record]) -> bytes:
         """Their body."""
@@ -250,7 +257,7 @@ class Feed:
             tail.size,
             tail.modified,
             self.key,
-            len(self._file.head),
+            self._head_bytes,
             self._parser.decided if self._parser is not None else "",
         )
 

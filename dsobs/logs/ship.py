@@ -351,7 +351,7 @@ class Shipper:
 
     def _add_lines(self, feed: Feed, lines: Lines) -> None:
         records = feed.parse(lines)
-        self._add(feed, records, feed.done_to(lines.end))
+        self._add(feed, records, feed.done_to(lines))
 
     def _add(self, feed: Feed, records: list[Record], end: int) -> None:
         """To be sent; with them everything before offset `end` is done with."""

@@ -92,11 +92,12 @@ class Tail:
         return self.fingerprint is not None
 
     def head(self, most: int) -> bytes:
-        """Its first bytes; none where they can't be read."""
+        """Its first bytes, without the holes before lines; none where they can't be read."""
         try:
-            return os.pread(self.fd, most, 0)
+            head = os.pread(self.fd, most, 0)
         except OSError:
             return b""
+        return b"\n".join(line.lstrip(b"\0") for line in head.split(b"\n")) if b"\0" in head else head
 
     def is_still(self) -> bool:
         """Whether it begins with the line that it was known by; true while it has none."""

@@ -75,12 +75,16 @@ class InsideBody:
         self._common = common
         self._held = held
         self._as_fields = as_fields
-        self._undecided: list[tuple[Piece, float, str]] = []
+        self._undecided: list[tuple[Piece, float, str] | Record] = []
+        """Pieces as they came, and between them records of others."""
+        self._first = 0
+        """Offset of the first of them."""
         self._body: Body | None = None
-        self.decided = file.decided
-        """`INSIDE/DATASET`."""
-        if self.decided:
-            self._body = self._made(*self.decided.split("/", 1))
+        self._found = ""
+        if file.decided:
+            inside, dataset, ends = file.decided.split("/")
+            self._file = replace(file, decided=ends)
+            self._body = self._made(inside, dataset)
             return
         head = head[:MOST_UNDECIDED]
         inside = inside_of(head)
@@ -92,35 +96,59 @@ class InsideBody:
         """That of the body, `plain` while it is not known."""
         return self._body.dataset if self._body is not None else "plain"
 
+    @property
+    def decided(self) -> str:
+        """`INSIDE/DATASET/ENDS`."""
+        return f"{self._found}/{self._body.decided}" if self._body is not None else ""
+
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
         if self._body is not None:
             return self._body.take(pieces, read_at, fault)
-        undecided = self._undecided
         for piece in pieces:
-            if not undecided:
-                self._held.begin("undecided", piece[0])
-            undecided.append((piece, read_at, fault))
-        inside = inside_of(piece[2] for piece, _, _ in undecided[:MOST_UNDECIDED])
-        if (inside and inside != _MAYBE_UVICORN) or len(undecided) >= MOST_UNDECIDED:
+            self._hold(piece[0], (piece, read_at, fault))
+        return self._decide_if_due()
+
+    def pass_on(self, record: Record) -> list[Record]:
+        """Records that go out now, one that is not of this body among those that go to its stream."""
+        if self._body is not None:
+            return [record]
+        self._hold(record[0], record)
+        return self._decide_if_due()
+
+    def _hold(self, start: int, what: tuple[Piece, float, str] | Record) -> None:
+        if not self._undecided:
+            self._first = start
+            self._held.begin("undecided", start)
+        self._undecided.append(what)
+
+    def _decide_if_due(self) -> list[Record]:
+        inside = self._inside()
+        if (inside and inside != _MAYBE_UVICORN) or len(self._undecided) >= MOST_UNDECIDED:
             return self._decide(inside)
         return []
+
+    def _inside(self) -> str:
+        texts = (one[0][2] for one in self._undecided[:MOST_UNDECIDED] if not isinstance(one[0], int))
+        return inside_of(texts)
 
     def flush(self) -> list[Record]:
         """What is not finished, as it stands."""
         out: list[Record] = []
         if self._body is None and self._undecided:
-            inside = inside_of(piece[2] for piece, _, _ in self._undecided)
-            out = self._decide(inside)
+            out = self._decide(self._inside())
         return out + self._body.flush() if self._body is not None else out
 
     def _decide(self, inside: str) -> list[Record]:
         body = self._body = self._made(inside)
         undecided, self._undecided = self._undecided, []
-        self._held.end("undecided", undecided[0][0][0])
+        self._held.end("undecided", self._first)
         out: list[Record] = []
-        for piece, read_at, fault in undecided:
-            out += body.take((piece,), read_at, fault)
+        for one in undecided:
+            if isinstance(one[0], int):
+                out.append(one)
+            else:
+                out += body.take((one[0],), one[1], one[2])
         return out
 
     def _made(self, inside: str, dataset: str = "") -> Body:
@@ -128,7 +156,7 @@ class InsideBody:
             guess = "vllm" if "vllm" in str(self._file.path).lower() else inside.removeprefix("maybe-") or "plain"
             unclear = inside in ("", _MAYBE_UVICORN)
             dataset = guess if unclear else _OBJECTS.get(inside, inside)
-        self.decided = f"{inside}/{dataset}"
+        self._found = f"{inside}/{dataset}"
         text = text_body(dataset, self._file, self._held)
         if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
             return MixedBody(JsonBody(dataset, self._file, self._common, as_fields=self._as_fields), text)
@@ -147,8 +175,11 @@ class AutoParser:
         self._parser: BodyParser | ContainerParser | JsonParser | None = None
         first = next((line for line in self._head if line.strip()), None)
         if file.decided:
-            self._outside, _, self._inside = file.decided.partition(":")
-            self._file = replace(file, decided=self._inside)
+            self._outside, _, decided = file.decided.partition(":")
+            inside, dataset, ends = decided.split("/")
+            objects = inside in _OBJECTS and not self._outside
+            self._inside = f"{inside}/{dataset}" if objects else ""
+            self._file = replace(file, decided=ends if objects else decided)
             self._parser = self._opened()
         elif first is not None:
             self._parser = self._made(first)
@@ -165,10 +196,10 @@ class AutoParser:
 
     @property
     def decided(self) -> str:
-        """`OUTSIDE:INSIDE/DATASET`."""
+        """`OUTSIDE:INSIDE/DATASET/ENDS`."""
         if self._parser is None:
             return ""
-        inside = self._inside or self._parser.decided
+        inside = f"{self._inside}/{self._parser.decided}" if self._inside else self._parser.decided
         return f"{self._outside}:{inside}" if inside else ""
 
     @property

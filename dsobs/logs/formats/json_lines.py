@@ -89,7 +89,6 @@ class JsonParser:
     """A file of JSON lines: the fast way for lines that are sent as they are."""
 
     fields: Mapping[str, Any] = {}
-    decided = ""
 
     def __init__(self, body: JsonBody, text: TextBody | None = None, held: Held | None = None) -> None:
         """`text`: takes the lines that don't begin with `{`, and holds what is not finished in `held`; without it they
@@ -98,6 +97,11 @@ class JsonParser:
         self._text = text
         self._held = held or Held()
         self.dataset = body.dataset
+
+    @property
+    def decided(self) -> str:
+        """The text's."""
+        return self._text.decided if self._text is not None else ""
 
     @property
     def held_from(self) -> int | None:
@@ -142,12 +146,15 @@ class JsonParser:
 class MixedBody:
     """JSON objects, and text between them: warnings and tracebacks that no formatter made."""
 
-    decided = ""
-
     def __init__(self, objects: JsonBody, text: TextBody) -> None:
         self.dataset = objects.dataset
         self._objects = objects
         self._text = text
+
+    @property
+    def decided(self) -> str:
+        """The text's."""
+        return self._text.decided
 
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""

@@ -19,6 +19,8 @@ from dsobs.logs.record import Common, LogFile, Record
 
 MOST_LINES, MOST_BYTES = 2000, 256 * 1024
 """Of one record; what goes beyond is the next one."""
+MOST_ALIKE = 20
+"""Lines at a file's beginning that all end with a carriage return: then all do, and it is a terminal's."""
 MOST_BETWEEN = 200
 """Lines that others may write before a record that is not finished is taken as it stands."""
 
@@ -97,14 +99,14 @@ class _Group:
 class TextBody:
     """Records of text lines."""
 
-    decided = ""
-
-    def __init__(self, dataset: str, times: FileTimes, held: Held, *, terminal: bool = False) -> None:
-        """`terminal`: each line ends with a carriage return, which means nothing then."""
+    def __init__(self, dataset: str, times: FileTimes, held: Held, *, head: bytes = b"", decided: str = "") -> None:
+        """`head`: of the file; `decided`: what was found out about it earlier."""
         self.dataset = dataset
+        self.decided = decided or ends_of(head.split(b"\n")[:-1])
+        """`terminal` (each line ends with a carriage return, which means nothing then), or `lines`; empty: not yet."""
+        self._undecided: list[tuple[Piece, float, str]] = []
         self._times = times
         self._held = held
-        self._terminal = terminal
         self._heads: dict[bytes, _Head] = {}
         self._groups: dict[tuple[bytes, str], _Group] = {}
         self._read_at = 0.0
@@ -112,9 +114,11 @@ class TextBody:
 
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
+        if not self.decided:
+            return self._wait(pieces, read_at, fault)
         self._read_at = read_at
         out: list[Record] = []
-        known, groups, slow = self._heads.get, self._groups, bool(fault or self._terminal)
+        known, groups, slow = self._heads.get, self._groups, bool(fault or self.decided == "terminal")
         literals = LITERALS
         for piece in pieces:
             start, raw, text, when, stream = piece
@@ -143,9 +147,26 @@ class TextBody:
             out.append((start, raw, document))
         return out
 
+    def _wait(self, pieces: Iterable[Piece], read_at: float, fault: str) -> list[Record]:
+        """Holds what came until it is known what a carriage return means."""
+        for piece in pieces:
+            if not self._undecided:
+                self._held.begin("ends", piece[0])
+            self._undecided.append((piece, read_at, fault))
+        ends = ends_of([piece[2] for piece, _, _ in self._undecided])
+        return self._decide(ends) if ends else []
+
+    def _decide(self, ends: str) -> list[Record]:
+        self.decided = ends
+        undecided, self._undecided = self._undecided, []
+        self._held.end("ends", undecided[0][0][0])
+        return [record for piece, read_at, fault in undecided for record in self.take((piece,), read_at, fault)]
+
     def flush(self) -> list[Record]:
         """What is not finished, as it stands."""
         out: list[Record] = []
+        if self._undecided:
+            out += self._decide("terminal" if len(self._undecided) > 1 else "lines")
         for key in list(self._groups):
             self._close(key, "", out)
         return out
@@ -185,7 +206,7 @@ class TextBody:
         text = piece[2]
         if b"\x1b" in text:
             text = _COLOR.sub(b"", text)
-        if self._terminal and text.endswith(b"\r"):
+        if text.endswith(b"\r") and self.decided == "terminal":
             text = text[:-1]
         match = HEAD.match(text)
         if match is not None:
@@ -347,16 +368,19 @@ def error_of(trace: str) -> dict[str, str]:
     return found
 
 
-def is_terminal(head: bytes) -> bool:
-    """Whether every line of a file's beginning ends with a carriage return, as a terminal's does."""
-    lines = head.split(b"\n")[:-1]
-    return len(lines) > 1 and all(line.endswith(b"\r") for line in lines)
+def ends_of(lines: list[bytes]) -> str:
+    """`terminal` where each of the first lines of a file ends with a carriage return, else `lines`; empty: not known
+    yet. What is known of the first few never changes with those that come."""
+    lines = lines[:MOST_ALIKE]
+    if not all(line.endswith(b"\r") for line in lines):
+        return "lines"
+    return "terminal" if len(lines) == MOST_ALIKE else ""
 
 
 def text_body(dataset: str, file: LogFile, held: Held) -> TextBody:
     """For `file`."""
     times = FileTimes(file.modified_at, zone_named(file.timezone))
-    return TextBody(dataset, times, held, terminal=is_terminal(file.head))
+    return TextBody(dataset, times, held, head=file.head, decided=file.decided)
 
 
 class Vllm:
