@@ -139,6 +139,7 @@ async def rounds_of_faults(
         # What is rotated away before dsobs ever saw its file was never its to ship.
         assert await settled(count, 5) == 5
     for _ in range(rounds):
+        writer.write(chance.randrange(1, 50))
         server.script.extend(fault for fault in chance.choices(FAULTS, k=4) if chance.random() < 0.5)
         async with shipper(writer, server.url, state, environ, *more):
             if chance.random() < 0.8:
@@ -152,7 +153,6 @@ async def rounds_of_faults(
                     writer.rotate()
                 await asyncio.sleep(chance.uniform(0.0, 0.02))
         # Nobody ships now, and the world goes on.
-        writer.write(chance.randrange(1, 50))
         for _ in range(chance.randrange(3)):
             writer.write(chance.randrange(1, 50))
             writer.rotate()
