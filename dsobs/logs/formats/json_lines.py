@@ -169,4 +169,5 @@ class MixedBody:
 def mixed_parser(dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> JsonParser:
     """A parser of files that have JSON objects and text in them."""
     held = Held()
-    return JsonParser(JsonBody(dataset, file, common, as_fields=as_fields), text_body(dataset, file, held), held)
+    text = text_body(dataset, file, held, None if as_fields else common)
+    return JsonParser(JsonBody(dataset, file, common, as_fields=as_fields), text, held)

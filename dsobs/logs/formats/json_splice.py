@@ -18,7 +18,7 @@ class _Plan:
     """What becomes of objects with certain keys."""
 
     names: tuple[tuple[str, type, bytes, bytes], ...]
-    """Keys that are renamed: as they are, the type that their values must have, as they stand in the text, old and new."""
+    """Keys that are renamed: as they are, the type that their values must have, and old and new in the text."""
     time: str
     """The key that is made `@timestamp`; empty: it is there."""
     message: str
