@@ -157,7 +157,7 @@ class InsideBody:
             unclear = inside in ("", _MAYBE_UVICORN)
             dataset = guess if unclear else _OBJECTS.get(inside, inside)
         self._found = f"{inside}/{dataset}"
-        text = text_body(dataset, self._file, self._held)
+        text = text_body(dataset, self._file, self._held, None if self._as_fields else self._common)
         if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
             return MixedBody(JsonBody(dataset, self._file, self._common, as_fields=self._as_fields), text)
         return text
