@@ -436,7 +436,8 @@ class Pipeline:
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
         pids = engine_pids(obs.runtime)
-        self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready)
+        for fault in self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready):
+            log.warning("%s: that is over, the card was initialised anew since and is well", fault)
         gpu = self._gpu_signals.samples(obs.gpus, now) + self.cards.foreign_memory(obs.gpus, pids)
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
