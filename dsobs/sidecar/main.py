@@ -23,6 +23,7 @@ from dsobs.model.samples import Page, Sample
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.pipeline import Memory, Pipeline, Turn
+from dsobs.promql import unhurried
 from dsobs.recorder.behind import RecordsBehind
 from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
@@ -111,6 +112,8 @@ class Sidecar:
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
         """Set for a turn before it is due."""
+        self._turning = asyncio.Lock()
+        """Held while rules are evaluated: they are not changed meanwhile."""
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._kill_file = KillFile()
@@ -264,7 +267,10 @@ class Sidecar:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
         self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
-        turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
+        async with self._turning:
+            turn = await unhurried(
+                self.pipeline.turning(obs, self.ledger.current, self._switches(), tuple(self._silenced))
+            )
         await self._keep(turn)
         await self._actor.settle()
         if turn.steps:
@@ -424,7 +430,11 @@ class Sidecar:
         """
         return await self.reloader.reload()
 
-    def _use(self, plan: Plan) -> None:
+    async def _use(self, plan: Plan) -> None:
+        async with self._turning:
+            self._use_now(plan)
+
+    def _use_now(self, plan: Plan) -> None:
         """Nothing here waits, and what can fail comes first: the next turn has all of it or nothing."""
         try:
             notifiers = configured(plan.config.notifiers, self._session)
