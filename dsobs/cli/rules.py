@@ -1,4 +1,4 @@
-"""`dsobs rules check | test | fmt`."""
+"""`dsobs rules show | check | test | fmt`."""
 
 import argparse
 import sys
@@ -18,8 +18,21 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `rules`."""
-    parser = subparsers.add_parser("rules", help="check, test and format Prometheus rule files", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "rules", help="show, check, test and format Prometheus rule files", allow_abbrev=False
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    show = commands.add_parser(
+        "show",
+        help="print shipped rules with your settings, as a rule file for Prometheus",
+        description="Prints shipped rule files with the settings in force in them, as one rule file that Prometheus "
+        "loads. Without files: all of them, those that only Prometheus evaluates included.",
+        allow_abbrev=False,
+    )
+    show.add_argument("files", metavar="FILE", nargs="*", help="names of shipped files, such as prometheus.rules.yaml")
+    add_config_options(show, shorthands=False)
+    show.set_defaults(run=run_show)
 
     check = commands.add_parser(
         "check",
@@ -71,6 +84,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     fmt.add_argument("--check", action="store_true", help="write nothing; name what would change, exit status 1 if any")
     fmt.set_defaults(run=run_fmt)
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Prints one rule file."""
+    from dsobs.rules import shipped
+
+    for name in args.files:
+        if name not in shipped.ALL_FILE_NAMES:
+            known = ", ".join(shipped.ALL_FILE_NAMES)
+            raise CommandError(f"{name} is no shipped rule file; there are {known}", ExitCode.USAGE)
+    names = list(dict.fromkeys(args.files)) or shipped.ALL_FILE_NAMES
+    print(shipped.rule_file(names, load_config(args)), end="")
+    return ExitCode.DONE
 
 
 def rule_files(paths: Iterable[Path]) -> list[Path]:
