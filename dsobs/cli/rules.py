@@ -74,9 +74,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     fmt = commands.add_parser(
         "fmt",
         help="format the expressions of rule files",
-        description="Writes the expressions of rule files in one form, in place; comments, order and everything else "
-        "stay as they are. An expression is left alone where it has comments of its own, or where a number in it would "
-        "be written otherwise.",
+        description="Writes the expressions of rule files in one form, in place; comments, numbers, order and all else "
+        "stay as they are. Where an expression has to be left alone, as for comments among its lines, that is said "
+        "on stderr, with file and line.",
         allow_abbrev=False,
     )
     fmt.add_argument(
@@ -280,17 +280,19 @@ def run_fmt(args: argparse.Namespace) -> int:
         text = sys.stdin.buffer.read().decode() if name == "-" else read_text(name, problems, newline="")
         if text is None:
             continue
-        new, wrong = formatted(text, "stdin" if name == "-" else name)
-        problems += wrong
-        if wrong:
+        done = formatted(text, "stdin" if name == "-" else name)
+        problems += done.problems
+        for left in done.left:
+            print_error(str(left))
+        if done.problems:
             continue
         if name == "-" and not args.check:
-            sys.stdout.write(new)
-        elif new != text:
+            sys.stdout.write(done.text)
+        elif done.text != text:
             changed = True
             print(f"{name}: {'not formatted' if args.check else 'formatted'}")
             if not args.check:
-                Path(name).write_text(new, encoding="utf-8", newline="")
+                Path(name).write_text(done.text, encoding="utf-8", newline="")
     for problem in problems:
         print_error(str(problem))
     if problems:

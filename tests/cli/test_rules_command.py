@@ -222,6 +222,18 @@ def test_fmt_of_stdin_goes_to_stdout(capsys: pytest.CaptureFixture[str], monkeyp
     assert capsys.readouterr().out == _RULES.replace("up  == 0", "up == 0")
 
 
+def test_fmt_says_which_expressions_it_leaves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.rules.yaml"
+    path.write_text(_RULES.replace("up  == 0", "|\n          up  # its own\n          == 1e0"))
+    text = path.read_text()
+    for flags in (["--check"], []):
+        assert main(["rules", "fmt", *flags, str(path)]) == ExitCode.DONE
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (f"dsobs: {path}:6: the expression is left as it is: comments stand among its lines\n")
+    assert path.read_text() == text
+
+
 def test_fmt_says_what_it_cannot_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "fmt", str(folder / "gone.yaml")]) == ExitCode.USAGE
     assert capsys.readouterr().err == f"dsobs: {folder}/gone.yaml: can't read it: No such file or directory\n"
