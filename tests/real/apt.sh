@@ -15,7 +15,7 @@ if [ "$(id -u)" != 0 ]; then
   exit 1
 fi
 echo "installing ${missing[*]}" >&2
-# In run level 1 no package starts its service; what starts all the same does not keep the lock.
-export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1
+# A service that a package starts must not keep the lock.
+export DEBIAN_FRONTEND=noninteractive
 apt-get update -q >&2 9>&-
 apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 9>&-
