@@ -20,7 +20,7 @@ from dsobs.logs.feed import Feed
 from dsobs.logs.identity import stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
-from dsobs.logs.siblings import find_between, find_moved, is_of, open_tail
+from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
 from dsobs.logs.tail import Change, FileId, Tail, file_id
 from dsobs.logs.transforms import Transform
 
@@ -186,7 +186,9 @@ class Sources:
         before = self._newest_gone(feed)
         self.feeds[where] = feed
         if before is not None:
-            for tail in find_between(feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes):
+            for tail in find_between(
+                feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes, Folders()
+            ):
                 between = Feed(tail, feed.format, feed.source, now)
                 between.gone_at, between.after, before = now, before, between
                 self.feeds[tail.device, tail.inode] = between
@@ -243,10 +245,18 @@ class Sources:
 
     def _look_for_moved(self, now: float) -> None:
         """At the start: what was read before and is under another name now, and what came after it and went too."""
+        folders, most = Folders(), self._settings.max_line_bytes
+        alive: dict[str, list[Feed]] = {}
+        for live in self.feeds.values():
+            if live.gone_at is None:
+                alive.setdefault(stem(live.path), []).append(live)
         for kept in sorted(self._kept.values(), key=lambda one: one.modified):
-            tail = find_moved(kept, self._taken, self._settings.max_line_bytes)
-            live = [one for one in self.feeds.values() if stem(one.path) == stem(kept.path) and one.gone_at is None]
-            between = find_between(kept.path, kept.modified, self._taken, self._settings.max_line_bytes)
+            if kept.id not in self._kept:
+                # It came between an older one and its successor.
+                continue
+            tail = find_moved(kept, self._taken, most, folders)
+            successors = alive.get(stem(kept.path), [])
+            between = find_between(kept.path, kept.modified, self._taken, most, folders)
             pattern = self._like(kept.path)
             chain: list[Feed] = []
             if tail is not None:
@@ -269,7 +279,7 @@ class Sources:
                 self.feeds[one.device, one.inode] = feed
                 self._identify(feed)
                 chain.append(feed)
-            for earlier, later in zip(chain, [*chain[1:], *live[:1]], strict=False):
+            for earlier, later in zip(chain, [*chain[1:], *successors[:1]], strict=False):
                 if later is not earlier:
                     later.after = earlier
         self.forgotten += self._kept
@@ -363,7 +373,7 @@ class Sources:
         del self.feeds[where]
         fresh = Tail(os.dup(tail.fd), tail.path, max_line_bytes=tail.max_line_bytes)
         if feed.id:
-            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes)
+            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes, Folders())
             if copy is not None:
                 copy.take_over(tail)
                 tail.close()

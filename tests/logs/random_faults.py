@@ -146,12 +146,12 @@ async def rounds_of_faults(
                 # Most lives begin to count with the first request: to start takes long on a machine at work.
                 before = len(server.requests)
                 await until(lambda before=before: len(server.requests) > before, 2 * QUIET_SECONDS)  # type: ignore[misc]
-            end = loop.time() + chance.uniform(0.0, 1.5)
+            end = loop.time() + chance.uniform(0.0, 2.5)
             while loop.time() < end:
                 writer.write(chance.randrange(1, 100))
-                if chance.random() < 0.03:
+                if chance.random() < 0.02:
                     writer.rotate()
-                await asyncio.sleep(chance.uniform(0.0, 0.02))
+                await asyncio.sleep(chance.uniform(0.0, 0.05))
         # Nobody ships now, and the world goes on.
         for _ in range(chance.randrange(3)):
             writer.write(chance.randrange(1, 50))

@@ -122,6 +122,7 @@ def read_at_once(path: Path, format_: str) -> Found:
 @pytest.mark.parametrize("format_", FORMATS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=_file, steps=st.lists(_step, max_size=30), block=st.sampled_from([1, 300, 1000, 256 * 1024]))
+@pytest.mark.fault(11, 12, 13)
 def test_the_same_bytes_give_the_same_records_however_they_come(
     tmp_path: Path, format_: str, data: bytes, steps: list[tuple[int, str]], block: int
 ) -> None:

@@ -47,6 +47,7 @@ def numbers(server: ElasticsearchStandIn) -> list[str]:
     return sorted(server.messages(), key=lambda text: int(text.split()[1]))
 
 
+@pytest.mark.fault(14)
 async def test_partial_bulk_retries_only_rejected_records_and_keeps_refused_ones(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ async def test_partial_bulk_retries_only_rejected_records_and_keeps_refused_ones
     assert numbers(server)[-1] == "line 7"
 
 
+@pytest.mark.fault(14)
 async def test_more_than_a_twentieth_refused_holds_instead_of_filling_the_dead_letters(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +98,7 @@ async def test_more_than_a_twentieth_refused_holds_instead_of_filling_the_dead_l
     assert metrics.REGISTRY.get_sample_value("dsobs_log_held", {"reason": "refused_records"}) == 0
 
 
+@pytest.mark.fault(15)
 async def test_all_items_409_is_success(server: ElasticsearchStandIn, log: Path, tmp_path: Path) -> None:
     append(log, lines(1, 2))
     await ship_once(settings(server.url, log), tmp_path / "state")
@@ -117,6 +120,7 @@ async def test_all_items_409_is_success(server: ElasticsearchStandIn, log: Path,
         Fault(200, body=b"", commit=True),
     ],
 )
+@pytest.mark.fault(16)
 async def test_a_200_that_does_not_say_what_became_of_each_record_is_sent_again(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path, fault: Fault
 ) -> None:
@@ -128,6 +132,7 @@ async def test_a_200_that_does_not_say_what_became_of_each_record_is_sent_again(
     assert numbers(server) == named(1, 2)
 
 
+@pytest.mark.fault(17)
 async def test_a_time_out_after_the_server_took_the_records_leaves_one_document_each(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +143,7 @@ async def test_a_time_out_after_the_server_took_the_records_leaves_one_document_
     assert numbers(server) == named(1, 2)
 
 
+@pytest.mark.fault(18)
 async def test_413_is_split_and_a_single_record_that_is_too_large_goes_to_the_dead_letters(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +166,7 @@ async def test_413_is_split_and_a_single_record_that_is_too_large_goes_to_the_de
         (Fault(302, headers={"Location": "http://127.0.0.1:1/"}), "index"),
     ],
 )
+@pytest.mark.fault(19)
 async def test_a_refusal_that_somebody_must_mend_is_held_and_told_not_dropped(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path, fault: Fault, reason: str
 ) -> None:
@@ -183,6 +190,7 @@ async def test_a_refusal_that_somebody_must_mend_is_held_and_told_not_dropped(
         {"status": 503, "error": {"type": "unavailable_shards_exception", "reason": "not yet"}},
     ],
 )
+@pytest.mark.fault(19)
 async def test_records_that_are_refused_for_the_index_s_sake_are_held(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path, said: dict[str, Any]
 ) -> None:
@@ -196,6 +204,7 @@ async def test_records_that_are_refused_for_the_index_s_sake_are_held(
     assert letters(tmp_path / "state") == []
 
 
+@pytest.mark.fault(5, 20)
 async def test_an_outage_is_drained_in_order_afterwards_with_bounded_memory(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +223,7 @@ async def test_an_outage_is_drained_in_order_afterwards_with_bounded_memory(
     assert [doc["message"] for doc in server.documents.values()][:100] == named(*range(100))
 
 
+@pytest.mark.fault(21)
 async def test_a_slow_or_refusing_server_gets_fewer_requests_at_a_time(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -228,6 +238,7 @@ async def test_a_slow_or_refusing_server_gets_fewer_requests_at_a_time(
         await until(lambda: len(server.documents) == 20_000, 20)
 
 
+@pytest.mark.fault(22)
 async def test_records_in_the_failure_store_are_counted_as_quarantined(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -240,6 +251,7 @@ async def test_records_in_the_failure_store_are_counted_as_quarantined(
     assert (count("quarantined") - before[0], count("sent") - before[1]) == (1, 2)
 
 
+@pytest.mark.fault(35)
 async def test_a_stop_with_a_backlog_drains_for_a_bounded_time_and_leaves_the_rest_for_later(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:

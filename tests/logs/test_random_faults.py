@@ -17,6 +17,7 @@ ROUNDS = 200 if os.environ.get("LONG_TESTS") else 6
 
 
 @pytest.mark.parametrize("tracebacks", [False, True])
+@pytest.mark.fault(1, 6, 7, 16, 17)
 async def test_each_record_is_there_exactly_once_whatever_happens(tmp_path: Path, tracebacks: bool) -> None:
     chance = random.Random(1)
     (tmp_path / "logs").mkdir()

@@ -25,6 +25,7 @@ async def server() -> AsyncIterator[ElasticsearchStandIn]:
 
 
 @pytest.mark.parametrize("cut", range(len(TRACE) + 1))
+@pytest.mark.fault(11)
 async def test_a_stop_in_the_middle_of_a_record_of_several_lines_leaves_it_whole(
     server: ElasticsearchStandIn, tmp_path: Path, cut: int
 ) -> None:

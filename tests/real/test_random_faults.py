@@ -15,11 +15,12 @@ from tests.logs.random_faults import Writer, rounds_of_faults, wrong
 from tests.real.elasticsearch import WRITER, Elasticsearch
 from tests.real.fault_proxy import FaultProxy
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 SEED = int(os.environ.get("SEED", "1"))
 
 
+@pytest.mark.fault(1, 6, 7, 16, 17)
 async def test_each_record_is_in_elasticsearch_exactly_once_whatever_happens(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     (tmp_path / "logs").mkdir()
