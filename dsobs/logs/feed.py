@@ -49,6 +49,10 @@ class Feed:
         """The generation that is finished first."""
         self.gone_at: float | None = None
         """Since when no pattern finds it."""
+        self.queued = False
+        """A segment of a `Spool`: known by its name, which no other has."""
+        self.complete = False
+        """Nothing more will be written to it."""
         self.truncated = False
         """The descriptor is another generation's; what was not read of this one is lost."""
         self.drained = False
@@ -84,7 +88,7 @@ class Feed:
     @property
     def finished(self) -> bool:
         """Nothing of it will be read any more, for all that is known."""
-        return self.ending or self.tail.fd < 0 or (self.gone_at is not None and self.drained)
+        return self.ending or self.tail.fd < 0 or ((self.complete or self.gone_at is not None) and self.drained)
 
     def resume(self, kept: Checkpoint) -> None:
         """Goes on where `kept` says; before `open`."""
@@ -104,7 +108,7 @@ class Feed:
         """Makes the parser; the tail is identified. `kept`: what was found out about the generation earlier."""
         tail = self.tail
         assert tail.fingerprint is not None
-        self._common = Common({**common, "log.file.path": str(self.path)})
+        self._common = Common({**common, **({} if self.queued else {"log.file.path": str(self.path)})})
         # What an earlier parser was given and found out, this one is given too, or the same lines might become other
         # records in another stream.
         self._head_bytes = (kept.head_bytes if kept is not None else 0) or min(tail.size, HEAD_BYTES)
@@ -114,7 +118,8 @@ class Feed:
         self._as_fields = any(transform.needs_fields for transform in transforms)
         same = kept is not None and (kept.device, kept.inode) == (tail.device, tail.inode)
         # A file that was renamed keeps its ids; one that is a copy has those of its name.
-        self.key = (kept.key if kept is not None and same else "") or identity_key(origin, self.path, tail.fingerprint)
+        named = Path(self.path.name) if self.queued else self.path
+        self.key = (kept.key if kept is not None and same else "") or identity_key(origin, named, tail.fingerprint)
         self._parser = self._opened()
 
     # Parsing.
@@ -287,7 +292,9 @@ class Feed:
         self.kept_acknowledged = one.acknowledged
 
     def gone_for_good(self, now: float, pace: Pace) -> bool:
-        """Gone for so long that its writer has gone too."""
+        """Nothing more will come: it is complete, or gone for so long that its writer has gone too."""
+        if self.complete:
+            return True
         if self.gone_at is None:
             return False
         patience = pace.deleted if self.tail.links == 0 else pace.renamed

@@ -27,11 +27,13 @@ from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
 from dsobs.logs.failures import Seldom, encoded, letter, transformed
 from dsobs.logs.feed import Feed
+from dsobs.logs.formats import format_named
 from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
 from dsobs.logs.record import Lines, Record
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
-from dsobs.logs.sources import Sources
+from dsobs.logs.sources import Sources, patterns
+from dsobs.logs.spool import Spool
 from dsobs.logs.tail import TruncatedError
 from dsobs.logs.transforms import open_transforms
 from dsobs.state import StateError
@@ -81,14 +83,24 @@ class Shipper:
         once: bool = False,
         pace: Pace | None = None,
         on_tick: Callable[[Status], None] = lambda _: None,
+        sink: str = "",
+        spool: Spool | None = None,
     ) -> None:
-        """`directory` holds `logs.db` and is made; `service` is used where the settings name none."""
+        """`directory` holds `logs.db` and is made; `service` is used where the settings name none.
+
+        `sink`: a plugin's name; empty: what the settings say. `spool`: it is run, the settings name the files in its
+        folder, and shipping ends when it has ended and all of it is acknowledged.
+        """
         self.settings = settings
         self.directory = directory
         self.unfinished: dict[str, int] = {}
         """With `once`: files whose last line has no end → its bytes, which were sent as they stand."""
         self._service = settings.service or service
         self._once, self._pace = once, pace or Pace()
+        self._sink_name, self._spool = (
+            sink or ("elasticsearch" if settings.elasticsearch is not None else "file"),
+            spool,
+        )
         self.running = False
         """It has opened everything, and ships."""
         self._on_tick = on_tick
@@ -119,10 +131,11 @@ class Shipper:
                 log.error("%s was unreadable and set aside; files are sent again, under the same ids", self.directory)
             self._checkpoints = checkpoints
             self._status_fd = os.open(self.directory / STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for one in patterns(self.settings):
+                format_named(one.format)
             self._transforms = open_transforms(self.settings)
             elastic = self.settings.elasticsearch
-            name = "elasticsearch" if elastic is not None else "file"
-            sink: Sink = open_sink(name, SinkSettings(self.settings, self.directory))
+            sink: Sink = open_sink(self._sink_name, SinkSettings(self.settings, self.directory))
             self.delivery = Delivery(
                 sink,
                 DeadLetters(self.directory),
@@ -141,12 +154,18 @@ class Shipper:
                 first_run=checkpoints.first_run(),
                 pace=self._pace,
                 whole=self._once,
+                spool=self._spool,
             )
             try:
+                if self._spool is not None:
+                    self._spool.start()
                 self.running = True
                 await self._both()
             finally:
                 self.running = False
+                if self._spool is not None:
+                    await asyncio.to_thread(self._spool.stop)
+                    self._spool.close()
                 await self.delivery.drain(self._pace.drain if self._drains and not self._failure else 0.0)
                 await self._keep()
                 status = self.status()
@@ -186,16 +205,21 @@ class Shipper:
         scanned = ticked = float("-inf")
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now - scanned >= (self._pace.scan if not self._once else float("inf")):
+            hurries = self._spool is not None and self._spool.ended and self.delivery.trouble is None
+            if hurries or now - scanned >= (self._pace.scan if not self._once else float("inf")):
                 scanned = now
                 self.sources.scan(now)
+                if self._spool is not None:
+                    self.sources.chain(self._spool)
                 await asyncio.sleep(0)
             if self.sources.look(now):
                 self._work.set()
-            if now - ticked >= self._pace.tick:
+            if hurries or now - ticked >= self._pace.tick:
                 ticked = now
                 await self._tick(now)
             if self._once and self._done():
+                return
+            if self._spool is not None and self._spool.ended and self._spool.empty:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._pace.look)
@@ -231,10 +255,14 @@ class Shipper:
             behind_seconds=self.sources.behind_seconds,
             files=len(self.sources.feeds),
             in_flight=self.delivery.in_flight,
-            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble,
+            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble or self._spool_trouble,
             unreadable=dict(self.sources.unreadable),
             ever_sent=self.delivery.succeeded_at is not None,
         )
+
+    @property
+    def _spool_trouble(self) -> tuple[str, str] | None:
+        return ("spool", self._spool.trouble) if self._spool is not None and self._spool.trouble else None
 
     def _end_gone(self, now: float) -> None:
         """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
@@ -242,18 +270,36 @@ class Shipper:
             if feed.tail.fd < 0 or feed.truncated:
                 continue
             if not feed.drained or feed.id == 0:
-                if feed.id == 0 and feed.gone_for_good(now, self._pace) and feed.tail.size == 0:
+                if (
+                    feed.id == 0
+                    and feed.gone_for_good(now, self._pace)
+                    and feed.tail.size == 0
+                    and self._may_close(feed)
+                ):
                     self.sources.close(feed)
                 continue
             if feed.holds and now - feed.moved_at >= self._pace.flush:
                 self._add(feed, feed.flush(), feed.tail.position)
             over = feed.gone_for_good(now, self._pace) and not feed.progress.outstanding
             # Its writer may have come back since the last look.
-            if over and self.sources.is_read(feed, now) and not self._rest(feed, gone=True):
+            if over and self.sources.is_read(feed, now) and not self._rest(feed, gone=True) and self._may_close(feed):
                 self.sources.close(feed)
         for feed in self.sources.leaving:
             if feed.holds:
                 self._add(feed, feed.flush(), feed.tail.position)
+
+    def _may_close(self, feed: Feed) -> bool:
+        """Whether it may be closed: a segment only when that all of it is acknowledged is on disk; then it goes."""
+        if not feed.queued or self._spool is None:
+            return True
+        if (
+            feed.progress.outstanding
+            or feed.holds
+            or (feed.id and feed.kept_acknowledged != feed.progress.acknowledged)
+        ):
+            return False
+        self._spool.release(feed.path)
+        return True
 
     def _rest(self, feed: Feed, *, gone: bool) -> bool:
         """Adds the last line without its end; whether there was one."""
@@ -313,7 +359,8 @@ class Shipper:
                     if feed.readable:
                         self._read(feed)
                     await asyncio.sleep(0)
-                self._close_aged(everything=self._once and not ready)
+                ends = self._once or (self._spool is not None and self._spool.ended)
+                self._close_aged(everything=ends and not ready)
                 self._submit_full()
                 if not ready:
                     break

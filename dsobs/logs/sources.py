@@ -6,6 +6,7 @@ first line and checkpoint afterwards. Nothing here waits: calls take a few milli
 
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import time
@@ -21,6 +22,7 @@ from dsobs.logs.identity import stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
+from dsobs.logs.spool import Spool
 from dsobs.logs.tail import Change, FileId, Tail, file_id
 from dsobs.logs.transforms import Transform
 
@@ -91,10 +93,11 @@ class Sources:
         first_run: bool,
         pace: Pace,
         whole: bool = False,
+        spool: Spool | None = None,
     ) -> None:
         """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
 
-        `whole`: what is there at the start is all, nothing is waited for.
+        `whole`: what is there at the start is all, nothing is waited for. `spool`: what files in its folder are of.
         """
         self.feeds: dict[FileId, Feed] = {}
         """Open generations, by the file that they are in."""
@@ -111,7 +114,7 @@ class Sources:
         self._kept = {one.id: one for one in kept}
         self._new_id = new_id
         self._from_end = first_run and settings.from_end
-        self._whole, self._pace = whole, pace
+        self._whole, self._pace, self._spool = whole, pace, spool
         self._scanned = False
         self._all_looked_at = float("-inf")
         self.active: list[Feed] = []
@@ -159,6 +162,21 @@ class Sources:
         self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
         FILES.set(len(self.feeds))
 
+    def chain(self, spool: Spool) -> None:
+        """Segments are read one after the other, each to its end once there is another. To be called after `scan`."""
+        ended = spool.ended
+        segments = sorted((one for one in self.feeds.values() if one.queued), key=lambda one: one.path.name)
+        for feed in segments[:1]:
+            feed.after = None
+        for before, feed in itertools.pairwise(segments):
+            feed.after = before
+        for feed in segments:
+            if not feed.complete and (ended or spool.is_complete(feed.path)):
+                # What was found to be its end may not be it.
+                feed.complete, feed.drained = True, False
+                if all(one is not feed for one in self.active):
+                    self.active.append(feed)
+
     def _cannot_read(self, path: str, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
             return
@@ -175,7 +193,9 @@ class Sources:
             return
         self.unreadable.pop(path, None)
         if tail is not None:
-            self._begin(Feed(tail, pattern.format, pattern.text, now), now)
+            feed = Feed(tail, pattern.format, pattern.text, now)
+            feed.queued = self._spool is not None and feed.path.parent == self._spool.folder
+            self._begin(feed, now)
 
     def _begin(self, feed: Feed, now: float) -> None:
         """Follows a generation that is new here; those before it of the same name are finished first."""
@@ -211,12 +231,14 @@ class Sources:
     def _identify(self, feed: Feed) -> None:
         """Gives the generation its checkpoint, once its first line is there."""
         tail = feed.tail
-        if not tail.identify(complete=self._whole or feed.gone_at is not None):
+        if not tail.identify(complete=self._whole or feed.complete or feed.gone_at is not None):
             return
         if self._whole:
             feed.goal = tail.size
         assert tail.fingerprint is not None
         own = [one for one in self._kept.values() if one.fingerprint == tail.fingerprint and is_of(tail, one)]
+        if feed.queued:
+            own = [one for one in own if one.path.name == feed.path.name]
         # Several may fit by their first lines: the one in the same place, then the one that was read the farthest.
         own.sort(key=lambda one: ((one.device, one.inode) == (tail.device, tail.inode), one.acknowledged))
         kept = own[-1] if own else None
@@ -317,6 +339,7 @@ class Sources:
                 feed.moved_at > long_ago
                 or not feed.drained
                 or feed.gone_at is not None
+                or feed.complete
                 or feed.kept_acknowledged != feed.progress.acknowledged
                 or feed.progress.outstanding
                 or feed.holds
@@ -363,7 +386,7 @@ class Sources:
         elif change is Change.GROWN:
             feed.moved_at, feed.drained = now, False
             feed.lag.saw(feed.tail.size, now)
-        if feed.id == 0 and (change is Change.GROWN or feed.gone_at is not None):
+        if feed.id == 0 and (change is Change.GROWN or feed.complete or feed.gone_at is not None):
             self._identify(feed)
 
     def truncated(self, feed: Feed, now: float) -> None:
