@@ -250,5 +250,7 @@ class StandIn:
 def _error(code: int, reason: str, message: str) -> web.HTTPException:
     body = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
     kinds = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound}
+    error = kinds[code](text=json.dumps(body))
     # The real one names no charset.
-    return kinds[code](body=json.dumps(body).encode(), headers={"Content-Type": "application/json"})
+    error.headers["Content-Type"] = "application/json"
+    return error

@@ -148,7 +148,8 @@ class Api:
         async with contextlib.aclosing(changes):
             while True:
                 try:
-                    kind, pod = await asyncio.wait_for(anext(changes), SILENT_SECONDS)
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        kind, pod = await anext(changes)
                 except StopAsyncIteration:
                     return
                 except Exception as error:
