@@ -148,7 +148,7 @@ class Pager:
 
     def names(self) -> list[str]:
         """Of the alerts that were triggered, in their order."""
-        return [str(p.get("alert") or p.get("name")) for p in self.pages if p.get("event") != "resolve"]
+        return [str(page["labels"]["alertname"]) for page in self.pages if page["event"] == "trigger"]
 
 
 @contextlib.contextmanager
