@@ -159,15 +159,16 @@ class StandIn:
         self._may(request, "watch", "pods")
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
-        version = request.query.get("resourceVersion")
+        # Some real ones refuse a watch that names none.
+        version = request.query["resourceVersion"]
         name = request.query["fieldSelector"].removeprefix("metadata.name=")
         await answer.prepare(request)
-        if version is not None and self.gone:
+        if version != "0" and self.gone:
             self.begun += 1
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             await answer.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
             return answer
-        if version is None and self.pod is not None and self.pod["metadata"]["name"] == name:
+        if version == "0" and self.pod is not None and self.pod["metadata"]["name"] == name:
             queue.put_nowait({"type": "ADDED", "object": self.pod})
         if self.ends_at_once:
             queue.put_nowait(None)

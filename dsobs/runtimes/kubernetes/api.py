@@ -143,6 +143,8 @@ class Api:
             resource("", "Pod"),
             namespace=self.identity.namespace,
             fields={"metadata.name": self.identity.name},
+            # "Any": from the server's cache. Without a version some servers refuse (1.34 above etcd 3.4).
+            resource_version="0",
             server_timeout=random.randint(*WATCH_SECONDS),
         )
         async with contextlib.aclosing(changes):
