@@ -75,6 +75,7 @@ def pod_json(**status: Any) -> dict[str, Any]:
 ALL_RIGHTS = frozenset(
     {
         ("get", "pods"),
+        ("list", "pods"),
         ("watch", "pods"),
         ("list", "events"),
         ("get", "pods/log"),
@@ -102,12 +103,14 @@ class StandIn:
         """Set: it accepts and does not answer."""
         self.begun = 0
         """Watches so far."""
-        self.gone = False
-        """A watch that goes on from a version is told 410."""
+        self.oldest = 0
+        """A watch from a version before this is told 410."""
+        self._history: list[dict[str, Any]] = []
         self.ends_at_once = False
         """Watches end as soon as they have begun."""
         self._version = 1
-        self._watches: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self._watches: dict[asyncio.Queue[dict[str, Any] | None], str] = {}
+        """Each with the pod's name."""
         self.url = ""
 
     def change(self, pod: dict[str, Any] | None) -> None:
@@ -120,8 +123,16 @@ class StandIn:
         told["metadata"]["resourceVersion"] = str(self._version)
         if self.pod is not None:
             self.pod["metadata"]["resourceVersion"] = str(self._version)
-        for queue in self._watches:
-            queue.put_nowait({"type": kind, "object": told})
+        event = {"type": kind, "object": told}
+        self._history.append(event)
+        for queue, name in self._watches.items():
+            if name == told["metadata"]["name"]:
+                queue.put_nowait(event)
+
+    def forget(self) -> None:
+        """Only what is to come can be watched."""
+        self._version += 1
+        self.oldest = self._version
 
     def bookmark(self) -> None:
         """As the real one sends each minute: an object with nothing but a version."""
@@ -156,31 +167,41 @@ class StandIn:
             )
 
     async def _pods(self, request: web.Request) -> web.StreamResponse:
+        if not request.query.get("watch"):
+            return self._list(request)
         self._may(request, "watch", "pods")
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
-        # Some real ones refuse a watch that names none.
-        version = request.query["resourceVersion"]
+        version = int(request.query["resourceVersion"])
         name = request.query["fieldSelector"].removeprefix("metadata.name=")
         await answer.prepare(request)
-        if version != "0" and self.gone:
-            self.begun += 1
+        self.begun += 1
+        if version < self.oldest:
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             await answer.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
             return answer
-        if version == "0" and self.pod is not None and self.pod["metadata"]["name"] == name:
-            queue.put_nowait({"type": "ADDED", "object": self.pod})
+        for past in self._history:
+            meta = past["object"]["metadata"]
+            if meta["name"] == name and int(meta["resourceVersion"]) > version:
+                queue.put_nowait(past)
         if self.ends_at_once:
             queue.put_nowait(None)
-        self._watches.add(queue)
-        self.begun += 1
+        self._watches[queue] = name
         try:
             while (event := await queue.get()) is not None:
                 if event["type"] != "BOOKMARK" or request.query.get("allowWatchBookmarks") == "true":
                     await answer.write(json.dumps(event).encode() + b"\n")
         finally:
-            self._watches.discard(queue)
+            del self._watches[queue]
         return answer
+
+    def _list(self, request: web.Request) -> web.Response:
+        self._may(request, "list", "pods")
+        name = request.query["fieldSelector"].removeprefix("metadata.name=")
+        items = [self.pod] if self.pod is not None and self.pod["metadata"]["name"] == name else []
+        return web.json_response(
+            {"kind": "PodList", "metadata": {"resourceVersion": str(self._version)}, "items": items}
+        )
 
     async def _pod(self, request: web.Request) -> web.Response:
         self._may(request, "get", "pods")

@@ -10,13 +10,13 @@ import pytest
 
 from dsobs.runtimes.kubernetes.api import Api
 from dsobs.runtimes.kubernetes.identity import Identity
-from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
+from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.serving import DSOBS, event, pod, said
 from tests.runtimes.kubernetes.accounts import api_of
 
 pytestmark = pytest.mark.real("kubernetes")
-READ = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "watch"]}
+READ = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
 FURTHER = (
     {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
@@ -82,6 +82,15 @@ class ClusterScene:
     async def delete(self) -> None:
         await asyncio.to_thread(self.namespace.kubectl, "delete", "pod", "one", "--grace-period=0", "--force")
 
+    async def forget_versions(self) -> None:
+        """A server that was just begun knows only what is to come."""
+
+        def restart() -> None:
+            with self.cluster.api_server_away():
+                pass
+
+        await asyncio.to_thread(restart)
+
     async def away(self) -> None:
         self._url = "https://127.0.0.1:1"
         for api in self._apis:
@@ -101,8 +110,8 @@ class TestApiServer(KubernetesApiContract):
         await scene.close()
 
     async def test_bookmark_comes_each_minute_and_can_be_read(self, scene: Scene) -> None:
-        changes = (await scene.api("full")).watch()
-        await next_of(changes, "ADDED")
+        api = await scene.api("full")
+        changes = api.watch((await api.listed())[1])
         async with asyncio.timeout(150):
             async for kind, mark in changes:
                 if kind == "BOOKMARK":
