@@ -45,6 +45,9 @@ KILL_GRACE = 5
 READINESS_PERIOD = 5
 ANSWER_TIMEOUT = 5
 """Seconds that the engine may take to answer its readiness probe."""
+TERMINATING = "terminating"
+"""A file that the sidecar's own preStop hook writes. kubelet runs the hook when the pod begins to end, before it waits
+for the other containers, so it is a witness of a planned stop that takes no right."""
 STARTUP_PERIOD = 5
 STARTUP_SECONDS = 24 * 3600
 """The start-up probe only holds liveness back; it must never kill, so it is this wide."""
@@ -128,6 +131,13 @@ class ControlFolder:
         self._lock = descriptor
         for kind in Kind:
             self.withdraw(kind)
+        # A sidecar that ended alone has left it; where the pod ends there is no other sidecar afterwards.
+        (self.folder / TERMINATING).unlink(missing_ok=True)
+
+    @property
+    def terminating(self) -> bool:
+        """The pod is ending: the sidecar's preStop hook was run."""
+        return (self.folder / TERMINATING).exists()
 
     def write(self, kind: Kind, request: Request) -> None:
         """Puts the request there, whole or not at all; OSError if it can't be (it may then be there all the same: see
@@ -252,6 +262,11 @@ def readiness_probe(url: str | None, folder: str = MOUNT_PATH) -> dict[str, Any]
         "failureThreshold": 3,
         "timeoutSeconds": PROBE_TIMEOUT,
     }
+
+
+def sidecar_pre_stop(folder: str = MOUNT_PATH) -> dict[str, Any]:
+    """The sidecar's lifecycle.preStop."""
+    return {"exec": {"command": ["sh", "-c", f": > {shlex.quote(f'{folder}/{TERMINATING}')}"]}}
 
 
 def startup_probe(path: str, port: int, *, scheme: str = "HTTP") -> dict[str, Any]:
