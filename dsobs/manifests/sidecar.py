@@ -255,6 +255,7 @@ def container(
         security |= {"runAsUser": 65532, "runAsGroup": 65532}
     return made | {
         "ports": [{"name": "dsobs", "containerPort": PORT}],
+        "lifecycle": {"preStop": control_folder.sidecar_pre_stop()},
         "resources": resources,
         "securityContext": security,
         "volumeMounts": volume_mounts,
