@@ -24,23 +24,6 @@ if [ -z "${UV:-}" ]; then
   if uv --version >/dev/null 2>&1; then UV=uv; else UV=$HERE/../../.uv/bin/uv; fi
 fi
 
-packages() {
-  local missing=() package
-  exec 8>"$CACHE/apt.lock"
-  flock 8
-  for package in "${PACKAGES[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok' || missing+=("$package")
-  done
-  if [ ${#missing[@]} -gt 0 ]; then
-    [ "$(id -u)" = 0 ] || { echo "kubernetes.sh: as root: apt-get install ${missing[*]}" >&2; exit 1; }
-    echo "installing ${missing[*]}" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -q >&2
-    apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
-  fi
-  exec 8>&-
-}
-
 # The module leaves its k8s.io/ parts to a folder beside it that is not published with it: each is replaced by the
 # release of that part.
 module() {
@@ -88,7 +71,7 @@ programs() {
 
 home() {
   mkdir -p "$CACHE"
-  packages
+  bash "$HERE/apt.sh" "${PACKAGES[@]}"
   exec 9>"$ROOT.lock"
   flock 9
   if [ -e "$ROOT/installed" ]; then return; fi
@@ -106,7 +89,7 @@ home() {
 base() {
   local option options=()
   mkdir -p "$CACHE"
-  packages
+  bash "$HERE/apt.sh" "${PACKAGES[@]}"
   exec 9>"$BASE.lock"
   flock 9
   if [ -e "$BASE/installed" ]; then return; fi

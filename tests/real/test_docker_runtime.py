@@ -93,12 +93,12 @@ async def scene(daemon: Dockerd) -> AsyncIterator[DockerScene]:
     await scene.close()
 
 
-@pytest.mark.real
+@pytest.mark.real("seconds")
 class TestDockerRuntime(RuntimeContract):
     """With the fixture above."""
 
 
-@pytest.mark.real
+@pytest.mark.real("seconds")
 class TestDockersOwn:
     async def test_docker_restart_by_a_person_is_planned(self, scene: DockerScene) -> None:
         await scene.start()

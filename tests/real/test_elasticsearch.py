@@ -17,7 +17,7 @@ from dsobs.logs import metrics
 from tests.logs.shipping import append, lines, named, settings, ship_once, shipping, size, until
 from tests.real.elasticsearch import STRANGER, WRITER, Elasticsearch
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 VERSIONS = ("9.2.0", "8.19.5")
 TEMPLATE = {
     "index_patterns": ["logs*"],

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tests.real.kubernetes import Cluster, Namespace
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("kubernetes")
 
 
 def simulator(cluster: Cluster) -> dict[str, object]:

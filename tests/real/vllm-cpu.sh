@@ -32,7 +32,7 @@ install() {
   rm -rf "$ROOT"
   mkdir -p "$ROOT"
   # tcmalloc is optional; numactl's library is not.
-  ldconfig -p | grep -q libnuma.so.1 || { [ "$(id -u)" = 0 ] && apt-get install -y -q libnuma1 >&2; } || true
+  ldconfig -p | grep -q libnuma.so.1 || bash "$HERE/apt.sh" libnuma1 || true
   "$UV" venv -q -p 3.11 "$ROOT/venv"
   echo '  torch' >&2
   "$UV" pip install -q -p "$PY" "torch==$TORCH" pip

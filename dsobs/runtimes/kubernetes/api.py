@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,7 @@ class Api:
         fields: Any = {"involvedObject.name": self.identity.name, "involvedObject.kind": "Pod"}
 
         async def listed() -> list[Json]:
-            found = self._client.list(_resource("", "Event"), namespace=self.identity.namespace, fields=fields)
+            found = self._client.list(resource("", "Event"), namespace=self.identity.namespace, fields=fields)
             return [dict(event) async for event in found]
 
         events: list[Json] = await self._asked("list", listed())
@@ -128,20 +129,18 @@ class Api:
 
     async def allowed(self, right: Right) -> bool:
         """Whether this service account has the right, by a SelfSubjectAccessReview."""
-        resource = _resource("authorization.k8s.io", "SelfSubjectAccessReview", namespaced=False)
+        kind = resource("authorization.k8s.io", "SelfSubjectAccessReview", namespaced=False)
         name, _, part = right.resource.partition("/")
         attributes = {"verb": right.verb, "group": right.group, "resource": name, "subresource": part}
         if right.namespaced:
             attributes["namespace"] = self.identity.namespace
-        review = await self._asked(
-            "review", self._client.create(resource({"spec": {"resourceAttributes": attributes}}))
-        )
+        review = await self._asked("review", self._client.create(kind({"spec": {"resourceAttributes": attributes}})))
         return bool((review.get("status") or {}).get("allowed"))
 
     async def watch(self) -> AsyncIterator[tuple[str, Json]]:
         """(type, pod) of each change, first the pod as it is; BOOKMARK for a sign of life. Goes on until it fails."""
         changes: Any = self._client.watch(
-            _resource("", "Pod"),
+            resource("", "Pod"),
             namespace=self.identity.namespace,
             fields={"metadata.name": self.identity.name},
             server_timeout=random.randint(*WATCH_SECONDS),
@@ -149,7 +148,8 @@ class Api:
         async with contextlib.aclosing(changes):
             while True:
                 try:
-                    kind, pod = await asyncio.wait_for(anext(changes), SILENT_SECONDS)
+                    async with asyncio.timeout(SILENT_SECONDS):
+                        kind, pod = await anext(changes)
                 except StopAsyncIteration:
                     return
                 except Exception as error:
@@ -162,8 +162,8 @@ class Api:
 
     async def _get(self, kind: str, group: str, name: str, *, namespaced: bool = True) -> Json:
         where = {"namespace": self.identity.namespace} if namespaced else {}
-        resource = _resource(group, kind, namespaced=namespaced)
-        return dict(await self._asked("get", self._client.get(resource, name, **where)))
+        asked = self._client.get(resource(group, kind, namespaced=namespaced), name, **where)
+        return dict(await self._asked("get", asked))
 
     async def _asked(self, what: str, question: Any) -> Any:
         try:
@@ -177,13 +177,14 @@ class Api:
         return answer
 
 
-def _resource(group: str, kind: str, *, namespaced: bool = True) -> Any:
+@cache
+def resource(group: str, kind: str, *, namespaced: bool = True) -> Any:
     """A kind of version v1 whose objects are JSON as the server gives it: a server of another age may add fields, and
-    leaves some out of bookmarks."""
-    from lightkube.generic_resource import create_global_resource, create_namespaced_resource
+    leaves some out of bookmarks. Not in lightkube's registry, where another class of the kind may be."""
+    from lightkube.generic_resource import GenericGlobalResource, GenericNamespacedResource, create_api_info
 
-    create = create_namespaced_resource if namespaced else create_global_resource
-    return create(group, "v1", kind, f"{kind.lower()}s")
+    base = GenericNamespacedResource if namespaced else GenericGlobalResource
+    return type(kind, (base,), {"_api_info": create_api_info(group, "v1", kind, f"{kind.lower()}s")})
 
 
 def _plain(error: Exception) -> Exception:
