@@ -16,7 +16,7 @@ from dsobs.runtimes.control_folder import Kind, Request
 from tests.manifests import golden
 from tests.real.kubernetes import Cluster, Namespace
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("kubernetes")
 
 CRDS = {
     "sigs.k8s.io/lws@v0.7.0": "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml",
