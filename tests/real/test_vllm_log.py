@@ -15,9 +15,8 @@ _VARYING = re.compile(r"\d+(?:\.\d+)?|0x[0-9a-f]+")
 
 
 def shapes(lines: list[str]) -> list[str]:
-    """Kinds of lines up to the end of a start and of a request, without their numbers. Left out is vLLM's logo, in whose
-    place one line with its version stands where there is more than one handler, and routes, whose methods have no order.
-    """
+    """Kinds of lines of a start and of a request, without their numbers. Left out is vLLM's logo, in whose place one
+    line with its version stands where there is more than one handler, and routes, whose methods have no order."""
     end = next(index for index, line in enumerate(lines) if "POST /v1/" in line)
     kept = [line for line in lines[: end + 1] if re.search(r"\b(INFO|WARNING)\b", line)]
     without = re.compile(r"[█▄▀]|\[api_utils\.py:N\] $|vLLM server version|Route: ")
