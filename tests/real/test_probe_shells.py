@@ -9,7 +9,7 @@ from dsobs.runtimes.control_folder import Kind
 from tests.real import apt
 from tests.runtimes import probe_cases
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("seconds")
 PACKAGES = {"dash": "dash", "bash": "bash", "busybox": "busybox-static"}
 
 

@@ -15,7 +15,7 @@ from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.model.view import EngineProgress, View
 from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
@@ -382,3 +382,55 @@ async def test_observe_that_was_set_during_the_random_delay_withdraws_the_restar
     assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
     assert scene.store.current.entries[-1].detail["why"] == "the mode is observe by now"
     assert scene.engine.restarts == []
+
+
+async def test_request_without_effect_is_a_failure_that_counts(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise RestartWithoutEffect("nothing came of it")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    failed = scene.store.current.entries[-1]
+    assert (failed.detail["why"], failed.detail["without_effect"]) == ("nothing came of it", True)
+    assert scene.store.current.attempts(0.0) == 1
+
+
+async def test_what_the_runtime_holds_back_is_withdrawn_and_no_failure(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise RuntimeHeld("a roll-out is under way")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    failed = scene.store.current.entries[-1]
+    assert (failed.detail["why"], failed.detail["withdrawn"]) == ("a roll-out is under way", True)
+    assert (scene.store.current.attempts(0.0), scene.pages) == (0, [])
+
+
+async def test_instance_that_has_yet_to_begin_is_dsobs_own_for_its_start_up_budget(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, lambda: RestartResult(started_at=None))
+    await scene.do(RESTART)
+    assert scene.own_longer == [140.0 + 3600.0]
+    scene = Scene(db, ENFORCE, ok)
+    await scene.do(RESTART)
+    assert scene.own_longer == []
+
+
+@pytest.mark.parametrize(
+    ("fleet", "given", "bound"), [(False, None, 2.0), (True, None, 60.0), (True, 0.0, 0.0), (False, 7.0, 7.0)]
+)
+async def test_random_delay_is_longer_where_other_replicas_may_have_the_same_fault(
+    fleet: bool, given: float | None, bound: float
+) -> None:
+    dice = Drawn()
+    settings = Settings(coordination=Coordination.UNCOORDINATED, random_delay=given)
+    async with Alone(settings, owned=False, fleet=fleet, randomness=dice).taken("i1"):
+        pass
+    assert dice.bounds == [(0.0, bound)]
+
+
+def test_sidecar_that_is_not_alone_may_act_only_where_somebody_said_so() -> None:
+    assert Alone(Settings(), owned=False).refusal() == (
+        "no coordination with other sidecars: set remediation.coordination"
+    )
+    assert Alone(Settings()).refusal() is None
+    assert Alone(Settings(coordination=Coordination.SINGLE), owned=False).refusal() is None

@@ -111,7 +111,7 @@ def hold(pod: Json) -> str | None:
     if target is not None and target.get("status") == "True":
         return f"the pod is to be disrupted: {target.get('reason', '')} {target.get('message', '')}".strip()
     for each in status.get("ephemeralContainerStatuses") or ():
-        if (each.get("state") or {}).get("running"):
+        if "running" in (each.get("state") or {}):
             return f"somebody debugs the pod (ephemeral container {each['name']})"
     return None
 

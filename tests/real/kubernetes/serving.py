@@ -26,6 +26,11 @@ from tests.real.kubernetes.cluster import Cluster
 from tests.real.kubernetes.namespace import Namespace
 
 PORT = 8000
+KEPT = ("supervise", "--socket", "/var/lib/dsobs/keeper.sock", "--stop-grace", "20", "--", "dsobs")
+"""To Kubernetes a pod whose sidecar's container has ended is not ready, and gets no traffic. So dsobs has a small
+process above it that starts it again, and the container lives on."""
+DSOBS = "/usr/local/bin/dsobs run"
+"""What the command line of dsobs itself has, and not that of the process above it."""
 SETTINGS = {
     "runtime.name": "kubernetes",
     "remediation.mode": "enforce",
@@ -44,7 +49,7 @@ def pod(
     settings: Mapping[str, str] | None = None,
     engine: tuple[str, ...] = (),
     account: str | None = None,
-    memory: str = "160Mi",
+    memory: str = "176Mi",
 ) -> dict[str, Any]:
     """Its manifest. `settings`: besides SETTINGS; `engine`: flags of the simulator; `account`: the service account
     whose token the sidecar, and it alone, has. None: no right at all."""
@@ -71,7 +76,7 @@ def pod(
                     "name": "dsobs",
                     "image": cluster.dsobs_image,
                     "restartPolicy": "Always",
-                    "args": ["run", *(part for word in words for part in ("--set", word))],
+                    "args": [*KEPT, "run", *(part for word in words for part in ("--set", word))],
                     "env": [
                         {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in FIELDS.items()
                     ],
@@ -148,7 +153,7 @@ class Pager:
 
     def names(self) -> list[str]:
         """Of the alerts that were triggered, in their order."""
-        return [str(p.get("alert") or p.get("name")) for p in self.pages if p.get("event") != "resolve"]
+        return [str(page["labels"]["alertname"]) for page in self.pages if page["event"] == "trigger"]
 
 
 @contextlib.contextmanager
