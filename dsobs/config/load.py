@@ -86,7 +86,7 @@ def load_with_origins(path: Path | None, environ: Mapping[str, str], overrides: 
     if sources.problems or config is None:
         # Variables have no order of their own but their names.
         ordered = sorted(sources.problems, key=lambda item: (item[0], item[1].where if item[0][0] == 1 else ""))
-        raise ConfigError(problem for _, problem in ordered)
+        raise ConfigError((problem for _, problem in ordered), config)
     origins = {".".join(key): sources.origins[key].where for key in settings() if key in sources.origins}
     return Loaded(config, origins, sources)
 

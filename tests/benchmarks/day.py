@@ -28,6 +28,7 @@ from dsobs.model.alert import Transition
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import Failure, Gpu, Health, RuntimeView, Scrape, Unknown
 from dsobs.model.samples import metric_name
+from dsobs.promql import Sliced
 from dsobs.recorder.records import read_records
 from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
@@ -124,16 +125,16 @@ class VirtualSidecar(Sidecar):
         self._time_rules()
 
     def _time_rules(self) -> None:
-        evaluate = self.evaluator.evaluate
+        evaluation = self.evaluator.evaluation
 
-        def timed(now: float, *, news: bool = False) -> list[Transition]:
+        def timed(now: float, *, news: bool = False) -> Sliced[list[Transition]]:
             begun = time.process_time_ns()
-            transitions = evaluate(now, news=news)
+            transitions = yield from evaluation(now, news=news)
             if self.engine.second > (self.hours - 1) * HOUR:
                 self.rules.append((time.process_time_ns() - begun) / 1e6)
             return transitions
 
-        self.evaluator.evaluate = timed  # type: ignore[method-assign]
+        self.evaluator.evaluation = timed  # type: ignore[method-assign]
 
     async def _scraped(self) -> Scrape:
         now = self.clock.now()
