@@ -21,7 +21,7 @@ def command(tmp_path: Path) -> Path:
         f"#!{sys.executable} -IS\n"
         "import os, signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-        "signal.signal(signal.SIGHUP, lambda *_: print('again', flush=True))\n"
+        "signal.signal(signal.SIGHUP, lambda *_: os.write(1, b'again\\n'))\n"
         "print(os.getpid(), *sys.argv[1:], flush=True)\n"
         f"if os.path.exists({str(tmp_path / 'fail')!r}): sys.exit(2)\n"
         "while True: time.sleep(1)\n"
