@@ -123,6 +123,9 @@ class HostCollector:
             except OSError as error:
                 self._say(f"disk space is unknown: {path}: {error.strerror}")
                 continue
+            # A squashfs or an image is full by nature, and nobody writes to what is mounted read-only.
+            if told.f_flag & os.ST_RDONLY:
+                continue
             yield str(path), told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
 
     def _shm(self, pid: int | None) -> Path | None:

@@ -164,6 +164,21 @@ async def view_of(collector: HostCollector, runtime: RuntimeView | Unknown = RUN
     return view
 
 
+async def test_what_is_mounted_read_only_is_no_disk_that_fills_up(
+    clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def told(path: Path) -> os.statvfs_result:
+        found = real(path)
+        # The flags stand behind the ten fields of the sequence.
+        return found if path == tmp_path else os.statvfs_result((*found[:8], found.f_flag | os.ST_RDONLY, *found[9:]))
+
+    monkeypatch.setattr("dsobs.collectors.host.os.statvfs", told)
+    view = await view_of(collector(clock, tmp_path, tmp_path, mountpoints=(Path("/"),)))
+    assert [mountpoint for mountpoint, _, _ in view.filesystems] == [str(tmp_path)]
+
+
 async def test_disk_of_the_state_folder_and_of_each_mount_point_is_read(clock: ManualClock, tmp_path: Path) -> None:
     view = await view_of(collector(clock, tmp_path, tmp_path, mountpoints=(Path("/"), tmp_path)))
     assert [mountpoint for mountpoint, _, _ in view.filesystems] == [str(tmp_path), "/"]
