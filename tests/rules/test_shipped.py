@@ -87,6 +87,15 @@ def test_shipped_rules_name_only_canonical_signals_and_dsobs_own() -> None:
     assert unknown == set()
 
 
+def test_each_metric_of_the_shipped_rules_is_in_the_reference() -> None:
+    page = (_FOLDER.parent / "docs/reference/metrics.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    recorded = {"dsobs:engine_available:avg30s", "up", "dsobs_nvml_up"}
+    named = set().union(*(rule.query.metric_names for rule in _rules().values())) - recorded
+    assert len(named) > 50
+    assert {name for name in named if not {name, re.sub("_(bucket|count|sum)$", "", name)} & listed} == set()
+
+
 def test_shipped_rules_have_severity_summary_description_threshold_and_runbook() -> None:
     for rule in _rules().values():
         severity = dict(rule.labels)["severity"].text
