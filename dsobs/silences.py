@@ -92,8 +92,8 @@ def new(matchers: Iterable[str], now: float, seconds: float, created_by: str, co
     if all(matcher.matches({}) for matcher in parsed):
         # As Alertmanager does: such a slip would silence all alerts and stop all repair.
         raise MatcherError(
-            f"{' '.join(str(matcher) for matcher in parsed)} fits whatever has no such label, which may be all alerts; add "
-            'a matcher that does not, such as alertname=EngineHung, or alertname=~".+" for all of them'
+            f"{' '.join(str(matcher) for matcher in parsed)} fits whatever has no such label, which may be all alerts; "
+            'add a matcher that does not, such as alertname=EngineHung, or alertname=~".+" for all of them'
         )
     if not 0 < seconds <= 90 * 86400:
         raise MatcherError("a silence lasts more than 0 s and at most 90 days")

@@ -8,7 +8,6 @@ from dsobs.config.models import Config, Mode
 from dsobs.config.secret import Secret, SecretError
 from dsobs.config.settings import Key, Kind, settings, value_of
 
-
 LONGEST_WINDOW_SECONDS = 6 * 3600.0
 """What the sidecar's store holds."""
 LEAST_SCRAPES = 5
@@ -79,8 +78,8 @@ def _latency_window(config: Config) -> Iterator[Finding]:
         yield Finding(
             key,
             (key, "target.scrape_interval"),
-            f"is {format_duration(window)}, less than {LEAST_SCRAPES} scrapes of {format_duration(scrapes)}, in which no "
-            f"latency can be seen; write {format_duration(LEAST_SCRAPES * scrapes)} or more, or scrape more often",
+            f"is {format_duration(window)}, less than {LEAST_SCRAPES} scrapes of {format_duration(scrapes)}, in which "
+            f"no latency can be seen; write {format_duration(LEAST_SCRAPES * scrapes)} or more, or scrape more often",
         )
     if window > LONGEST_WINDOW_SECONDS:
         yield Finding(
