@@ -70,6 +70,20 @@ def test_a_window_holds_some_scrapes_and_no_more_than_is_kept(given: dict[str, s
     assert problems(None, overrides=given) == [f"--set rules.latency_p99.window: {told}"]
 
 
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("http://am:9093/api/v2/alerts", "http://am:9093"),
+        ("http://am:9093/prefix/api/v1", "http://am:9093/prefix"),
+        ("https://am/?x=1", "https://am/"),
+    ],
+)
+def test_an_alertmanager_is_named_by_its_address_without_the_path_of_its_api(url: str, wanted: str) -> None:
+    told = f"{url!r} is an address of its API, which dsobs adds by itself; write {wanted}"
+    assert told in problems(None, overrides={"notifiers.alertmanager.urls": url})[0]
+    assert load(None, {}, {"notifiers.alertmanager.urls": wanted}).notifiers.alertmanager is not None
+
+
 def test_no_file_gives_the_defaults() -> None:
     environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
     assert load(None, environ, {}) == Config()
