@@ -455,6 +455,7 @@ class Pipeline:
         gpu = self._gpu_signals.samples(obs.gpus, now) + self.cards.foreign_memory(obs.gpus, pids)
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
+        gpu += self.cards.signals_up(obs.gpus) if self.config.gpu.enabled else []
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves, self.cards.others)
         self.store.append_samples(self.cards.judged(gpu), now, source="gpu")
         container = self._container_samples(obs)

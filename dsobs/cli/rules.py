@@ -150,8 +150,12 @@ def run_check(args: argparse.Namespace) -> int:
             for row in (_rule_row(group, rule) for group, rule in rules)
         ],
     )
-    print(f"{len(rules)} rules in {len(groups)} groups are right")
+    print(f"{_count(len(rules), 'rule')} in {_count(len(groups), 'group')} {'is' if len(rules) == 1 else 'are'} right")
     return ExitCode.DONE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _print_problem(problem: "Problem", *, as_json: bool) -> None:

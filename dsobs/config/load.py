@@ -236,11 +236,18 @@ class _Sources:
                 place = detail["loc"]
                 if any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in details):
                     continue  # wrong only because something in it is
-                origin = self.origin(place[:-1] if detail["type"] == "missing" else place)
-                problem = Problem(origin.where, dotted(place), explain(detail), origin.in_file)
+                missing = detail["type"] == "missing"
+                if missing and any(problem.key == dotted(place) for _, problem in self.problems):
+                    continue  # it was written, and refused
+                origin = self.origin(place[:-1] if missing else place)
+                message = explain(detail)
+                if missing and origin.where and not origin.in_file:
+                    # What is written there is another setting of the same section.
+                    message = f"{dotted(place)} {message}"
+                problem = Problem(origin.where, dotted(place), message, origin.in_file)
                 self.problems.append((origin.order, problem))
                 wrong.add(dotted(place).partition("[")[0])
-                self._remove(place, whole=detail["type"] == "missing")
+                self._remove(place, whole=missing)
             try:
                 config = Config.model_validate(self.tree)
             except ValidationError:

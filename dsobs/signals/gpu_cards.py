@@ -38,6 +38,8 @@ class GpuCards:
         """(card, XID) → the last one."""
         self._moved = False
         """Another instance is there, maybe on other cards."""
+        self._were_read = False
+        """Cards were read at some time."""
         self._sessions = CardSessions()
 
     def observe(
@@ -50,6 +52,7 @@ class GpuCards:
         """
         if isinstance(gpus, Unknown):
             return []
+        self._were_read = True
         ended = []
         for gpu in gpus:
             card = card_of(gpu)
@@ -123,6 +126,12 @@ class GpuCards:
                 out.append(Sample(names, float(held)))
         return out
 
+    def signals_up(self, gpus: tuple[Gpu, ...] | Unknown) -> list[Sample]:
+        """`dsobs_gpu_signals_up`; none where no card was ever read: such a host may have none."""
+        if not self._were_read:
+            return []
+        return [Sample(labels("dsobs_gpu_signals_up"), float(not isinstance(gpus, Unknown)))]
+
     def judged(self, samples: Iterable[Sample]) -> list[Sample]:
         """Those that rules may see: an alert on another's card is no alert of this engine."""
         if not self._others:
@@ -134,6 +143,7 @@ class GpuCards:
     def dump(self) -> dict[str, Any]:
         """For JSON."""
         return {
+            "were_read": self._were_read,
             "ours": sorted(self._ours),
             "others": sorted(self._others),
             "faults": [[f.card, f.index, f.xid, f.at, f.boot_id] for f in self._faults.values()],
@@ -142,6 +152,7 @@ class GpuCards:
 
     def load(self, value: Mapping[str, Any]) -> None:
         """What `dump` gave, but for faults of an earlier boot. Where either boot is not known, a fault stands."""
+        self._were_read = bool(value.get("were_read"))
         self._ours, self._others = set(value.get("ours", ())), set(value.get("others", ()))
         self._sessions.load(value.get("sessions", {}))
         for card, index, xid, at, boot_id in value.get("faults", ()):

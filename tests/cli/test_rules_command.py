@@ -109,7 +109,7 @@ def test_check_of_a_folder_reads_its_rule_files_and_no_tests(folder: Path, capsy
         "rule  kind    severity  every  for  window  file",
         f"A     alert   page      15s    5m           {folder}/r.rules.yaml:5",
         f"a:b   record            15s         10m     {folder}/r.rules.yaml:9",
-        "2 rules in 1 groups are right",
+        "2 rules in 1 group are right",
     ]
 
 
@@ -148,7 +148,7 @@ def test_check_without_files_checks_the_rules_that_would_run(folder: Path, capsy
     assert rows["GPUMemoryHigh"]["for"] == 120
     assert rows["A"]["file"] == f"{folder}/r.rules.yaml"
     assert main(["rules", "check", "--config", str(config), "--set", "rules.shipped=false"]) == ExitCode.DONE
-    assert "2 rules in 1 groups" in capsys.readouterr().out
+    assert "2 rules in 1 group" in capsys.readouterr().out
 
 
 def test_check_of_a_folder_without_rules_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ def test_a_fault_that_no_restart_mends_stands_until_it_is_cleared(xid: int) -> N
     assert standing(cards) == []
 
 
-@pytest.mark.parametrize("xid", [13, 31, 43, 63, 92, 94, 31337])
+@pytest.mark.parametrize("xid", [13, 31, 43, 45, 63, 92, 94, 154, 31337])
 def test_a_fault_of_the_application_does_not_stand(xid: int) -> None:
     cards = GpuCards()
     cards.observe((card(A, xids=(xid,)),), 1.0, None, ready=False)
@@ -263,8 +263,22 @@ def test_rules_see_nothing_of_anothers_card() -> None:
     assert cards.judged([ours, theirs]) == [ours]
 
 
+def test_signals_are_lost_only_where_cards_were_read_before_over_restarts_of_dsobs() -> None:
+    def told(cards: GpuCards, gpus: tuple[Gpu, ...] | Unknown) -> list[float]:
+        cards.observe(gpus, 1.0, None, ready=False)
+        return [sample.value for sample in cards.signals_up(gpus)]
+
+    cards, gone = GpuCards(), Unknown("no driver")
+    assert told(cards, gone) == []
+    assert told(cards, (card(A),)) == [1.0]
+    assert told(cards, gone) == [0.0]
+    after = GpuCards()
+    after.load(cards.dump())
+    assert told(after, gone) == [0.0]
+
+
 def test_nothing_is_concluded_from_readings_that_are_not_there() -> None:
     cards = GpuCards()
     cards.observe(Unknown("no driver"), 1.0, (7,), ready=True)
-    assert cards.dump() == {"ours": [], "others": [], "faults": [], "sessions": {}}
+    assert cards.dump() == {"were_read": False, "ours": [], "others": [], "faults": [], "sessions": {}}
     assert cards.foreign_memory(Unknown("no driver"), (7,)) == []
