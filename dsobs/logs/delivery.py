@@ -218,9 +218,9 @@ class Delivery:
             self.succeeded_at = time.monotonic()
         records = split(pieces) if again or bad else []
         for number, refusal in list(bad):
-            text = as_text(records[number], refusal)
-            if text is not None:
-                records[number] = text
+            words = as_text(records[number], refusal)
+            if words is not None:
+                records[number] = words
                 again.append(number)
                 bad.remove((number, refusal))
         if bad and not await self._put_aside(index, [(records[number], refusal) for number, refusal in bad], count):

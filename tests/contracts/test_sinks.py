@@ -74,11 +74,11 @@ class TestStdout(SinkContract):
         self.reader.start()
         with os.fdopen(write_end, "w") as stdout, pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "stdout", stdout)
-            self.sink = open_sink("stdout", SinkSettings(Logs(), Path("/nonexistent")))
+            self.made = open_sink("stdout", SinkSettings(Logs(), Path("/nonexistent")))
         try:
-            yield self.sink
+            yield self.made
         finally:
-            await self.sink.close()
+            await self.made.close()
             await asyncio.to_thread(self.reader.join)
 
     def _read(self) -> None:
@@ -89,12 +89,12 @@ class TestStdout(SinkContract):
                     return
 
     async def taken(self) -> list[Taken]:
-        await self.sink.close()
+        await self.made.close()
         await asyncio.to_thread(self.reader.join)
         return taken_of(b"".join(self.got))
 
     async def go(self) -> None:
-        os.write(self.sink._fd, b"stop\n")  # type: ignore[attr-defined]
+        os.write(self.made._fd, b"stop\n")  # type: ignore[attr-defined]
         await asyncio.to_thread(self.reader.join)
 
 
