@@ -6,6 +6,7 @@ The client is version 8's, whose compatibility headers both servers understand; 
 import asyncio
 import base64
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -86,7 +87,11 @@ class Node(AiohttpHttpNode):
         except (ssl.SSLError, aiohttp.ClientSSLError) as error:
             raise TlsError(_why(error), errors=(error,)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ConnectionError(_why(error), errors=(error,)) from error
+            why = _why(error)
+            if self.config.scheme == "https" and _is_hang_up(error):
+                # With TLS 1.3 that is all that one may see of a client certificate that is missing or refused.
+                why += "; if it asks for a client certificate, look at logs.elasticsearch.cert_file"
+            raise ConnectionError(why, errors=(error,)) from error
         meta = ApiResponseMeta(
             node=self.config,
             duration=loop.time() - began,
@@ -114,6 +119,12 @@ def _why(error: BaseException) -> str:
         return inner.strerror or "its name can't be looked up"
     number = getattr(inner, "errno", None)
     return os.strerror(number) if number else getattr(inner, "strerror", None) or type(error).__name__
+
+
+def _is_hang_up(error: BaseException) -> bool:
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError) or (
+        getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
+    )
 
 
 _TLS_ADVICE = {
