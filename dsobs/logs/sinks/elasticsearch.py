@@ -113,6 +113,9 @@ def _why(error: BaseException) -> str:
     inner = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         inner = error.certificate_error
+    if isinstance(inner.__cause__, ssl.SSLError):
+        # An alert that came later than the handshake, wrapped as an error of reading.
+        inner = inner.__cause__
     if isinstance(inner, ssl.SSLError):
         return _why_tls(inner)
     if isinstance(inner, socket.gaierror):
@@ -122,6 +125,8 @@ def _why(error: BaseException) -> str:
 
 
 def _is_hang_up(error: BaseException) -> bool:
+    if isinstance(error.__cause__, ssl.SSLError):
+        return False
     return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError) or (
         getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
     )
