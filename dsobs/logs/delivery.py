@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 
+from dsobs.logs.as_text import as_text
 from dsobs.logs.batch import Batch, split
 from dsobs.logs.concurrency import Concurrency
 from dsobs.logs.dead_letters import DeadLetters, DeadLettersFullError
@@ -216,6 +217,12 @@ class Delivery:
         if taken or duplicates:
             self.succeeded_at = time.monotonic()
         records = split(pieces) if again or bad else []
+        for number, refusal in list(bad):
+            words = as_text(records[number], refusal)
+            if words is not None:
+                records[number] = words
+                again.append(number)
+                bad.remove((number, refusal))
         if bad and not await self._put_aside(index, [(records[number], refusal) for number, refusal in bad], count):
             again += [number for number, _ in bad]
             delay = max(delay, HOLD_DELAY)

@@ -31,7 +31,7 @@ FAULTY_LINES = Counter(
 FAILED = Counter(
     "dsobs_log_failures",
     "Lines and records with which a part of dsobs or a plugin failed: format (sent as they stand), transform and "
-    "encoder (put to the dead letters).",
+    "encoder (put to the dead letters); fields: Elasticsearch can't take their fields (sent as text with a note).",
     ["part"],
     registry=REGISTRY,
 )
@@ -87,5 +87,5 @@ for _outcome in ("sent", "duplicate", "quarantined", "dead_letter"):
     RECORDS.labels(_outcome)
 for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul", "format_failed"):
     LOST.labels(_reason)
-for _part in ("format", "transform", "encoder"):
+for _part in ("format", "transform", "encoder", "fields"):
     FAILED.labels(_part)

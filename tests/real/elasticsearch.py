@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -61,14 +62,17 @@ class Elasticsearch:
         settings: Mapping[str, str] | None = None,
         *,
         roles: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Path] | None = None,
     ) -> None:
         """`settings`: further lines of elasticsearch.yml. `roles`: name → definition of more roles; each has a user of
-        its name, with the password NAME-secret."""
+        its name, with the password NAME-secret. `tls`: `ca`, `certificate` and `key` as PEM; then it speaks https, and
+        asks for client certificates of that CA without insisting on them."""
         self.version = version
         self.port = _free_port()
         self.stream = "logs-test"
         """A data stream that tests write to."""
-        self.url = f"http://127.0.0.1:{self.port}"
+        self._tls = tls
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._settings = dict(settings or {})
         self._roles = dict(roles or {})
         self._folder = Path(tempfile.mkdtemp(prefix="elasticsearch-"))
@@ -105,6 +109,7 @@ class Elasticsearch:
             "xpack.security.http.ssl.enabled": "false",
             "xpack.security.transport.ssl.enabled": "false",
             "cluster.routing.allocation.disk.threshold_enabled": "false",
+            **self._take_certificates(config),
             **self._settings,
         }
         (config / "elasticsearch.yml").write_text("".join(f"{name}: {value}\n" for name, value in lines.items()))
@@ -117,6 +122,20 @@ class Elasticsearch:
             self._folder.chmod(0o755)
             for path in (self._home, *self._home.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
+
+    def _take_certificates(self, config: Path) -> dict[str, str]:
+        if self._tls is None:
+            return {}
+        for name, path in self._tls.items():
+            shutil.copyfile(path, config / f"{name}.pem")
+        ssl_ = "xpack.security.http.ssl"
+        return {
+            f"{ssl_}.enabled": "true",
+            f"{ssl_}.key": "key.pem",
+            f"{ssl_}.certificate": "certificate.pem",
+            f"{ssl_}.certificate_authorities": "ca.pem",
+            f"{ssl_}.client_authentication": "optional",
+        }
 
     def _launch(self) -> "subprocess.Popen[bytes]":
         root = os.geteuid() == 0
@@ -165,7 +184,8 @@ class Elasticsearch:
     async def ask(self, method: str, path: str, body: Any = None, *, user: tuple[str, str] = ADMIN) -> tuple[int, Any]:
         """Status and JSON of one request."""
         if self._session is None:
-            self._session = aiohttp.ClientSession()
+            trusted = ssl.create_default_context(cafile=self._tls["ca"]) if self._tls else True
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusted))
         token = base64.b64encode(":".join(user).encode()).decode()
         async with self._session.request(
             method, self.url + path, json=body, headers={"Authorization": f"Basic {token}"}

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dsobs.logs.ship import Shipper, Status
     from dsobs.logs.spool import Spool
 
+CANNOT_READ = "%s can't be read: %s"
+"""As the log says it of a file."""
 STDIN = "-"
 STDOUT = "-"
 SPOOL_BYTES = 256 * 1024 * 1024
@@ -167,6 +169,8 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs", *, p
         if args.once or args.to == STDOUT:
             # What becomes of it is said at the end.
             logging.getLogger("dsobs.logs.delivery").setLevel(logging.CRITICAL)
+        if args.once:
+            logging.getLogger("dsobs.logs.sources").addFilter(_not_of_reading)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, shipper.stop)
@@ -231,7 +235,7 @@ def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | N
     print(f"dsobs: {', '.join(said)}", file=sys.stderr)
     for path, size in shipper.unfinished.items():
         print_error(f"{path}: its last line of {size} bytes has no end; it was sent as it stands")
-    for path, why in status.unreadable.items() if status is not None else ():
+    for path, why in status.unreadable.items() if once and status is not None else ():
         print_error(f"{path} can't be read: {why}")
     if spool is not None and spool.held_bytes:
         print_error(
@@ -246,6 +250,11 @@ def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | N
         print_error("no file matches; look at --from")
         return ExitCode.FAILED
     return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
+
+
+def _not_of_reading(line: logging.LogRecord) -> bool:
+    """Files that can't be read are named at the end."""
+    return line.msg != CANNOT_READ
 
 
 class _Watch:

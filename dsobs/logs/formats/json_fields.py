@@ -158,7 +158,7 @@ def _map_other(fields: dict[str, Any], key: str, reserved: Container[str]) -> No
         if kind is not dict and not (kind is list and all(type(item) is dict for item in value)):
             _replace_object(fields, key, value, reserved)
     elif key in _METADATA:
-        fields[f"labels.{key}"] = fields.pop(key)
+        fields[f"labels.{key}"] = _label(fields.pop(key))
     elif key == "traceparent" and kind is str and (trace := trace_of(value)):
         for name in trace:
             fields.setdefault(name, trace[name])
@@ -174,7 +174,12 @@ def _replace_object(fields: dict[str, Any], key: str, value: Any, reserved: Cont
     if target and type(value) is str and target not in fields and target not in reserved:
         fields[target] = value
     else:
-        fields[f"labels.{key}"] = value
+        fields[f"labels.{key}"] = _label(value)
+
+
+def _label(value: Any) -> Any:
+    """As an index takes it for a label: objects, and lists that may hold some, as JSON text."""
+    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
 
 
 def _time(fields: dict[str, Any], read_at: float, when: str, zone: tzinfo | None) -> None:
