@@ -109,9 +109,10 @@ class TestApiServer(KubernetesApiContract):
         yield scene
         await scene.close()
 
-    async def test_bookmark_comes_each_minute_and_can_be_read(self, scene: Scene) -> None:
+    async def test_bookmark_comes_each_minute_after_a_change_and_can_be_read(self, scene: Scene) -> None:
         api = await scene.api("full")
         changes = api.watch((await api.listed())[1])
+        await scene.annotate("one")
         async with asyncio.timeout(150):
             async for kind, mark in changes:
                 if kind == "BOOKMARK":

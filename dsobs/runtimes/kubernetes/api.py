@@ -31,8 +31,9 @@ WATCH_SECONDS = (300, 600)
 """The server ends a watch after a time from this span, and it is begun anew where it stopped."""
 WATCH_GAP_SECONDS = 10.0
 """Between the beginnings of two watches, at least, however they end."""
-SILENT_SECONDS = 180.0
-"""The server sends a bookmark each minute; a watch on which nothing comes for this long is dead."""
+SILENT_SECONDS = 240.0
+"""A watch on which nothing comes for this long may be dead, and is begun anew from a list. The server sends a bookmark
+each minute, but none while no pod of the whole cluster changes."""
 BACK_OFF_SECONDS = (1.0, 60.0)
 """First and longest wait after a failure."""
 POLL_SECONDS = 60.0
@@ -153,7 +154,8 @@ class Api:
         return answer
 
     async def watch(self, version: str) -> AsyncIterator[tuple[str, Json]]:
-        """(type, pod) of each change after `version`; BOOKMARK for a sign of life. Goes on until it fails.
+        """(type, pod) of each change after `version`; BOOKMARK for a sign of life. Goes on until it fails, or is silent
+        for so long that it may be dead.
 
         It can't begin without a version: 1.34 above an etcd before 3.5 refuses that where bookmarks are asked for, and
         the pod's own version is too old for a server as soon as other pods have changed often enough.
@@ -167,12 +169,15 @@ class Api:
         )
         async with contextlib.aclosing(changes):
             while True:
+                silence = asyncio.timeout(SILENT_SECONDS)
                 try:
-                    async with asyncio.timeout(SILENT_SECONDS):
+                    async with silence:
                         kind, pod = await anext(changes)
                 except StopAsyncIteration:
                     return
                 except Exception as error:
+                    if silence.expired():
+                        return
                     raise _plain(error) from error
                 yield kind, dict(pod)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dsobs.runtimes.kubernetes import api as module
 from dsobs.runtimes.kubernetes.api import READ_POD, WATCH_PODS, Api, PodWatch, Right, rule
 from dsobs.runtimes.kubernetes.identity import Identity
 from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
@@ -161,6 +162,16 @@ async def test_version_that_is_too_old_begins_anew_with_the_pod_as_it_is(scene: 
     assert len(watch.waits) == 1
     await scene.annotate("after")
     await watch.until(lambda w: (w.pod["metadata"].get("annotations") or {}).get("test") == "after")
+
+
+async def test_watch_that_is_silent_is_begun_anew_from_a_list_and_nothing_is_lost(
+    scene: StandInScene, watching: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.1)
+    watch = watching(await scene.api("full"))
+    await watch.until(lambda w: scene.server.begun >= 3)
+    assert watch.watch.error is None
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 async def test_server_that_is_away_is_asked_with_growing_waits_and_said_once(
