@@ -174,6 +174,7 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs", *, p
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, shipper.stop)
+        footprint.settle()
         try:
             await shipper.run()
         except LockedError as error:
