@@ -59,6 +59,7 @@ RECORDING = ROOT / "tests" / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
 OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat", "df", "du", "ls", "lspci", "ps"} | {
     "journalctl",
     "systemctl",
+    "vllm",
     "kubectl",
     "helm",
 }
