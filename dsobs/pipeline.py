@@ -80,6 +80,8 @@ class Memory:
     seen: bool = False
     was_up: bool = False
     """The last instance answered."""
+    was_ready: bool = False
+    """It was ready."""
     known: Known = field(default_factory=Known)
     restarts: tuple[Restart, ...] = ()
     gaps: dict[str, tuple[dict[int, int], float]] = field(default_factory=dict)
@@ -93,6 +95,7 @@ class Memory:
         return {
             "seen": self.seen,
             "was_up": self.was_up,
+            "was_ready": self.was_ready,
             "known": [self.known.runtime_start, self.known.page_start, self.known.count],
             "restarts": [[restart.at, restart.by_dsobs] for restart in self.restarts],
             "gaps": {
@@ -110,6 +113,7 @@ class Memory:
             seen=bool(value["seen"]),
             # Written by an older dsobs, it is not known: an engine that may be starting is left alone.
             was_up=bool(value.get("was_up", False)),
+            was_ready=bool(value.get("was_ready", value.get("was_up", False))),
             known=Known(*value["known"]),
             restarts=tuple(Restart(at, own) for at, own in value["restarts"]),
             gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
@@ -139,7 +143,7 @@ class Pipeline:
         self.store = store
         self.evaluator = evaluator
         self.tracker = ProgressTracker(config.hang, probes)
-        self.lifecycle = Lifecycle(seen=memory.seen, was_up=memory.was_up)
+        self.lifecycle = Lifecycle(seen=memory.seen, was_up=memory.was_up, was_ready=memory.was_ready)
         self.restarts = RestartWindow(memory.restarts, memory.known)
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
@@ -206,6 +210,7 @@ class Pipeline:
         return Memory(
             seen=self.lifecycle.seen,
             was_up=self.lifecycle.was_up,
+            was_ready=self.lifecycle.was_ready,
             known=self.restarts.known,
             restarts=self.restarts.restarts,
             gaps=gaps,
@@ -497,7 +502,7 @@ class Pipeline:
     def _holds_hang(self, runtime: RuntimeView | Unknown) -> bool:
         """A hang stays as it was last seen until something disproves it: progress, an answered probe, another instance,
         or nobody there that could hang. A page that can't be read proves nothing."""
-        ended = isinstance(runtime, RuntimeView) and not runtime.running
+        ended = isinstance(runtime, RuntimeView) and runtime.running is False
         return self.tracker.hung and not ended and self._last_failure is not Failure.REFUSED
 
     def _container_samples(self, obs: Observation) -> list[Sample]:
@@ -507,7 +512,7 @@ class Pipeline:
         if isinstance(runtime, RuntimeView):
             name, kind = runtime.name, runtime.runtime
             readings: dict[str, float | None] = {
-                "dsobs_container_running": float(runtime.running),
+                "dsobs_container_running": None if runtime.running is None else float(runtime.running),
                 "dsobs_container_start_time_seconds": runtime.started_at,
                 "dsobs_container_last_exit_code": runtime.exit_code,
                 "dsobs_container_oom_killed": None if runtime.oom_killed is None else float(runtime.oom_killed),
@@ -535,6 +540,7 @@ class Pipeline:
             seen=life.seen,
             up=life.up,
             ready=life.ready,
+            was_ready=life.was_ready,
             asleep=self.tracker.asleep,
             paused=self.tracker.paused,
             starting_since=life.starting_since,

@@ -57,6 +57,12 @@ NOTIFICATION_SECONDS = Histogram(
     registry=REGISTRY,
 )
 STEPS = Counter("dsobs_remediation_steps", "Remediation steps, by result.", ["action", "result"], registry=REGISTRY)
+KUBERNETES_REQUESTS = Counter(
+    "dsobs_kubernetes_requests",
+    "Requests to the Kubernetes API server, by result.",
+    ["verb", "result"],
+    registry=REGISTRY,
+)
 INCIDENT_RECORDS_LOST = Counter(
     "dsobs_incident_records_lost",
     "Writes of alerts and actions to incidents.ndjson that failed, by reason; lines of the ledger are added later.",

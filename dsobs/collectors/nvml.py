@@ -199,7 +199,7 @@ def engine_pids(runtime: RuntimeView | Unknown) -> tuple[int, ...] | None:
     """The engine's processes; none of them once it is known to have ended, None while they are not known."""
     if isinstance(runtime, Unknown):
         return None
-    return (runtime.pids or None) if runtime.running else ()
+    return () if runtime.running is False else (runtime.pids or None)
 
 
 def gpus_of_record(record: object) -> tuple[Gpu, ...] | Unknown:

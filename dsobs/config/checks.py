@@ -93,7 +93,15 @@ def _latency_window(config: Config) -> Iterator[Finding]:
 def _elasticsearch(config: Config) -> Iterator[Finding]:
     elastic = config.logs.elasticsearch
     if elastic is None:
+        if config.logs.edge.enabled:
+            name = "logs.edge.enabled"
+            yield Finding(
+                name, (name,), "is true without logs.elasticsearch, where records go on to; set its urls or write false"
+            )
         return
+    if not any(url.startswith("https:") for url in elastic.urls):
+        for name in (f"logs.elasticsearch.{file}" for file in ("ca_file", "cert_file") if getattr(elastic, file)):
+            yield Finding(name, (name,), "is set, and no address of logs.elasticsearch.urls is https; write https://")
     head = "logs.elasticsearch"
     given = [name for name in ("api_key", "bearer_token", "user") if getattr(elastic, name)]
     if len(given) > 1:

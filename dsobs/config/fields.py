@@ -87,6 +87,8 @@ def _log_path(value: str) -> str:
         raise ValueError(
             f"{value!r} is no file name pattern; write PATTERN or FORMAT:PATTERN, such as /var/log/vllm/*.log"
         )
+    if value.rpartition(":")[2] == "-":
+        raise ValueError(f"{value!r} is stdin, which only `dsobs logs ship --from -` reads; write a file name pattern")
     return value
 
 

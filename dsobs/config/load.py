@@ -341,18 +341,23 @@ def explain(detail: ErrorDetails) -> str:
         case "greater_than":
             return f"is {shown}; write more than {context['gt']:g}"
         case "greater_than_equal":
-            return f"is {shown}; write {context['ge']:g} or more"
+            return f"is {shown}; write {_number(context['ge'])} or more"
         case "less_than_equal":
-            return f"is {shown}; write {context['le']:g} or less"
+            return f"is {shown}; write {_number(context['le'])} or less"
         case "finite_number":
             return f"is {shown}; write a finite number"
     if setting.kind is Kind.CHOICE:
         near = difflib.get_close_matches(str(given), setting.choices, n=1)
         advice = f"did you mean {near[0]}?" if near else "write one of them"
-        return f"{shown} is none of {', '.join(setting.choices)}; {advice}"
+        return f"{shown} is none of {', '.join(filter(None, setting.choices))}; {advice}"
     if setting.kind is Kind.SWITCH:
         return f"{shown} is neither true nor false; write one of them"
     return f"{shown} is no {setting.kind}; write {_wanted(setting, item)}"
+
+
+def _number(value: float) -> str:
+    """Whole numbers with all their digits."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _wanted(setting: Setting, item: bool) -> str:

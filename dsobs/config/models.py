@@ -93,14 +93,23 @@ class RuntimeSettings(Model):
     """What runs the engine, and so can restart it."""
 
     name: str = "auto"
-    """`auto` (a `dsobs supervise` socket if there is one, else the process that listens on the port, to look at only),
-    `none`, `process`, `docker` or the name of a plugin."""
+    """`auto` (a `dsobs supervise` socket if there is one, else in a pod `kubernetes`, else the process that listens on
+    the port, to look at only), `none`, `process`, `docker`, `kubernetes` or the name of a plugin."""
     container: str = ""
-    """Docker: name or id of the engine's container. Required for `docker`."""
+    """Docker: name or id of the engine's container, required for `docker`. Kubernetes: its name in the pod; empty: the
+    one whose liveness probe reads the control folder, else the only one beside the sidecar."""
     docker_host: DockerHost = "unix:///var/run/docker.sock"
     """Docker: where its API listens."""
     supervisor_socket: Path = Path("/run/dsobs/supervise.sock")
     """Process: the socket of `dsobs supervise`."""
+    control_folder: Path = Path("/run/dsobs")
+    """Kubernetes: the emptyDir that the engine's probes read, in which a restart is asked for."""
+    pod_info: Path = Path("/etc/podinfo")
+    """Kubernetes: a downwardAPI volume with the files `name`, `namespace` and `uid`, where the variables POD_NAME,
+    POD_NAMESPACE and POD_UID are not set."""
+    service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+    """Kubernetes: folder with the `token` and `ca.crt` of a service account. Not there: dsobs works without the API
+    server, and sees the engine by its page alone."""
     timeout: PositiveSeconds = 10.0
     """Deadline of one question to the runtime."""
     stop_grace: Seconds = 10.0
@@ -384,8 +393,9 @@ class Remediation(Model):
     """The same where CPU time or GPU show the engine at work: one long step, or a loop that never ends."""
     confirm_unresponsive: Seconds = 300.0
     """So long without one byte, and a second source that stands still, before a restart."""
-    random_delay: Seconds = 2.0
-    """Upper bound of the random delay before an action."""
+    random_delay: Seconds | None = None
+    """Upper bound of the random delay before an action where no Lease coordinates; 0: none. Unset: 2 s, in Kubernetes
+    60 s, since other replicas may have the same fault at the same time."""
     fleet_breaker: Share = 0.3
     """Nothing is done while more than this share of the fleet is being acted on, where the fleet is known."""
     evidence_timeout: Seconds = 5.0

@@ -147,10 +147,11 @@ class RuntimeView:
     """What the runtime (process, Docker, …) knows about the engine's process or container."""
 
     runtime: str
-    """The runtime's name: "process", "docker"."""
+    """The runtime's name: "process", "docker", "kubernetes"."""
     name: str
     """The container's name or the process's command."""
-    running: bool
+    running: bool | None = None
+    """None: this runtime can restart the engine and can't see it (Kubernetes without the right to read its own pod)."""
     started_at: float | None = None
     """Start of the present instance, seconds since the Unix epoch."""
     exit_code: int | None = None
@@ -169,6 +170,14 @@ class RuntimeView:
     pids: tuple[int, ...] = ()
     started_history: tuple[float, ...] = ()
     """Starts in the last 24 hours that the runtime itself remembers, oldest first; also while dsobs was away."""
+    brings_back: bool = False
+    """The runtime itself starts again whatever ended (kubelet, with its back-off): dsobs restarts only what lives."""
+    hold: str | None = None
+    """Who or what is at work on the engine now, so that nothing may be done to it ("the pod is being deleted")."""
+    look_only: str | None = None
+    """Why the engine can't be restarted, though it can be seen, and what to do about it."""
+    events: tuple[str, ...] = ()
+    """What the runtime's own events said of the last end, for evidence."""
 
 
 class Paused(StrEnum):

@@ -1,7 +1,8 @@
 """What restarts an engine: Docker, a supervised process, … Found by the entry point group `dsobs.runtimes`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dsobs.model.observation import RuntimeView, Unknown
 
@@ -10,12 +11,20 @@ class RuntimeRefused(Exception):
     """The runtime could not or would not do it; the message says why and what to do. The outcome is known: not done."""
 
 
+class RuntimeHeld(RuntimeRefused):
+    """It must not be done now: somebody else is at work on the engine. Not done, and no failure of the runtime's."""
+
+
+class RestartWithoutEffect(Exception):
+    """It was asked for, and in its time nothing came of it; the request was withdrawn. It counts as an attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class RestartResult:
     """The runtime accepted and carried out a restart."""
 
     started_at: float | None
-    """Start of the new instance, where it is known."""
+    """Start of the new instance, where it is known; None: the old one has ended, and the new one is on its way."""
     detail: str = ""
 
 
@@ -23,7 +32,7 @@ class Runtime(Protocol):
     """One engine's process or container."""
 
     name: str
-    """process or docker."""
+    """process, docker or kubernetes."""
     can_restart: bool
     """False where only looking is possible (a process that nobody supervises)."""
 
@@ -31,11 +40,15 @@ class Runtime(Protocol):
         """What is known now; `Unknown` with the reason where the runtime can't be asked. Never raises; bounded."""
         ...
 
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+    async def restart(
+        self, *, grace_seconds: float, expect_started_at: float | None, incident: str = ""
+    ) -> RestartResult:
         """Stops the engine with all its processes (SIGTERM, then SIGKILL after `grace_seconds`) and starts it again.
 
-        Refuses when the present instance did not start at `expect_started_at` (somebody was faster). Raises
-        `RuntimeRefused` when surely nothing was done; `TimeoutError` or `OSError` when the outcome is unknown.
+        `incident` names the reason, for whoever looks. Refuses when the present instance did not start at
+        `expect_started_at` (somebody was faster). Raises `RuntimeRefused` when surely nothing was done (`RuntimeHeld`
+        where that is for somebody else's sake); `RestartWithoutEffect` when it was asked for in vain; `TimeoutError` or
+        `OSError` when the outcome is unknown.
         """
         ...
 
@@ -46,3 +59,11 @@ class Runtime(Protocol):
     async def close(self) -> None:
         """Gives back what it holds; legal twice."""
         ...
+
+
+@runtime_checkable
+class SeesByThePage(Protocol):
+    """A runtime that can't always see the engine itself, and is told what the engine's own page says."""
+
+    page_started_at: Callable[[], float | None]
+    """Start of the process that served the last page, Unix seconds; None: not known."""

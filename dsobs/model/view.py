@@ -72,6 +72,8 @@ class View:
     """The last scrape succeeded."""
     ready: bool = False
     """Up, and `/health` said 200."""
+    was_ready: bool = False
+    """The present instance has been ready."""
     asleep: bool = False
     paused: bool = False
     """Somebody paused its scheduler; it says so itself."""

@@ -2,21 +2,21 @@
 
 import asyncio
 import logging
-import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dsobs.config.models import Coordination, Mode
+from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import Clock
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import Runtime, RuntimeRefused
+from dsobs.model.runtime import RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
 from dsobs.model.view import View
 from dsobs.remediation import ledger as lines
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
+from dsobs.remediation.turn import Turn
 from dsobs.state import StateDb, StateError
 from dsobs.telemetry import LEDGER_WRITABLE, STEPS
 
@@ -140,11 +140,15 @@ class Hands:
     for the end)."""
     restarting: Callable[[str, float], None]
     """Told before a restart: (incident, until when its new instance counts as dsobs's own)."""
+    restarting_longer: Callable[[float], None]
+    """Told after one whose new instance has yet to begin: until when it counts as dsobs's own."""
     latest: Callable[[], View]
     """The newest view, to look once more after a delay."""
     veto: Callable[[Entry], str | None]
     """Plans anew as if this reservation were not there, with the guards, silences and settings of now: why there would
     be no restart, or None where there still would be one."""
+    turn: Callable[[], Turn]
+    """How this process gets its turn to act."""
 
 
 class Actor:
@@ -156,17 +160,17 @@ class Actor:
         runtime: Callable[[], Runtime | Unknown],
         settings: Settings,
         stop_grace: float,
+        startup_budget: float,
         hands: Hands,
         clock: Clock,
-        randomness: random.Random | None = None,
     ) -> None:
         self._ledger = ledger
         self._runtime = runtime
         self._settings = settings
         self._stop_grace = stop_grace
+        self._startup_budget = startup_budget
         self._hands = hands
         self._clock = clock
-        self._random = randomness or random.Random()
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: dict[str, str] = {}
         self._gathering: set[str] = set()
@@ -313,13 +317,11 @@ class Actor:
         detail: dict[str, Any] = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}
         state, mistake = "failed", False
         try:
-            if self._settings.coordination is not Coordination.LEASE:
-                await asyncio.sleep(self._random.uniform(0.0, self._settings.random_delay))
-            # Nothing is waited for between this and the act.
-            refused = self._second_look(before, entry)
-            if refused is not None:
-                detail |= {"why": refused, "withdrawn": True}
-            else:
+            async with self._hands.turn().taken(entry.incident):
+                # Nothing is waited for between this and the act.
+                refused = self._second_look(before, entry)
+                if refused is not None:
+                    raise RuntimeHeld(refused)
                 grace = self._stop_grace
                 self._hands.restarting(entry.incident, self._clock.now() + grace + RESTART_SLACK_SECONDS)
                 log.warning(
@@ -329,11 +331,19 @@ class Actor:
                     extra={"event.action": "restart-begun"},
                 )
                 async with asyncio.timeout(grace + RESTART_SLACK_SECONDS):
-                    result = await runtime.restart(grace_seconds=grace, expect_started_at=started)
-                state = "done"
-                detail |= {"started_at": result.started_at, "how": result.detail}
+                    result = await runtime.restart(
+                        grace_seconds=grace, expect_started_at=started, incident=entry.incident
+                    )
+            state = "done"
+            if result.started_at is None:
+                self._hands.restarting_longer(self._clock.now() + self._startup_budget)
+            detail |= {"started_at": result.started_at, "how": result.detail}
+        except RuntimeHeld as error:
+            detail |= {"why": str(error), "withdrawn": True}
         except RuntimeRefused as error:
             detail["why"] = str(error)
+        except RestartWithoutEffect as error:
+            detail |= {"why": str(error), "without_effect": True}
         except (TimeoutError, OSError) as error:
             state = "unknown"
             detail["why"] = f"{type(error).__name__}: {error}"

@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dsobs.config.models import Coordination, Mode
+from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
-from dsobs.model.observation import Unknown
+from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
 
 DAY = 86400.0
-MAX_REFUSALS = 3
-"""Restarts that a runtime refuses in one incident, before dsobs gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +22,8 @@ class Switches:
     """Which silence holds."""
     state_set_aside: str | None = None
     """A state file that could not be read was set aside and nobody has agreed to go on."""
-    coordinated: bool = True
-    """Only this process acts on the engine: it is owned by one host, or somebody asserted it."""
+    uncoordinated: str | None = None
+    """Why this process may not act beside other sidecars of the workload; None: it may, see `Turn`."""
     fleet_acting_share: float | None = None
     """Share of the fleet that is being acted on, where the fleet is known."""
 
@@ -66,9 +64,7 @@ def state_agreed(case: Case) -> str | None:
 
 def coordination(case: Case) -> str | None:
     """Never two at once on one workload."""
-    if case.settings.coordination is Coordination.LEASE and not case.switches.coordinated:
-        return "no coordination with other sidecars: set remediation.coordination"
-    return None
+    return case.switches.uncoordinated
 
 
 def runtime_known(case: Case) -> str | None:
@@ -76,7 +72,10 @@ def runtime_known(case: Case) -> str | None:
     runtime = case.view.runtime
     if case.view.can_restart:
         return None
-    why = runtime.reason if isinstance(runtime, Unknown) else f"{runtime.runtime} can only be looked at"
+    if isinstance(runtime, Unknown):
+        why = runtime.reason
+    else:
+        why = runtime.look_only or f"{runtime.runtime} can only be looked at"
     return f"the runtime can't restart the engine: {why}"
 
 
@@ -87,7 +86,8 @@ def not_starting(case: Case) -> str | None:
         return "the engine was never up"
     runtime = view.runtime
     # A process that has ended is not starting, whatever its runtime plans.
-    if view.starting_since is not None and not view.up and (isinstance(runtime, Unknown) or runtime.running):
+    ended = isinstance(runtime, RuntimeView) and runtime.running is False
+    if view.starting_since is not None and not view.up and not ended:
         return f"the engine is starting since {case.now - view.starting_since:.0f} s"
     return None
 
@@ -95,6 +95,20 @@ def not_starting(case: Case) -> str | None:
 def not_planned(case: Case) -> str | None:
     """Somebody stopped it on purpose."""
     return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
+
+
+def not_held(case: Case) -> str | None:
+    """Somebody else is at work on it: a rollout, a drain of its node, a person who debugs it."""
+    runtime = case.view.runtime
+    return runtime.hold if isinstance(runtime, RuntimeView) else None
+
+
+def ready_again(case: Case) -> str | None:
+    """A restart that has not led to a ready engine is not followed by another: that would be a loop."""
+    if case.view.was_ready:
+        return None
+    entry = case.ledger.last_restart(case.now - DAY)
+    return f"the engine has not been ready since the restart of incident {entry.incident}" if entry else None
 
 
 def not_paused(case: Case) -> str | None:
@@ -142,12 +156,12 @@ def cooldown(case: Case) -> str | None:
 
 
 def refused_before(case: Case) -> str | None:
-    """What the runtime refused is tried again, but neither at once nor for ever."""
+    """What the runtime refused, or was asked in vain, is tried again, but neither at once nor for ever."""
     incident = case.ledger.open_incident()
     refusals = incident.refusals() if incident is not None else []
-    if not refusals:
+    if incident is None or not refusals:
         return None
-    if len(refusals) >= MAX_REFUSALS:
+    if incident.given_up:
         return f"the runtime refused {len(refusals)} times; this is for a person"
     left = refusals[-1].at + case.settings.cooldown - case.now
     return f"the runtime refused, next try in {left:.0f} s" if left > 0 else None
@@ -168,12 +182,14 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     state_agreed,
     coordination,
     not_planned,
+    not_held,
     not_paused,
     not_asleep,
     not_starting,
     runtime_known,
     gpu_well,
     one_at_a_time,
+    ready_again,
     budget,
     cooldown,
     refused_before,

@@ -21,6 +21,10 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS ledger_at ON ledger (at)",
 )
 KEEP_SECONDS = 90 * 86400.0
+MAX_REFUSALS = 3
+"""Restarts that a runtime refuses in one incident, before dsobs gives up."""
+MAX_IN_VAIN = 2
+"""The same for those that were asked for and had no effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,13 @@ class Incident:
         ]
 
     @property
+    def given_up(self) -> bool:
+        """So many of them that dsobs tries no more."""
+        refusals = self.refusals()
+        in_vain = sum(1 for entry in refusals if entry.detail.get("without_effect"))
+        return len(refusals) >= MAX_REFUSALS or in_vain >= MAX_IN_VAIN
+
+    @property
     def alerts(self) -> tuple[str, ...]:
         """The alerts that opened it."""
         return tuple(self.entries[0].detail.get("alerts", ()))
@@ -174,9 +185,14 @@ class Ledger:
         return None
 
     def _restarts(self, state: str) -> list[Entry]:
-        """Restarts in `state`, oldest first. One that surely did nothing does not count."""
+        """Restarts in `state`, oldest first. One that surely did nothing does not count, one that was asked for in vain
+        does."""
         lines = [entry for entry in self.entries if entry.kind == "restart"]
-        failed = {int(entry.detail.get("attempt", 0)) for entry in lines if entry.state == "failed"}
+        failed = {
+            int(entry.detail.get("attempt", 0))
+            for entry in lines
+            if entry.state == "failed" and not entry.detail.get("without_effect")
+        }
         return [entry for entry in lines if entry.state == state and entry.id not in failed]
 
     def attempts(self, since: float) -> int:
@@ -186,6 +202,11 @@ class Ledger:
     def observed(self, since: float) -> int:
         """Restarts after `since` that enforce would have made."""
         return sum(1 for entry in self._restarts("observed") if entry.at > since)
+
+    def last_restart(self, since: float) -> Entry | None:
+        """The newest restart after `since` that was made, or may have been."""
+        made = [e for e in self.entries if e.kind == "restart" and e.state in ("done", "unknown") and e.at > since]
+        return made[-1] if made else None
 
     def last_attempt(self, *, observed: bool = False) -> Entry | None:
         """The newest restart that was reserved, whatever became of it; `observed`: or would have been."""

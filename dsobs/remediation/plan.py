@@ -26,7 +26,7 @@ from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.view import EngineProgress, View, Witness
-from dsobs.remediation.guard import MAX_REFUSALS, Case, Switches, refusal
+from dsobs.remediation.guard import Case, Switches, refusal
 from dsobs.remediation.ledger import ATTEMPTED, Entry, Incident, Ledger
 
 ACTION_LABEL = "action"
@@ -119,9 +119,9 @@ def _owed(incident: Incident) -> str | None:
         return None
     if failure.kind == "restart":
         # Told once when it is first refused, and once more when dsobs gives up.
-        if 1 < len(refusals) < MAX_REFUSALS:
+        if len(refusals) > 1 and not incident.given_up:
             return None
-        often = f" {len(refusals)} times, dsobs tries no more" if len(refusals) >= MAX_REFUSALS else ""
+        often = f" {len(refusals)} times, dsobs tries no more" if incident.given_up else ""
         return f"restart failed{often}: {failure.detail.get('why', 'no reason known')}"
     return f"restart did not help: {failure.detail.get('reason', 'not verified')}"
 
@@ -238,12 +238,15 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
     if view.down_since is None or now - view.down_since < settings.down_grace:
         return None
     runtime = view.runtime
-    if isinstance(runtime, RuntimeView) and runtime.running and view.up:
+    if isinstance(runtime, RuntimeView) and runtime.running is not False and view.up:
         # The API server outlived its core: only an answer of its own shows that.
         if view.probe_error_at is None or view.probe_error_at < view.down_since:
             return None
         return f"{view.down_reason}, and a request was answered with an error"
     if isinstance(runtime, Unknown) and view.up:
+        return None
+    if isinstance(runtime, RuntimeView) and runtime.brings_back and not runtime.running:
+        # It has ended, or may have: who brings it back is at it already.
         return None
     if isinstance(runtime, RuntimeView) and runtime.running and view.starting_since is None:
         # What lives behind the closed port may be starting the engine again (a wrapper), and then it works. What only

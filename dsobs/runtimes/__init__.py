@@ -4,20 +4,30 @@ A runtime is one module with a class of the `dsobs.model.runtime.Runtime` protoc
 `dsobs.runtimes`: a coroutine function (settings, target) → runtime, or `Unknown` with the reason why there is none.
 """
 
+import os
+
 from dsobs import plugins
 from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
+from dsobs.runtimes.kubernetes.identity import in_pod
 
 
 async def select(settings: RuntimeSettings, target: Target) -> Runtime | Unknown:
     """The runtime that the settings name; LookupError for a name that there is not.
 
-    `auto` is a process: under `dsobs supervise` if its socket is there, else the one that listens on the port, to
-    look at.
+    `auto` is a process under `dsobs supervise` if its socket is there; else in a pod Kubernetes, where it can be used;
+    else the process that listens on the port, to look at.
     """
+    found: Runtime | Unknown
     if settings.name == "none":
         return Unknown("no runtime (runtime.name is none)")
-    name = "process" if settings.name == "auto" else settings.name
-    found: Runtime | Unknown = await plugins.load("dsobs.runtimes", name)(settings, target)
+    name = settings.name
+    if name == "auto":
+        if in_pod(os.environ) and not settings.supervisor_socket.exists():
+            found = await plugins.load("dsobs.runtimes", "kubernetes")(settings, target)
+            if not isinstance(found, Unknown):
+                return found
+        name = "process"
+    found = await plugins.load("dsobs.runtimes", name)(settings, target)
     return found

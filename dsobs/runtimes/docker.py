@@ -215,7 +215,13 @@ class DockerRuntime:
             self._seen.take(at, str(event["Action"]), actor["Attributes"], own=own)
         self._own = [span for span in self._own if span[1] > now - STOP_TAKES_SECONDS]
 
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+    async def restart(
+        self,
+        *,
+        grace_seconds: float,
+        expect_started_at: float | None,
+        incident: str = "",  # noqa: ARG002 - of the protocol
+    ) -> RestartResult:
         """`POST /containers/{id}/restart`: SIGTERM, SIGKILL after the grace, start.
 
         The container's restart policy does not matter for it, only for what comes after; the result's detail names it.

@@ -76,7 +76,13 @@ class ProcessRuntime:
         except (TimeoutError, OSError) as error:
             return Unknown(f"the supervisor at {self._socket} does not answer: {_words(error)}")
 
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+    async def restart(
+        self,
+        *,
+        grace_seconds: float,
+        expect_started_at: float | None,
+        incident: str = "",  # noqa: ARG002 - of the protocol
+    ) -> RestartResult:
         """Has the supervisor restart the engine and waits for the new one."""
         request = {"id": secrets.token_hex(8), "grace_seconds": grace_seconds, "expect_started_at": expect_started_at}
         try:

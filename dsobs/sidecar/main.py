@@ -14,7 +14,7 @@ from typing import Any
 from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
-from dsobs.config import Config, Coordination, ReloadError
+from dsobs.config import Config, ReloadError
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.notification import Notification
@@ -31,6 +31,8 @@ from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry
+from dsobs.remediation.turn import Alone
+from dsobs.remediation.turn import Turn as TurnToAct
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
 from dsobs.series.exposition import Parser
@@ -176,7 +178,16 @@ class Sidecar:
                 lambda: self.watch.runtime,
                 config.remediation,
                 config.runtime.stop_grace,
-                Hands(self._evidence, self._page, self._restarting, lambda: self.pipeline.view, self._veto),
+                config.startup.budget,
+                Hands(
+                    evidence=self._evidence,
+                    page=self._page,
+                    restarting=self._restarting,
+                    restarting_longer=self._restarting_longer,
+                    latest=lambda: self.pipeline.view,
+                    veto=self._veto,
+                    turn=self._turn_to_act,
+                ),
                 self.clock,
             )
             self._restore_windows()
@@ -294,12 +305,20 @@ class Sidecar:
             killed = "API"
         else:
             killed = self._kill_file.on(settings.kill_switch_file)
-        owned = not isinstance(self.watch.runtime, Unknown) and self.watch.runtime.name in ("process", "docker")
         aside = self.keeping.set_aside()
         return Switches(
             killed=killed,
             state_set_aside=str(aside) if aside is not None else None,
-            coordinated=owned or settings.coordination is not Coordination.LEASE,
+            uncoordinated=self._turn_to_act().refusal(),
+        )
+
+    def _turn_to_act(self) -> TurnToAct:
+        """How this sidecar and others of the same workload keep out of each other's way."""
+        runtime = self.watch.runtime
+        return Alone(
+            self.config.remediation,
+            owned=not isinstance(runtime, Unknown) and runtime.name in ("process", "docker"),
+            fleet=not isinstance(runtime, Unknown) and runtime.name == "kubernetes",
         )
 
     # Keeping and telling.
@@ -381,6 +400,10 @@ class Sidecar:
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)
         self.pipeline.lifecycle.expect_own_stop(f"dsobs, incident {incident}", until)
+
+    def _restarting_longer(self, until: float) -> None:
+        self.pipeline.restarts.expect_own_longer(until)
+        self.pipeline.lifecycle.expect_own_stop_longer(until)
 
     def _veto(self, reservation: Entry) -> str | None:
         ledger = self.ledger.current.without(reservation.id)

@@ -29,7 +29,7 @@ from dsobs.model.observation import (
     Scrape,
     Unknown,
 )
-from dsobs.model.runtime import Runtime
+from dsobs.model.runtime import Runtime, SeesByThePage
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
 from dsobs.runtimes import select
@@ -175,6 +175,8 @@ class Watch:
             if type(found) is not type(self.runtime) or found != self.runtime:
                 log.info("runtime: %s", found.reason if isinstance(found, Unknown) else found.name)
             self.runtime = found
+            if isinstance(found, SeesByThePage):
+                found.page_started_at = lambda: self._pipeline.restarts.known.page_start
             self._pipeline.can_restart = not isinstance(found, Unknown) and found.can_restart
         if isinstance(self.runtime, Unknown):
             return self.runtime

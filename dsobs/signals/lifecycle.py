@@ -30,8 +30,9 @@ SICK_HEALTH_SECONDS = 10.0
 class Lifecycle:
     """Follows one server."""
 
-    def __init__(self, *, seen: bool = False, was_up: bool | None = None) -> None:
-        """`seen`: it answered before dsobs was restarted; `was_up`: so did the instance that was there last."""
+    def __init__(self, *, seen: bool = False, was_up: bool | None = None, was_ready: bool | None = None) -> None:
+        """`seen`: it answered before dsobs was restarted; `was_up`: so did the instance that was there last;
+        `was_ready`: which was ready."""
         self.seen = seen
         self.up = False
         self.ready = False
@@ -59,6 +60,8 @@ class Lifecycle:
         """Nobody took the last `/health` either."""
         self.was_up = seen if was_up is None else was_up
         """The present or last instance was up."""
+        self.was_ready = self.was_up if was_ready is None else was_ready
+        """The present or last instance was ready."""
         self._planned_by_own = False
         """It is dsobs itself that is answerable for the present planned stop."""
 
@@ -69,9 +72,14 @@ class Lifecycle:
         self._own_until = until
         self._own_began = False
 
+    def expect_own_stop_longer(self, until: float) -> None:
+        """The engine has ended, and the new instance takes longer to begin."""
+        self._own_until = max(self._own_until, until) if self._own_stop is not None else self._own_until
+
     def observe(self, obs: Observation, *, new_instance: bool) -> None:
         """Takes one observation; `new_instance`: a restart was just seen."""
         now, runtime, scrape = obs.at, obs.runtime, obs.scrape
+        self.was_ready = self.was_ready and not new_instance
         if self._own_stop is not None and new_instance:
             if self._own_began:
                 # The instance that dsobs brought about has ended, and another has begun.
@@ -97,8 +105,8 @@ class Lifecycle:
         self._health(obs.health, now)
         if self.up:
             self._comes_up()
-        elif isinstance(runtime, Unknown):
-            self._gone_unknown(now)
+        elif isinstance(runtime, Unknown) or runtime.running is None:
+            self._gone_unknown(now, None if isinstance(runtime, Unknown) else runtime.stopping)
         elif runtime.running:
             self._running_not_up(now, runtime, new_instance, failed=scrape is not None)
         else:
@@ -118,6 +126,7 @@ class Lifecycle:
         self._health_away = health.failure is not None and health.failure.is_away
         if health.status is not None or health.failure is not Failure.TIMEOUT:
             self.ready = health.ok and self.up
+            self.was_ready = self.was_ready or self.ready
         if health.status is not None:
             self.unresponsive_since = None
         if health.status is not None and health.status >= 500 and self.was_up:
@@ -144,11 +153,11 @@ class Lifecycle:
             self.down_since = since
             self.down_reason = reason
 
-    def _gone_unknown(self, now: float) -> None:
+    def _gone_unknown(self, now: float, witnessed: str | None) -> None:
         if not self.seen:
             self.starting_since = self.starting_since or now
         elif (gone := self._gone(now, 0.0)) is not None:
-            self._stopped(self._first_away or now, None, f"{gone}, and no runtime can be asked")
+            self._stopped(self._first_away or now, witnessed, f"{gone}, and no runtime can be asked")
 
     def _gone(self, now: float, closed_seconds: float) -> str | None:
         """How the port shows that nobody is there; None while it does not. Where connections are closed, not refused,

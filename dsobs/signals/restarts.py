@@ -61,6 +61,11 @@ class RestartWindow:
         """dsobs itself is restarting the engine: the next instance, if it begins before `until`, is its own."""
         self._own_until = until
 
+    def expect_own_longer(self, until: float) -> None:
+        """The engine has ended, and the new instance takes longer to begin; nothing where it has begun."""
+        if self._own_until > float("-inf"):
+            self._own_until = max(self._own_until, until)
+
     def observe(
         self, now: float, runtime: RuntimeView | Unknown, page_start: float | None, *, was_away: bool = False
     ) -> list[Restart]:

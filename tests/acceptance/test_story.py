@@ -99,7 +99,7 @@ async def test_hang_while_idle_is_found_by_two_failed_probes(tmp_path: Path) -> 
         assert len([m for m in here.acted() if "restarting" in m]) == 1
 
 
-@pytest.mark.real
+@pytest.mark.real("seconds")
 async def test_hang_while_idle_is_paged_within_90_s_at_the_default_settings(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         await here.start_engine()

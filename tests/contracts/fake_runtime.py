@@ -58,7 +58,9 @@ class FakeRuntime:
         """As set."""
         return Unknown("the fake is away") if self.away or self.silent else self.state
 
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+    async def restart(
+        self, *, grace_seconds: float, expect_started_at: float | None, incident: str = ""
+    ) -> RestartResult:
         """At once, or after the grace where SIGTERM is ignored."""
         if self.away:
             raise RuntimeRefused("the fake is away")

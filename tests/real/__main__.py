@@ -1,36 +1,32 @@
-"""`make test-real`: everything marked `real`, against real servers. A test that is skipped has failed."""
+"""`make test-real`: everything marked `real`, against real servers. A test that is skipped has failed.
 
+Without further words the lanes of tests/real/lanes.py run side by side. With words, pytest's, it is one process:
+`python -m tests.real tests/real/test_story.py`; `--lane NAME` takes the tests of one lane.
+"""
+
+import argparse
+import os
 import sys
 
 import pytest
 
+from tests.real import lanes
 
-class NothingSkipped:
-    """Turns a run with skipped or no tests into a failed one."""
 
-    def __init__(self) -> None:
-        self.skipped: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.skipped:
-            self.skipped.append(report.nodeid)
-
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
-        if self.skipped:
-            print(f"\nskipped, and so failed: {', '.join(self.skipped)}")
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+def main(words: list[str]) -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.real", add_help=False, allow_abbrev=False)
+    parser.add_argument("--lane", choices=lanes.LANES)
+    parser.add_argument("--tell", type=int)
+    given, rest = parser.parse_known_args(words)
+    if not words:
+        return lanes.run(lanes.LANES, [str(path) for path in sorted(lanes.files_with_real_tests())])
+    plugins: list[object] = [lanes.NothingSkipped()]
+    if given.lane is not None:
+        told = None if given.tell is None else os.fdopen(given.tell, "w")
+        plugins.append(lanes.OneLane(given.lane, told))
+    return pytest.main([*lanes.PYTEST, "--tb=native", *rest], plugins=plugins)
 
 
 if __name__ == "__main__":
-    arguments = [
-        "-o",
-        "addopts=",
-        "--strict-markers",
-        "--import-mode=importlib",
-        "-m",
-        "real",
-        "-v",
-        "--durations=25",
-        "--tb=native",
-    ]
-    sys.exit(pytest.main([*arguments, *sys.argv[1:]], plugins=[NothingSkipped()]))
+    sys.exit(main(sys.argv[1:]))

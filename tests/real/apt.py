@@ -1,9 +1,10 @@
 """Debian packages that a test needs, installed where they are missing."""
 
-import os
 import subprocess
+from pathlib import Path
 
-INSTALL_SECONDS = 600.0
+SCRIPT = Path(__file__).with_name("apt.sh")
+INSTALL_SECONDS = 1200.0
 
 
 class InstallFailed(Exception):
@@ -11,15 +12,9 @@ class InstallFailed(Exception):
 
 
 def install(*packages: str) -> None:
-    """`apt-get install` of these, without recommended ones; InstallFailed."""
-    for words in (("update", "-q"), ("install", "-q", "-y", "--no-install-recommends", *packages)):
-        result = subprocess.run(
-            ["apt-get", *words],
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_SECONDS,
-            check=False,
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        )
-        if result.returncode:
-            raise InstallFailed(f"apt-get {words[0]}: {result.stdout[-1000:]}{result.stderr[-2000:]}")
+    """Those that are missing, without recommended ones; InstallFailed."""
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *packages], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+    )
+    if done.returncode:
+        raise InstallFailed(done.stderr[-3000:])

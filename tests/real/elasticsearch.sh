@@ -11,6 +11,7 @@ set -euo pipefail
 VERSION=${VERSION:-9.2.0}
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}
 ROOT=$CACHE/elasticsearch-$VERSION
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 java_home() {
   local home major
@@ -29,8 +30,8 @@ install() {
   flock 9
   if [ -e "$ROOT/installed" ]; then return; fi
   echo "installing Elasticsearch $VERSION into $ROOT" >&2
-  command -v mvn >/dev/null || apt-get install -y -q maven >&2
-  command -v unzip >/dev/null || apt-get install -y -q unzip >&2
+  command -v mvn >/dev/null || bash "$HERE/apt.sh" maven
+  command -v unzip >/dev/null || bash "$HERE/apt.sh" unzip
   rm -rf "$ROOT"
   mkdir -p "$ROOT"
   mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy "-DoutputDirectory=$ROOT" \

@@ -25,7 +25,7 @@ from dsobs.rules.files import load_text
 from dsobs.series.store import STALE, Store
 from tests.real.prometheus import tool
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 
 DRAWN = 300 if os.environ.get("LONG_TESTS") == "1" else 20
 SEED = 20_261_124

@@ -21,7 +21,7 @@ from dsobs.rules.files import load_text
 from dsobs.series.store import Store
 from tests.real.prometheus import Prometheus
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 
 OFFSET = 3
 PATIENCE = 60.0

@@ -21,7 +21,7 @@ from dsobs.simulator.process import free_port
 from tests.acceptance.scene import scene
 from tests.contracts.alertmanager_contract import AlertmanagerContract, standing, until
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(__file__).parent / "prometheus.sh"
@@ -195,6 +195,7 @@ def names(pages: list[dict[str, Any]], status: str = "firing") -> list[str]:
     return [alert["labels"]["alertname"] for page in pages for alert in page["alerts"] if alert["status"] == status]
 
 
+@pytest.mark.real("seconds")
 async def test_hang_is_paged_through_two_alertmanagers_one_away_and_a_silence_holds_in_both(
     tmp_path: Path, pages: tuple[str, list[dict[str, Any]]]
 ) -> None:

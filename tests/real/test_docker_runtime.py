@@ -93,12 +93,12 @@ async def scene(daemon: Dockerd) -> AsyncIterator[DockerScene]:
     await scene.close()
 
 
-@pytest.mark.real
+@pytest.mark.real("seconds")
 class TestDockerRuntime(RuntimeContract):
     """With the fixture above."""
 
 
-@pytest.mark.real
+@pytest.mark.real("seconds")
 class TestDockersOwn:
     async def test_docker_restart_by_a_person_is_planned(self, scene: DockerScene) -> None:
         await scene.start()
@@ -136,7 +136,7 @@ class TestDockersOwn:
         await scene.start(options=("--restart", "always"))
         before = await scene.view()
         scene.crash()
-        after = await until(scene.view, lambda view: view.running and view.started_at != before.started_at)
+        after = await until(scene.view, lambda view: view.running is True and view.started_at != before.started_at)
         assert (after.restart_count, after.planned_stop) == (1, None)
 
     async def test_stop_seen_only_by_a_later_dsobs_is_planned_too(self, scene: DockerScene) -> None:

@@ -22,7 +22,7 @@ from tests.acceptance.scene import Scene, scene
 from tests.real.gate import Gate
 from tests.real.vllm import SCRIPT, VllmProcess
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("vllm")
 SILENT_SECONDS = 60.0
 START_SECONDS = 400.0
 NEW = "deepseek-r1-14b"

@@ -15,7 +15,7 @@ from dsobs.logs.indices.roles import READER, SETUP, WRITER, roles
 from tests.logs.shipping import settings, ship_once
 from tests.real.elasticsearch import Elasticsearch
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 INDEX = "deepseek-logs"
 STREAM = "logs-dsobs.json-default"
 DOCUMENT = {"@timestamp": "2026-11-24T08:00:00Z", "message": "m"}

@@ -19,7 +19,7 @@ from dsobs.signals.progress import readings_by_engine
 from tests.acceptance.scene import Scene, scene
 from tests.real.vllm import SCRIPT, install
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("vllm")
 LONG = os.environ.get("LONG_TESTS") == "1"
 SHAPE = "48x1024" if LONG else "16x1024"
 PROMPT_TOKENS = 15_000

@@ -19,7 +19,7 @@ from dsobs.simulator.process import free_port
 from tests.acceptance.scene import SIMULATOR, Scene, scene
 from tests.real import docker
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("seconds")
 LOAD_SECONDS = 15
 PROXY = Path("/usr/sbin/docker-proxy")
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "alerts").rglob("*.test.yaml"))
 TRICKY = sorted((ROOT / "tests" / "data" / "rules").glob("*.test.yaml"))
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("servers")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.acceptance.scene import Scene, scene
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("vllm")
 SCRIPT = str(Path(__file__).with_name("vllm-cpu.sh"))
 START_SECONDS = 400.0
 

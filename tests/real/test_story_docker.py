@@ -14,7 +14,7 @@ from dsobs.demo import engine_cores
 from tests.acceptance.scene import Scene, scene
 from tests.real.docker import Dockerd
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("seconds")
 NAME = "engine"
 ROOT = Path(__file__).resolve().parents[2]
 

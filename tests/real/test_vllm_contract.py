@@ -8,7 +8,7 @@ from tests.contracts.engine_contract import DATA, EngineContract, ServedModel
 from tests.real.vllm import VllmProcess
 
 
-@pytest.mark.real
+@pytest.mark.real("vllm")
 class TestVllm(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -16,7 +16,7 @@ import pytest
 from tests.acceptance.scene import SIMULATOR, Scene, scene
 from tests.real import apt
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.real("seconds")
 LIBRARY = "faketime/libfaketimeMT.so.1"
 HOUR = 3600
 RULES = """

@@ -5,6 +5,7 @@ import random
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from dsobs.config.models import Coordination, Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.model.view import EngineProgress, View
 from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.plan import Step
+from dsobs.remediation.turn import Alone
 from dsobs.state import StateDb, StateError
 
 RUNNING = RuntimeView("docker", "c", running=True, started_at=1000.0)
@@ -43,7 +45,9 @@ class Engine:
     async def view(self) -> RuntimeView:
         return RUNNING
 
-    async def restart(self, *, grace_seconds: float, expect_started_at: float | None) -> RestartResult:
+    async def restart(
+        self, *, grace_seconds: float, expect_started_at: float | None, incident: str = ""
+    ) -> RestartResult:
         self.restarts.append(expect_started_at)
         return self.act()
 
@@ -64,6 +68,8 @@ class Scene:
         self.pages: list[str] = []
         """What was queued; `from memory: ` where outside a transaction."""
         self.own: list[str] = []
+        self.own_longer: list[float] = []
+        self.dice = random.Random(0)
         self.latest = VIEW
         self.vetoes: list[int] = []
         """Reservations about which the guards were asked again."""
@@ -76,9 +82,15 @@ class Scene:
             return {"folder": "x"}
 
         hands = Hands(
-            evidence, page, lambda incident, until: self.own.append(incident), lambda: self.latest, self._veto
+            evidence=evidence,
+            page=page,
+            restarting=lambda incident, until: self.own.append(incident),
+            restarting_longer=self.own_longer.append,
+            latest=lambda: self.latest,
+            veto=self._veto,
+            turn=lambda: Alone(self.actor._settings, randomness=self.dice),
         )
-        self.actor = Actor(self.store, lambda: self.engine, settings, 5.0, hands, self.clock)
+        self.actor = Actor(self.store, lambda: self.engine, settings, 5.0, 3600.0, hands, self.clock)
 
     def _veto(self, reservation: ledgers.Entry) -> str | None:
         self.vetoes.append(reservation.id)
@@ -140,7 +152,7 @@ async def test_an_escalation_and_its_line_are_committed_together_or_not_at_all(d
         scene.pages.append(f"from memory: {text}")
 
     hands = scene.actor._hands
-    scene.actor._hands = Hands(hands.evidence, broken, hands.restarting, hands.latest, hands.veto)
+    scene.actor._hands = replace(hands, page=broken)
     step = Step("page", "i1", "restart did not help")
     assert await scene.do(step, step) == []
     assert scene.pages == ["from memory: restart did not help"]
@@ -219,7 +231,7 @@ async def test_evidence_that_takes_too_long_is_given_up(db: StateDb) -> None:
         await asyncio.Event().wait()
         return {}
 
-    scene.actor._hands = Hands(slow, scene.actor._hands.page, lambda i, u: None, lambda: VIEW, lambda _: None)
+    scene.actor._hands = replace(scene.actor._hands, evidence=slow)
     assert await scene.do(Step("evidence", "i1", "opened")) == ["evidence failed"]
 
 
@@ -338,7 +350,7 @@ async def test_who_has_no_lease_waits_a_random_delay_before_it_acts(
     db: StateDb, coordination: Coordination, drawn: list[tuple[float, float]]
 ) -> None:
     scene = Scene(db, ENFORCE.model_copy(update={"coordination": coordination, "random_delay": 7.0}), ok)
-    scene.actor._random = dice = Drawn()
+    scene.dice = dice = Drawn()
     await scene.do(RESTART)
     assert dice.bounds == drawn
     assert scene.engine.restarts == [1000.0]
@@ -351,7 +363,7 @@ async def test_what_was_set_during_the_random_delay_withdraws_the_restart(db: St
             return super().uniform(a, b)
 
     scene = Scene(db, ENFORCE.model_copy(update={"coordination": Coordination.SINGLE}), ok)
-    scene.actor._random = Dice()
+    scene.dice = Dice()
     assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
     reserved, failed = scene.store.current.entries
     assert scene.vetoes == [reserved.id]
@@ -366,7 +378,59 @@ async def test_observe_that_was_set_during_the_random_delay_withdraws_the_restar
             return super().uniform(a, b)
 
     scene = Scene(db, ENFORCE.model_copy(update={"coordination": Coordination.SINGLE}), ok)
-    scene.actor._random = Dice()
+    scene.dice = Dice()
     assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
     assert scene.store.current.entries[-1].detail["why"] == "the mode is observe by now"
     assert scene.engine.restarts == []
+
+
+async def test_request_without_effect_is_a_failure_that_counts(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise RestartWithoutEffect("nothing came of it")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    failed = scene.store.current.entries[-1]
+    assert (failed.detail["why"], failed.detail["without_effect"]) == ("nothing came of it", True)
+    assert scene.store.current.attempts(0.0) == 1
+
+
+async def test_what_the_runtime_holds_back_is_withdrawn_and_no_failure(db: StateDb) -> None:
+    def act() -> RestartResult:
+        raise RuntimeHeld("a roll-out is under way")
+
+    scene = Scene(db, ENFORCE, act)
+    assert await scene.do(RESTART) == ["restart reserved", "restart failed"]
+    failed = scene.store.current.entries[-1]
+    assert (failed.detail["why"], failed.detail["withdrawn"]) == ("a roll-out is under way", True)
+    assert (scene.store.current.attempts(0.0), scene.pages) == (0, [])
+
+
+async def test_instance_that_has_yet_to_begin_is_dsobs_own_for_its_start_up_budget(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, lambda: RestartResult(started_at=None))
+    await scene.do(RESTART)
+    assert scene.own_longer == [140.0 + 3600.0]
+    scene = Scene(db, ENFORCE, ok)
+    await scene.do(RESTART)
+    assert scene.own_longer == []
+
+
+@pytest.mark.parametrize(
+    ("fleet", "given", "bound"), [(False, None, 2.0), (True, None, 60.0), (True, 0.0, 0.0), (False, 7.0, 7.0)]
+)
+async def test_random_delay_is_longer_where_other_replicas_may_have_the_same_fault(
+    fleet: bool, given: float | None, bound: float
+) -> None:
+    dice = Drawn()
+    settings = Settings(coordination=Coordination.UNCOORDINATED, random_delay=given)
+    async with Alone(settings, owned=False, fleet=fleet, randomness=dice).taken("i1"):
+        pass
+    assert dice.bounds == [(0.0, bound)]
+
+
+def test_sidecar_that_is_not_alone_may_act_only_where_somebody_said_so() -> None:
+    assert Alone(Settings(), owned=False).refusal() == (
+        "no coordination with other sidecars: set remediation.coordination"
+    )
+    assert Alone(Settings()).refusal() is None
+    assert Alone(Settings(coordination=Coordination.SINGLE), owned=False).refusal() is None

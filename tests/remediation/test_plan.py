@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dsobs.config.models import Coordination, Mode
+from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
@@ -19,7 +19,7 @@ RUNNING = RuntimeView("docker", "c", running=True, started_at=1000.0)
 HUNG = EngineProgress(("m", "0"), 8.0, NOW - 40, NOW, 40.0, 5.0, in_prefill=False, failed_at=NOW - 31)
 VIEW = View(
     at=NOW, seen=True, up=True, ready=True, runtime=RUNNING, can_restart=True, engines=(HUNG,), restarts_24h=0,
-    instance_started_at=1000.0, probes_enabled=True,
+    instance_started_at=1000.0, was_ready=True, probes_enabled=True,
 )  # fmt: skip
 DOWN = replace(
     VIEW,
@@ -102,7 +102,7 @@ def test_evidence_never_holds_up_a_restart() -> None:
         (VIEW, Switches(killed="file /run/dsobs/kill"), SETTINGS, "kill_switch"),
         (VIEW, Switches(silenced="s1"), SETTINGS, "silence"),
         (VIEW, Switches(state_set_aside="state.db.corrupt-1"), SETTINGS, "state_agreed"),
-        (VIEW, Switches(coordinated=False), SETTINGS, "coordination"),
+        (VIEW, Switches(uncoordinated="no Lease"), SETTINGS, "coordination"),
         (VIEW, Switches(fleet_acting_share=0.5), SETTINGS, "breaker"),
         (replace(VIEW, restarts_24h=3), NO, SETTINGS, "budget"),
         (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
@@ -143,11 +143,6 @@ def test_a_ledger_that_can_not_be_written_refuses() -> None:
 def test_dsobs_never_breaks_the_documented_limit_itself() -> None:
     assert restarts(do([alert()], replace(VIEW, restarts_24h=2))) == [None]
     assert restarts(do([alert()], replace(VIEW, restarts_24h=3)))[0] is not None
-
-
-def test_uncoordinated_is_allowed_where_somebody_asserts_it() -> None:
-    settings = Settings(coordination=Coordination.UNCOORDINATED)
-    assert restarts(do([alert()], switches=Switches(coordinated=True), settings=settings)) == [None]
 
 
 def test_cooldown_counts_attempts_whose_outcome_is_not_known() -> None:

@@ -448,7 +448,7 @@ def test_reloaded_rule_with_another_expression_keeps_its_alerts_until_it_says_ot
     b = bench(_RULE)
     for now in (0, 15, 30, 45, 60):
         b.at(now, _hot(90))
-    formatted_rule, _ = formatted(_RULE.replace("temperature > 80", "temperature>80"), "test.yaml")
+    formatted_rule = formatted(_RULE.replace("temperature > 80", "temperature>80"), "test.yaml").text
     for text in (_RULE.replace("temperature > 80", "temperature>80"), formatted_rule, _RULE.replace("> 80", "> 85")):
         b.evaluator.replace_groups(load_text([("test.yaml", text)]))
         assert b.at(b.evaluator.alerts()[0].seen_at + 15, _hot(90)) == []

@@ -23,7 +23,7 @@ from dsobs.telemetry import REGISTRY
 
 _FOLDER = Path(__file__).parents[2] / "alerts"
 _TESTS = sorted(_FOLDER.glob("*.test.yaml"))
-_ALL = (*shipped.FILE_NAMES, shipped.PROMETHEUS_FILE_NAME)
+_ALL = shipped.ALL_FILE_NAMES
 
 
 @pytest.mark.parametrize("path", _TESTS, ids=lambda path: path.name)

@@ -213,5 +213,5 @@ async def test_auto_is_a_process_and_none_is_unknown(tmp_path: Path) -> None:
     assert isinstance(await select(settings, Target()), ProcessRuntime)
     assert isinstance(await select(settings.model_copy(update={"name": "none"}), Target()), Unknown)
     assert isinstance(await open_runtime(settings, Target(url="http://10.0.0.1:8000")), Unknown)
-    with pytest.raises(LookupError, match="docker, process"):
+    with pytest.raises(LookupError, match="docker, kubernetes, process"):
         await select(settings.model_copy(update={"name": "podman"}), Target())

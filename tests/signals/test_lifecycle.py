@@ -358,3 +358,48 @@ def test_a_living_instance_at_its_limit_of_connections_is_neither_down_nor_unres
 def test_a_port_that_refuses_now_and_closes_then_counts_as_away_throughout() -> None:
     away = [refused(111), closed(112), refused(113)]
     assert after(seen(110), *away).down_since == 111
+
+
+UNSEEN = RuntimeView("kubernetes", "engine", brings_back=True)
+
+
+def test_container_that_can_t_be_seen_is_down_after_refused_scrapes_and_planned_by_a_witness_alone() -> None:
+    life = after(seen(100, UNSEEN), *(refused(t, UNSEEN) for t in range(101, 104)))
+    assert (life.down_since, life.planned_stop) == (101, None)
+    ending = replace(UNSEEN, planned_stop="preStop", stopping="preStop")
+    life = after(seen(100, UNSEEN), *(refused(t, ending) for t in range(101, 104)))
+    assert (life.down_since, life.planned_stop) == (None, "preStop")
+
+
+def test_own_restart_of_a_container_that_can_t_be_seen_is_planned_until_it_is_up_again() -> None:
+    life = after(seen(100, UNSEEN, health=200))
+    life.expect_own_stop("dsobs, incident i1", 140.0)
+    life.observe(refused(110, UNSEEN), new_instance=False)
+    life.expect_own_stop_longer(3700.0)
+    for at in range(111, 600):
+        life.observe(refused(at, UNSEEN), new_instance=False)
+    assert (life.down_since, life.planned_stop) == (None, "dsobs, incident i1")
+    life.observe(seen(600, UNSEEN, health=200), new_instance=True)
+    for at in range(601, 605):
+        life.observe(refused(at, UNSEEN), new_instance=False)
+    assert (life.down_since, life.planned_stop) == (601, None)
+
+
+def test_longer_waiting_for_a_new_instance_that_is_up_already_plans_no_further_end() -> None:
+    life = after(seen(100, UNSEEN, health=200))
+    life.expect_own_stop("dsobs, incident i1", 140.0)
+    life.observe(seen(110, UNSEEN, health=200), new_instance=True)
+    life.expect_own_stop_longer(3700.0)
+    for at in range(111, 115):
+        life.observe(refused(at, UNSEEN), new_instance=False)
+    assert life.planned_stop is None
+
+
+def test_instance_was_ready_from_its_first_health_until_the_next_instance() -> None:
+    life = after(seen(100))
+    assert not life.was_ready
+    life.observe(seen(101, health=200), new_instance=False)
+    life.observe(silent(102), new_instance=False)
+    assert (life.ready, life.was_ready) == (True, True)
+    life.observe(seen(103, health=503), new_instance=True)
+    assert not life.was_ready

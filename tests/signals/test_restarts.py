@@ -183,3 +183,13 @@ def test_starts_before_a_step_of_the_wall_clock_are_not_counted_again_after_it()
     window.observe(10_061, replace(view(back), started_history=(first, back)), None)
     window.observe(10_121, replace(view(forward), started_history=(first, back, forward)), None)
     assert window.in_24h(10_121) == 2
+
+
+def test_own_restart_whose_instance_begins_late_is_dsobs_own_while_it_is_waited_for() -> None:
+    window = RestartWindow()
+    window.observe(100, NO, 50)
+    window.expect_own(140)
+    window.expect_own_longer(3700)
+    assert window.observe(700, NO, 690) == [Restart(690, by_dsobs=True)]
+    window.expect_own_longer(9000)
+    assert window.observe(900, NO, 890) == [Restart(890, by_dsobs=False)]

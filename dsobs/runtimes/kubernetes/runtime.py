@@ -1,0 +1,366 @@
+"""The runtime `kubernetes`: looks by the API server where it may, acts by a request file."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlsplit
+
+from dsobs.config.models import RuntimeSettings, Target
+from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
+from dsobs.runtimes.control_folder import RESTART_SECONDS, ControlFolder, Kind, Request, expiry
+from dsobs.runtimes.kubernetes import pod as pods
+from dsobs.runtimes.kubernetes.api import FURTHER, Api, ApiError, PodWatch
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+"""Between two looks whether a request has had its effect."""
+CONNECT_SECONDS = 1.0
+LATE_SECONDS = 8.0
+"""kubelet may decide just before a request ends, and the engine then has the grace of its probe to go."""
+SUCCESSOR_SECONDS = 8.0
+"""How long a restart waits for word of the new instance's start; it is on its way all the same."""
+CHECK_SECONDS = 3.0
+"""What the questions to the API server before an action may take, together."""
+HELD_SECONDS = 30.0
+"""Between two looks whether a roll-out or a drain is over."""
+_EVENTS, _LOG, _DEPLOYMENT, _STATEFUL_SET, _NODE = FURTHER
+TERMINATING = "the pod is being terminated (the sidecar's preStop hook was run)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The engine when a restart was asked for."""
+
+    refused: bool
+    page_started_at: float | None
+    container: tuple[str | None, float | None] | None
+    """Id and start of its container; None: not known."""
+
+
+class KubernetesRuntime:
+    """The engine's container in this pod."""
+
+    name = "kubernetes"
+
+    def __init__(
+        self,
+        settings: RuntimeSettings,
+        target: Target,
+        folder: ControlFolder,
+        api: Api | Unknown,
+        *,
+        no_folder: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`no_folder`: why requests can't be written; None if they can."""
+        parts = urlsplit(target.url)
+        self._host = parts.hostname or "127.0.0.1"
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._wanted = settings.container
+        self._mounted = str(settings.control_folder)
+        self._folder = folder
+        self._no_folder = no_folder
+        self._api = api
+        self._clock = clock
+        self._watch = None if isinstance(api, Unknown) else PodWatch(api, self._pod_changed)
+        self._held: tuple[str, float] | None = None
+        """Who is at work beyond what the pod itself tells, and when that was looked at."""
+        self._events: tuple[str, ...] = ()
+        self._counted: int | None = None
+        """Restarts of the container as of the last look."""
+        self._said: set[str] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.page_started_at: Callable[[], float | None] = lambda: None
+
+    @property
+    def can_restart(self) -> bool:
+        """A request can be written, and kubelet would act on it as far as that is known."""
+        return self._look_only() is None
+
+    async def view(self) -> RuntimeView | Unknown:
+        """The API server's word as it was last heard; without it, what can be known without it."""
+        if self._watch is not None and self._following is None:
+            self._following = asyncio.create_task(self._watch.run())
+        container = self._container()
+        if isinstance(container, Unknown):
+            return self._unseen(container.reason)
+        assert self._watch is not None
+        assert self._watch.pod is not None
+        self._look_again_at_hold()
+        view = pods.runtime_view(
+            self._watch.pod,
+            container,
+            now=self._clock(),
+            held=self._held[0] if self._held is not None else None,
+            events=self._events,
+        )
+        return self._with_marker(replace(view, look_only=self._look_only()))
+
+    def _container(self) -> str | Unknown:
+        """Name of the engine's container in the pod as it is now; Unknown while the pod is not known."""
+        if self._watch is None:
+            assert isinstance(self._api, Unknown)
+            return self._api
+        pod, error = self._watch.pod, self._watch.error
+        if error is not None or pod is None:
+            return Unknown(error or "not asked yet")
+        return pods.engine_container(pod, self._wanted, self._port, self._mounted)
+
+    def _unseen(self, why: str) -> RuntimeView:
+        if self._watch is None or self._watch.error is None:
+            self._say(f"the engine's container is not looked at: {why}; it is seen by its page and its port alone")
+        return self._with_marker(
+            RuntimeView(runtime=self.name, name=self._wanted or "engine", brings_back=True, look_only=self._look_only())
+        )
+
+    def _with_marker(self, view: RuntimeView) -> RuntimeView:
+        if view.planned_stop is not None or not self._folder.terminating:
+            return view
+        return replace(view, planned_stop=TERMINATING, stopping=TERMINATING, hold=TERMINATING)
+
+    def _look_only(self) -> str | None:
+        if self._no_folder is not None:
+            return self._no_folder
+        container = self._container()
+        if isinstance(container, Unknown):
+            return None
+        assert self._watch is not None
+        assert self._watch.pod is not None
+        return pods.cannot_restart(self._watch.pod, container, self._mounted)
+
+    def _say(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)
+
+    # What the watch tells.
+
+    def _pod_changed(self) -> None:
+        container = self._container()
+        if isinstance(container, Unknown):
+            return
+        assert self._watch is not None
+        assert self._watch.pod is not None
+        workload = pods.workload(self._watch.pod)
+        known = "" if workload.known else ", a kind that dsobs does not know, so its roll-outs are not seen"
+        text = f"the engine is container {container} of pod {self._watch_name()}, a replica of {workload}{known}"
+        if text not in self._said:
+            self._said.add(text)
+            log.log(logging.INFO if workload.known else logging.WARNING, "%s", text)
+        if (why := self._look_only()) is not None:
+            self._say(f"nothing can be restarted: {why}")
+        status = pods.container_status(self._watch.pod, container)
+        count = int((status or {}).get("restartCount", 0))
+        if self._counted is not None and count != self._counted and _EVENTS in self._watch.granted:
+            self._start(self._read_events())
+        self._counted = count
+
+    def _watch_name(self) -> str:
+        return "" if isinstance(self._api, Unknown) else str(self._api.identity)
+
+    async def _read_events(self) -> None:
+        if isinstance(self._api, Unknown):
+            return
+        try:
+            self._events = tuple(pods.event_line(event) for event in await self._api.events())
+        except (ApiError, OSError, TimeoutError) as error:
+            log.info("events of the pod are not known: %s", error)
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Before acting.
+
+    def _look_again_at_hold(self) -> None:
+        if self._held is not None and self._clock() - self._held[1] >= HELD_SECONDS:
+            self._held = (self._held[0], self._clock())
+            self._start(self._renew_hold())
+
+    async def _renew_hold(self) -> None:
+        with contextlib.suppress(ApiError, OSError, TimeoutError):
+            reason = await self._others_at_work()
+            self._held = (reason, self._clock()) if reason is not None else None
+
+    async def _others_at_work(self) -> str | None:
+        """A roll-out or a node that goes down, as far as there is a right to see them."""
+        watch = self._watch
+        if isinstance(self._api, Unknown) or watch is None or watch.pod is None:
+            return None
+        below = pods.workload(watch.pod).rolled_out_by
+        if below is not None and (_DEPLOYMENT if below[0] == "Deployment" else _STATEFUL_SET) in watch.granted:
+            reason = pods.rollout(await self._api.workload(*below))
+            if reason is not None:
+                return reason
+        node = (watch.pod.get("spec") or {}).get("nodeName")
+        if node and _NODE in watch.granted:
+            return pods.node_going_down(await self._api.node(node))
+        return None
+
+    async def _check(self, expect_started_at: float | None) -> None:
+        """Raises RuntimeHeld or RuntimeRefused where a restart must not or can't be. Where the API server does not
+        answer now, what was known last counts: a sick engine must not wait for it."""
+        watch = self._watch
+        if watch is not None and watch.error is None and not isinstance(self._api, Unknown):
+            try:
+                async with asyncio.timeout(CHECK_SECONDS):
+                    watch.take(await self._api.pod())
+                    reason = await self._others_at_work()
+            except (ApiError, OSError, TimeoutError) as error:
+                log.warning("acting on what was last known of the pod: %s", error)
+            else:
+                if reason is not None:
+                    self._held = (reason, self._clock())
+                    raise RuntimeHeld(reason)
+        if (why := self._look_only()) is not None:
+            raise RuntimeRefused(why)
+        view = await self.view()
+        assert isinstance(view, RuntimeView)
+        if view.hold is not None:
+            raise RuntimeHeld(view.hold)
+        if view.running is False:
+            raise RuntimeHeld("the engine's container does not run: kubelet starts it again by itself")
+        if expect_started_at is not None and view.started_at is not None and view.started_at != expect_started_at:
+            raise RuntimeRefused(f"the container did not start at {expect_started_at} but at {view.started_at}")
+        container = self._container()
+        if view.running and isinstance(container, str) and watch is not None and watch.pod is not None:
+            if pods.start_up_pending(watch.pod, container):
+                raise RuntimeHeld("the engine's start-up probe has not succeeded yet: no liveness probe runs")
+        elif await self._refuses():
+            raise RuntimeHeld("nobody listens on the engine's port: kubelet starts what has ended by itself")
+
+    # Acting.
+
+    async def restart(
+        self,
+        *,
+        grace_seconds: float,  # noqa: ARG002 - the liveness probe has a grace of its own
+        expect_started_at: float | None,
+        incident: str = "",
+    ) -> RestartResult:
+        """Asks kubelet for it by a request file, which is withdrawn on the first of: the port refuses connections,
+        another start (the container's or the page's), its expiry, the end of dsobs."""
+        await self._check(expect_started_at)
+        before = await self._before()
+        page = before.page_started_at
+        started = page if page is not None else before.container[1] if before.container is not None else None
+        begun = time.monotonic()
+        try:
+            request = Request(expiry(self._clock(), RESTART_SECONDS), started, incident or "-")
+            self._folder.write(Kind.RESTART, request)
+            effect = await self._effect(before, begun + RESTART_SECONDS)
+        except (OSError, ValueError) as error:
+            raise RuntimeRefused(f"the restart request can't be written: {error}") from error
+        finally:
+            self._withdraw()
+        if effect is None:
+            effect = await self._effect(before, begun + RESTART_SECONDS + LATE_SECONDS)
+        took = time.monotonic() - begun
+        if effect is None:
+            raise RestartWithoutEffect(
+                f"kubelet did not restart the engine's container within {took:.0f} s of the request: does its "
+                f"liveness probe read {self._mounted}/{Kind.RESTART}?"
+            )
+        return RestartResult(
+            started_at=await self._successor(before),
+            detail=f"{effect} {took:.1f} s after the request in {self._mounted}/{Kind.RESTART}",
+        )
+
+    def _withdraw(self) -> None:
+        try:
+            self._folder.withdraw(Kind.RESTART)
+        except OSError as error:
+            # It holds for seconds at most.
+            log.error("the restart request can't be withdrawn, it expires by itself: %s", error)
+
+    async def _before(self) -> _Before:
+        return _Before(await self._refuses(), self.page_started_at(), self._instance())
+
+    def _instance(self) -> tuple[str | None, float | None] | None:
+        """Id and start of the container that runs; (None, None) for one that does not; None: not known."""
+        container = self._container()
+        if isinstance(container, Unknown):
+            return None
+        assert self._watch is not None
+        assert self._watch.pod is not None
+        status = pods.container_status(self._watch.pod, container) or {}
+        view = pods.runtime_view(self._watch.pod, container, now=self._clock(), held=None)
+        return (status.get("containerID"), view.started_at) if view.running else (None, None)
+
+    async def _effect(self, before: _Before, deadline: float) -> str | None:
+        """What shows that the instance has ended; None if nothing has by `deadline` (monotonic)."""
+        while True:
+            if not before.refused and await self._refuses():
+                return "the engine's port refused connections"
+            page = self.page_started_at()
+            if page is not None and before.page_started_at is not None and page != before.page_started_at:
+                return "the engine's page told of another start"
+            instance = self._instance()
+            if instance is not None and before.container is not None and instance != before.container:
+                return "kubelet told of another instance" if instance[0] else "kubelet told of the container's end"
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            await asyncio.sleep(min(LOOK_SECONDS, left))
+
+    async def _successor(self, before: _Before) -> float | None:
+        """Start of the new instance by kubelet's word, if it comes soon."""
+        deadline = time.monotonic() + SUCCESSOR_SECONDS
+        while before.container is not None and time.monotonic() < deadline:
+            instance = self._instance()
+            if instance is not None and instance[0] is not None and instance != before.container:
+                return instance[1]
+            await asyncio.sleep(LOOK_SECONDS)
+        return None
+
+    async def _refuses(self) -> bool:
+        """Nobody listens on the engine's port. A time-out is none: a hung server's queue may be full."""
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                _, writer = await asyncio.open_connection(self._host, self._port)
+        except ConnectionRefusedError:
+            return True
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        return False
+
+    # Evidence, and the end.
+
+    async def log_tail(self, lines: int) -> list[str] | Unknown:
+        """The container's last lines, where there is the right to read them."""
+        container = self._container()
+        if isinstance(container, Unknown):
+            return container
+        assert self._watch is not None
+        if isinstance(self._api, Unknown) or _LOG not in self._watch.granted:
+            return Unknown("no right to read the pod's log (get pods/log)")
+        if lines <= 0:
+            return []
+        try:
+            return await self._api.log_tail(container, lines)
+        except (ApiError, OSError, TimeoutError) as error:
+            return Unknown(f"the pod's log can't be read: {error}")
+
+    async def close(self) -> None:
+        """Withdraws what was asked for, and leaves the API server; legal twice."""
+        tasks = [*self._tasks, *([self._following] if self._following is not None else [])]
+        self._following = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._folder.close()
+        if not isinstance(self._api, Unknown):
+            api, self._api = self._api, Unknown("closed")
+            self._watch = None
+            await api.close()

@@ -1,0 +1,132 @@
+"""What a sidecar may take for granted of an API server: the stand-in keeps it, and so does the real one."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import pytest
+
+from dsobs.runtimes.kubernetes.api import FURTHER, NEEDED, READ_POD, Api, ApiError, Right
+from dsobs.runtimes.kubernetes.pod import Json
+
+DEADLINE = 30.0
+
+
+class Scene(Protocol):
+    """A server with one pod, which has a container `engine` that said `ready`, and accounts with different rights."""
+
+    async def api(self, account: str, *, pod: str | None = None) -> Api:
+        """As `full` (all that a sidecar uses), `get` (only to get pods), `none` or `forged` (a token of nobody);
+        `pod`: another pod's name."""
+        ...
+
+    async def annotate(self, value: str) -> None:
+        """Changes the annotation `test` of the pod."""
+        ...
+
+    async def delete(self) -> None:
+        """Deletes the pod, at once."""
+        ...
+
+    async def forget_versions(self) -> None:
+        """The server has no memory of version 1 any more."""
+        ...
+
+    async def away(self) -> None:
+        """Nobody listens at the server's address any more, until the end of the test."""
+        ...
+
+
+async def next_of(changes: AsyncIterator[tuple[str, Json]], *kinds: str) -> Json:
+    """The next event of one of these types."""
+    async with asyncio.timeout(DEADLINE):
+        async for kind, pod in changes:
+            if kind in kinds:
+                return pod
+    raise AssertionError(f"the watch ended before {kinds}")
+
+
+def annotation(pod: Json) -> Any:
+    return (pod["metadata"].get("annotations") or {}).get("test")
+
+
+class KubernetesApiContract:
+    """Derive, and give the fixture `scene`."""
+
+    async def test_pod_is_given_as_it_is(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        pod = await api.pod()
+        assert pod["metadata"]["name"] == api.identity.name
+        assert pod["metadata"]["uid"]
+        assert "engine" in [c["name"] for c in pod["spec"]["containers"]]
+
+    async def test_errors_have_the_status_and_the_servers_words(self, scene: Scene) -> None:
+        for account, status, words in (("none", 403, "cannot get resource"), ("forged", 401, "Unauthorized")):
+            with pytest.raises(ApiError, match=words) as caught:
+                await (await scene.api(account)).pod()
+            assert caught.value.status == status
+        with pytest.raises(ApiError, match="not found") as caught:
+            await (await scene.api("full", pod="nobody")).pod()
+        assert caught.value.status == 404
+
+    async def test_rights_are_told_one_by_one(self, scene: Scene) -> None:
+        full, only, none = [await scene.api(account) for account in ("full", "get", "none")]
+        for right in (*NEEDED, *FURTHER):
+            assert await full.allowed(right), right
+            assert await only.allowed(right) is (right is READ_POD), right
+            assert not await none.allowed(right), right
+        assert not await full.allowed(Right("create", "pods/eviction"))
+
+    async def test_watch_goes_on_from_a_list_and_tells_of_changes_and_the_pods_end(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        before, version = await api.listed()
+        assert before is not None
+        await scene.annotate("one")
+        changes = api.watch(version)
+        after = before
+        while annotation(after) != "one":
+            after = await next_of(changes, "MODIFIED")
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+        await scene.delete()
+        gone = await next_of(changes, "DELETED")
+        assert gone["metadata"]["uid"] == before["metadata"]["uid"]
+
+    async def test_watch_without_the_right_is_refused(self, scene: Scene) -> None:
+        api = await scene.api("get")
+        with pytest.raises(ApiError) as caught:
+            await api.listed()
+        assert caught.value.status == 403
+        with pytest.raises(ApiError) as caught:
+            await next_of(api.watch("1"), "ADDED")
+        assert caught.value.status == 403
+
+    async def test_list_and_watch_of_a_pod_that_is_not_there_are_silent(self, scene: Scene) -> None:
+        api = await scene.api("full", pod="nobody")
+        found, version = await api.listed()
+        assert found is None
+        await scene.annotate("one")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await next_of(api.watch(version), "ADDED", "MODIFIED")
+
+    async def test_watch_from_a_version_that_is_too_old_is_refused_as_gone(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        await scene.forget_versions()
+        with pytest.raises(ApiError) as caught:
+            await next_of(api.watch("1"), "ADDED", "MODIFIED")
+        assert caught.value.status == 410
+
+    async def test_log_tail_gives_the_last_lines(self, scene: Scene) -> None:
+        assert (await (await scene.api("full")).log_tail("engine", 1)) == ["ready"]
+        with pytest.raises(ApiError) as caught:
+            await (await scene.api("get")).log_tail("engine", 1)
+        assert caught.value.status == 403
+
+    async def test_server_that_is_away_is_an_error_of_the_connection(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        await scene.away()
+        with pytest.raises(OSError, match=r"."):
+            await api.pod()
+        with pytest.raises(OSError, match=r"."):
+            await next_of(api.watch("1"), "ADDED")

@@ -1,0 +1,157 @@
+"""The real API server keeps what the stand-in for it promises, and a sidecar with rights uses it sparingly."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsobs.runtimes.kubernetes.api import Api
+from dsobs.runtimes.kubernetes.identity import Identity
+from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene
+from tests.real.kubernetes import Cluster, Namespace
+from tests.real.kubernetes.serving import DSOBS, event, pod, said
+from tests.runtimes.kubernetes.accounts import api_of
+
+pytestmark = pytest.mark.real("kubernetes")
+READ = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
+FURTHER = (
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get"]},
+)
+NODES = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}
+
+
+def account(namespace: Namespace, name: str, *rules: dict[str, Any], nodes: bool = False) -> None:
+    """A service account with a Role of these rules; `nodes`: and a ClusterRole to look at nodes."""
+    group = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace.name}
+    namespace.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
+    if rules:
+        bound = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
+        namespace.apply({**group, "kind": "Role", "rules": list(rules)})
+        namespace.apply({**group, "kind": "RoleBinding", "roleRef": bound, "subjects": [subject]})
+    if nodes:
+        full = f"{namespace.name}-{name}"
+        wide = {**group, "metadata": {"name": full}}
+        bound = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": full}
+        namespace.apply({**wide, "kind": "ClusterRole", "rules": [NODES]})
+        namespace.apply({**wide, "kind": "ClusterRoleBinding", "roleRef": bound, "subjects": [subject]})
+
+
+class ClusterScene:
+    """A pod of busybox in a namespace of the real cluster."""
+
+    def __init__(self, cluster: Cluster, namespace: Namespace) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self._apis: list[Api] = []
+        self._url = cluster.url
+
+    def prepare(self) -> None:
+        account(self.namespace, "full", READ, *FURTHER, nodes=True)
+        account(self.namespace, "get", {**READ, "verbs": ["get"]})
+        account(self.namespace, "none")
+        container = {
+            "name": "engine",
+            "image": self.cluster.busybox.name,
+            "command": ["sh", "-c", "echo ready; sleep 1000"],
+        }
+        self.namespace.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "one"},
+                "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
+            }
+        )
+        self.namespace.wait_ready("one")
+
+    async def api(self, account: str, *, pod: str | None = None) -> Api:
+        token = "forged" if account == "forged" else await asyncio.to_thread(self.namespace.token, account)
+        ca = str(self.cluster.folder / "pki/ca.crt")
+        self._apis.append(api_of(self._url, token, Identity(self.namespace.name, pod or "one"), ca=ca))
+        return self._apis[-1]
+
+    async def annotate(self, value: str) -> None:
+        await asyncio.to_thread(self.namespace.kubectl, "annotate", "--overwrite", "pod", "one", f"test={value}")
+
+    async def delete(self) -> None:
+        await asyncio.to_thread(self.namespace.kubectl, "delete", "pod", "one", "--grace-period=0", "--force")
+
+    async def forget_versions(self) -> None:
+        """A server that was just begun knows only what is to come."""
+
+        def restart() -> None:
+            with self.cluster.api_server_away():
+                pass
+
+        await asyncio.to_thread(restart)
+
+    async def away(self) -> None:
+        self._url = "https://127.0.0.1:1"
+        for api in self._apis:
+            api._client._client._client.base_url = self._url
+
+    async def close(self) -> None:
+        for api in self._apis:
+            await api.close()
+
+
+class TestApiServer(KubernetesApiContract):
+    @pytest.fixture
+    async def scene(self, cluster: Cluster, namespace: Namespace) -> AsyncIterator[Scene]:
+        scene = ClusterScene(cluster, namespace)
+        await asyncio.to_thread(scene.prepare)
+        yield scene
+        await scene.close()
+
+    async def test_bookmark_comes_each_minute_and_can_be_read(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        changes = api.watch((await api.listed())[1])
+        async with asyncio.timeout(150):
+            async for kind, mark in changes:
+                if kind == "BOOKMARK":
+                    assert mark["metadata"]["resourceVersion"]
+                    return
+
+
+def test_sidecar_with_rights_sees_its_pod_asks_little_and_stays_small(
+    cluster: Cluster, namespace: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account(namespace, "sidecar", READ, *FURTHER)
+    namespace.apply(pod(cluster, account="sidecar"))
+    namespace.wait_ready("vllm")
+    namespace.wait("ready engine", lambda: event(namespace, "engine-ready"), 60)
+    namespace.wait(
+        "word of the pod",
+        lambda: any(
+            f"the engine is container engine of pod {namespace.name}/vllm" in _text(line) for line in said(namespace)
+        ),
+    )
+    token = namespace.exec("vllm", "engine", "sh", "-c", "ls /var/run/secrets/kubernetes.io 2>&1 || true")
+    assert "No such file" in token
+    user = f"system:serviceaccount:{namespace.name}:sidecar"
+    time.sleep(30)
+    before = len([e for e in cluster.requests() if e["user"].get("username") == user])
+    time.sleep(180)
+    asked = [e for e in cluster.requests() if e["user"].get("username") == user][before:]
+    identity = namespace.status("vllm", "dsobs")["containerID"]
+    (process,) = [pid for pid in cluster.pids(identity) if DSOBS.encode() in _command_line(pid)]
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    resident = int(status["VmRSS"].split()[0]) / 1024
+    with capsys.disabled():
+        print(f"\nidle sidecar: {len(asked)} requests in 3 minutes, {resident:.0f} MiB resident")
+    assert len(asked) <= 3
+    assert resident <= 112
+
+
+def _text(line: dict[str, Any]) -> str:
+    return str(line.get("message", ""))
+
+
+def _command_line(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
