@@ -235,7 +235,7 @@ async def test_a_full_write_queue_refuses_records_and_each_arrives_once(tmp_path
         async with shipping(wanted, tmp_path / "state") as shipper:
             whole = sum(size(tmp_path / f"{number}.log") for number in range(4))
             crowd = [asyncio.create_task(_crowd(server)) for _ in range(4)]
-            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
+            await until(lambda: shipper.status().acknowledged_bytes == whole, 300)
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
