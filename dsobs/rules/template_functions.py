@@ -387,7 +387,8 @@ def _slice(value: Any, *bounds: Any) -> Any:
     whole = value.encode() if isinstance(value, str) else value
     if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds):
         raise TemplateError("wants whole numbers for bounds")
-    start, end = (*bounds, *(0, len(whole))[len(bounds) :])
+    start = bounds[0] if bounds else 0
+    end = bounds[1] if len(bounds) > 1 else len(whole)
     if not 0 <= start <= end <= len(whole):
         raise TemplateError(f"{start}:{end} is out of range of {len(whole)}")
     part = whole[start:end]

@@ -235,10 +235,15 @@ async def test_a_full_write_queue_refuses_records_and_each_arrives_once(tmp_path
         async with shipping(wanted, tmp_path / "state") as shipper:
             whole = sum(size(tmp_path / f"{number}.log") for number in range(4))
             crowd = [asyncio.create_task(_crowd(server)) for _ in range(4)]
-            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
+            # The crowd holds its ground only until the queue was full: on a busy machine it would hold up all there is.
+            for _ in range(600):
+                if shipper.status().acknowledged_bytes == whole or await _rejections(server) > 20:
+                    break
+                await asyncio.sleep(0.2)
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
+            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
         documents = await server.documents(server.stream)
         assert len(documents) == 4000
         assert len({doc["message"] for doc in documents}) == 4000

@@ -15,7 +15,7 @@ from tests.logs.random_faults import Writer, rounds_of_faults, wrong
 from tests.real.elasticsearch import WRITER, Elasticsearch
 from tests.real.fault_proxy import FaultProxy
 
-pytestmark = pytest.mark.real("servers")
+pytestmark = pytest.mark.real("faults")
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 SEED = int(os.environ.get("SEED", "1"))
 
