@@ -11,7 +11,11 @@ settings.register_profile("dsobs", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("dsobs")
 
 # A shell without job control starts what goes into the background with these ignored, and children inherit that.
-for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGQUIT, signal.SIG_DFL)):
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 
