@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from dsobs.config.logs import Elasticsearch, LogFileSink, Logs
+from dsobs.logs import metrics
 from dsobs.logs.pace import Pace
 from dsobs.logs.ship import Shipper
 
@@ -132,3 +133,14 @@ def size(path: Path) -> int:
 def inode(path: Path) -> int:
     """Its number."""
     return path.stat().st_ino
+
+
+def count(name: str, **labels: str) -> float:
+    """A counter or gauge of shipping as it is now; 0 before it was first set."""
+    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def letters(state: Path) -> list[dict[str, Any]]:
+    """The dead letters of a state folder."""
+    path = state / "dead-letters.ndjson"
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []

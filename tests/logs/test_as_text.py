@@ -1,6 +1,5 @@
 """Records that Elasticsearch can't take for their own fields; tests/real/test_log_sinks.py asks the real one."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,6 @@ from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import append, settings, ship_once
 
 TIME = '"@timestamp":"2026-11-24T08:00:00Z"'
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
 
 
 def refused(reason: str) -> Refusal:

@@ -1,16 +1,14 @@
 """What follows from the sink's answers (faults 1, 14 to 22 and 35)."""
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from dsobs.logs import metrics
 from tests.elasticsearch_stand_in import ElasticsearchStandIn, Fault
-from tests.logs.shipping import append, lines, named, settings, ship_once, shipping, until
+from tests.logs.shipping import append, letters, lines, named, settings, ship_once, shipping, until
 
 REJECTED = {"status": 429, "error": {"type": "es_rejected_execution_exception", "reason": "queue full"}}
 UNPARSABLE = {
@@ -19,28 +17,12 @@ UNPARSABLE = {
 }
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "app.log"
-
-
 def count(outcome: str) -> float:
     return metrics.REGISTRY.get_sample_value("dsobs_log_records_total", {"outcome": outcome}) or 0.0
 
 
 def in_flight_limit() -> float:
     return metrics.REGISTRY.get_sample_value("dsobs_log_in_flight_limit") or 0.0
-
-
-def letters(state: Path) -> list[dict[str, Any]]:
-    path = state / "dead-letters.ndjson"
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def numbers(server: ElasticsearchStandIn) -> list[str]:

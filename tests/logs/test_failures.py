@@ -1,41 +1,20 @@
 """A format, a transform, the encoder or the sink that raises costs one record at most, and no file waits for it."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 
 from dsobs import plugins
-from dsobs.logs import metrics, ship
+from dsobs.logs import ship
 from dsobs.logs.record import Common, Lines, LogFile, Record
 from dsobs.logs.replay import replay
 from dsobs.logs.sinks import Answer, SinkSettings
 from dsobs.logs.sinks.elasticsearch import ElasticsearchSink
 from dsobs.plugins import load
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
-from tests.logs.shipping import append, lines, named, settings, ship_once, shipping, until
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Path:
-    return tmp_path / "app.log"
-
-
-def count(name: str, **labels: str) -> float:
-    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
-
-
-def letters(state: Path) -> list[dict[str, Any]]:
-    path = state / "dead-letters.ndjson"
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+from tests.logs.shipping import append, count, letters, lines, named, settings, ship_once, shipping, until
 
 
 class Pairs:

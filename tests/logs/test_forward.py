@@ -28,12 +28,6 @@ from tests.logs.shipping import QUICK, append, lines, records, settings, ship_on
 INDEX = "logs-dsobs.vllm-default"
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
-
-
 def file_sink(folder: Path, *, max_bytes: int = 4 * 1024 * 1024, files: int = 8) -> FileSink:
     return FileSink(SinkSettings(Logs(file=LogFileSink(max_bytes=max_bytes, files=files)), folder))
 

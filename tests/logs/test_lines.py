@@ -1,27 +1,16 @@
 """Lines that are too long, are no text, or are no JSON (faults 12 and 13)."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dsobs import plugins
-from dsobs.logs import metrics
 from dsobs.logs.record import Common, Lines, LogFile, Record
 from dsobs.plugins import load
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
-from tests.logs.shipping import append, lines, settings, ship_once, shipping, until
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
-
-
-def count(name: str, **labels: str) -> float:
-    return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+from tests.logs.shipping import append, count, lines, settings, ship_once, shipping, until
 
 
 def documents(server: ElasticsearchStandIn) -> list[dict[str, Any]]:

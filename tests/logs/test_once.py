@@ -1,7 +1,6 @@
 """`dsobs logs ship --once` ships all that was there at its start, and ends."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,6 @@ from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import append, lines, move, named, settings, ship_once, shipping, until
 
 HEAD = "(EngineCore pid=7) {} 11-24 08:00:00 [core.py:1] line {}\n"
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
 
 
 @pytest.mark.parametrize("block", [64, 1000, 256 * 1024])

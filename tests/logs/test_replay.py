@@ -1,6 +1,5 @@
 """Dead letters, sent again by `dsobs logs replay --dead-letters`."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from tests.logs.shipping import settings
 
 NOW = 1795507200.0
 BAD = Refusal(400, "document_parsing_exception", "failed to parse field [x]")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
 
 
 def letters(folder: Path, *numbers: int, index: str = "logs") -> None:

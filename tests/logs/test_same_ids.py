@@ -1,7 +1,6 @@
 """A record has the same id and goes to the same stream after a restart, a rename, and a loss of the state."""
 
 import shutil
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,6 @@ PATIENT = replace(QUICK, flush=3600.0)
 """A record that may go on is held for ever."""
 HEAD = "(EngineCore pid=7) {} 11-24 08:00:00 [core.py:1] {}\n"
 TRACE = ("Traceback (most recent call last):\n", '  File "a.py", line 1\n', "    raise\n", "ValueError: broken\n")
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
 
 
 @pytest.mark.parametrize("cut", range(len(TRACE) + 1))

@@ -1,7 +1,6 @@
 """What is kept on disk: lost, old, corrupt, not writable, in use (faults 2 to 4)."""
 
 import shutil
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,6 @@ from dsobs.logs.lag import Lag
 from dsobs.logs.ship import LockedError, Shipper, locked, owner
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import QUICK, append, lines, named, settings, ship_once, shipping, size, until, write
-
-
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
 
 
 def test_a_position_moves_only_over_contiguous_acknowledgements() -> None:

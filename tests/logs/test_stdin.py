@@ -25,12 +25,6 @@ from tests.logs.shipping import QUICK, lines, named, records, settings, until
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[ElasticsearchStandIn]:
-    async with ElasticsearchStandIn() as stand_in:
-        yield stand_in
-
-
 @dataclass
 class Pipe:
     """A pipe that is shipped, and who ships it."""
