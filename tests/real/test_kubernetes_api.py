@@ -140,9 +140,9 @@ def test_sidecar_with_rights_sees_its_pod_asks_little_and_stays_small(
     assert "No such file" in token
     user = f"system:serviceaccount:{namespace.name}:sidecar"
     time.sleep(30)
-    before = len([e for e in cluster.requests() if e["user"].get("username") == user])
+    before = len(cluster.requests(user))
     time.sleep(180)
-    asked = [e for e in cluster.requests() if e["user"].get("username") == user][before:]
+    asked = cluster.requests(user)[before:]
     identity = namespace.status("vllm", "dsobs")["containerID"]
     (process,) = [pid for pid in cluster.pids(identity) if DSOBS.encode() in _command_line(pid)]
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())

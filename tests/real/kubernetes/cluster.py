@@ -265,11 +265,13 @@ class Cluster:
         configuration.kubeconfig(self.folder, file, self.url, token=token, namespace=namespace)
         return file
 
-    def requests(self) -> list[dict[str, Any]]:
-        """What the API server was asked, in its order: events of the audit log (user, verb, objectRef, responseStatus
-        …), two for a watch: at its start and at its end."""
+    def requests(self, user: str) -> list[dict[str, Any]]:
+        """What this user asked the API server, in its order: events of the audit log (verb, objectRef, responseStatus
+        …), two for a watch: at its start and at its end. Those that said not yet, or wrongly, who they are have no
+        user name there."""
         lines = (self.folder / "audit.log").read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        events = [json.loads(line) for line in lines if line.endswith("}")]
+        return [event for event in events if event["user"].get("username") == user]
 
     @contextlib.contextmanager
     def api_server_away(self) -> Iterator[None]:
