@@ -12,11 +12,11 @@ from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import Clock
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
+from dsobs.model.turn import Turn
 from dsobs.model.view import View
 from dsobs.remediation import ledger as lines
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
-from dsobs.remediation.turn import Turn
 from dsobs.state import StateDb, StateError
 from dsobs.telemetry import LEDGER_WRITABLE, STEPS
 

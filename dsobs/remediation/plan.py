@@ -304,7 +304,7 @@ def _restart(
         return [step] if waiting is None else waiting
     told = incident.last("page")
     final = refused.startswith(
-        ("budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
+        ("budget", "fleet_budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
     )
     silent = refused.startswith("runtime_known") and isinstance(view.runtime, Unknown)
     if silent and now - incident.opened_at < settings.down_grace + SILENT_RUNTIME_SECONDS:

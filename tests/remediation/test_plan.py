@@ -9,6 +9,7 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.turn import Fleet
 from dsobs.model.view import EngineProgress, View, Witness
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
@@ -103,7 +104,9 @@ def test_evidence_never_holds_up_a_restart() -> None:
         (VIEW, Switches(silenced="s1"), SETTINGS, "silence"),
         (VIEW, Switches(state_set_aside="state.db.corrupt-1"), SETTINGS, "state_agreed"),
         (VIEW, Switches(uncoordinated="no Lease"), SETTINGS, "coordination"),
-        (VIEW, Switches(fleet_acting_share=0.5), SETTINGS, "breaker"),
+        (VIEW, Switches(fleet=Fleet(acting="pod b acts")), SETTINGS, "others_acting"),
+        (VIEW, Switches(fleet=Fleet(unready="2 of 3")), SETTINGS, "breaker"),
+        (VIEW, Switches(fleet=Fleet(budget="5 in an hour")), SETTINGS, "fleet_budget"),
         (replace(VIEW, restarts_24h=3), NO, SETTINGS, "budget"),
         (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
         (replace(VIEW, can_restart=False, runtime=Unknown("gone")), NO, SETTINGS, "runtime_known"),

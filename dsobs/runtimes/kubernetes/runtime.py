@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from dsobs.config.models import RuntimeSettings, Target
+from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.runtimes.control_folder import RESTART_SECONDS, ControlFolder, Kind, Request, expiry
 from dsobs.runtimes.kubernetes import pod as pods
 from dsobs.runtimes.kubernetes.api import FURTHER, Api, ApiError, PodWatch
+from dsobs.runtimes.kubernetes.coordination import LeaseTurn, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class KubernetesRuntime:
         self._said: set[str] = set()
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn: LeaseTurn | None = None
         self.page_started_at: Callable[[], float | None] = lambda: None
 
     @property
@@ -101,7 +103,8 @@ class KubernetesRuntime:
             held=self._held[0] if self._held is not None else None,
             events=self._events,
         )
-        return self._with_marker(replace(view, look_only=self._look_only()))
+        before = self._turn.inherited if self._turn is not None else ()
+        return self._with_marker(replace(view, look_only=self._look_only(), restarts_before=before))
 
     def _container(self) -> str | Unknown:
         """Name of the engine's container in the pod as it is now; Unknown while the pod is not known."""
@@ -178,6 +181,41 @@ class KubernetesRuntime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    # Others.
+
+    def turn(self, settings: Remediation) -> LeaseTurn | Unknown:
+        """How this sidecar and those of the workload's other replicas keep out of each other's way."""
+        if isinstance(self._api, Unknown):
+            return self._api
+        if self._turn is None:
+            around = Surroundings(self._seen_pod, self._above, self._kind_of_action, self._own_restarts)
+            self._turn = LeaseTurn(self._api, around, settings, clock=self._clock)
+        self._turn.settings = settings
+        return self._turn
+
+    def _seen_pod(self) -> pods.Json | Unknown:
+        if self._watch is None or self._watch.pod is None:
+            return Unknown(self._watch.error or "not asked yet" if self._watch is not None else "closed")
+        return self._watch.pod
+
+    async def _above(self, pod: pods.Json) -> pods.Json | None:
+        below = pods.workload(pod).rolled_out_by
+        if below is None or self._watch is None or isinstance(self._api, Unknown):
+            return None
+        right = _DEPLOYMENT if below[0] == "Deployment" else _STATEFUL_SET
+        return await self._api.workload(*below) if right in self._watch.granted else None
+
+    def _kind_of_action(self, pod: pods.Json) -> str:  # noqa: ARG002 - of every pod
+        return "restart"
+
+    def _own_restarts(self, pod: pods.Json) -> tuple[float, ...]:
+        container = self._container()
+        if isinstance(container, Unknown):
+            return ()
+        view = pods.runtime_view(pod, container, now=self._clock(), held=None)
+        # Its oldest start is no restart.
+        return view.started_history[1:]
+
     # Before acting.
 
     def _look_again_at_hold(self) -> None:
@@ -195,11 +233,9 @@ class KubernetesRuntime:
         watch = self._watch
         if isinstance(self._api, Unknown) or watch is None or watch.pod is None:
             return None
-        below = pods.workload(watch.pod).rolled_out_by
-        if below is not None and (_DEPLOYMENT if below[0] == "Deployment" else _STATEFUL_SET) in watch.granted:
-            reason = pods.rollout(await self._api.workload(*below))
-            if reason is not None:
-                return reason
+        above = await self._above(watch.pod)
+        if above is not None and (reason := pods.rollout(above)) is not None:
+            return reason
         node = (watch.pod.get("spec") or {}).get("nodeName")
         if node and _NODE in watch.granted:
             return pods.node_going_down(await self._api.node(node))
@@ -254,6 +290,8 @@ class KubernetesRuntime:
         started = page if page is not None else before.container[1] if before.container is not None else None
         begun = time.monotonic()
         try:
+            if self._turn is not None and (lost := self._turn.lost()) is not None:
+                raise RuntimeHeld(lost)
             request = Request(expiry(self._clock(), RESTART_SECONDS), started, incident or "-")
             self._folder.write(Kind.RESTART, request)
             effect = await self._effect(before, begun + RESTART_SECONDS)
@@ -359,6 +397,8 @@ class KubernetesRuntime:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._turn is not None:
+            await self._turn.close()
         self._folder.close()
         if not isinstance(self._api, Unknown):
             api, self._api = self._api, Unknown("closed")

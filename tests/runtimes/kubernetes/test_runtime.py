@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dsobs.config.models import RuntimeSettings, Target
+from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.runtimes import select
@@ -429,3 +429,19 @@ async def test_auto_is_kubernetes_in_a_pod_with_a_control_folder_and_a_process_e
     assert isinstance(
         await select(settings.model_copy(update={"control_folder": tmp_path / "no"}), Target()), ProcessRuntime
     )
+
+
+async def test_request_is_not_written_where_the_lease_may_be_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await world.seeing()
+    turn = runtime.turn(Remediation())
+    assert not isinstance(turn, Unknown)
+    monkeypatch.setattr(turn, "lost", lambda: "not renewed in time")
+    with pytest.raises(RuntimeHeld, match="not renewed in time"):
+        await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+    assert world.kubelet.seen == []
+
+
+async def test_without_an_api_server_there_is_nobody_to_coordinate_with(world: World) -> None:
+    assert world.runtime(token=None).turn(Remediation()) == Unknown("no token")
