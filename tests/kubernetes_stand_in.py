@@ -75,6 +75,7 @@ def pod_json(**status: Any) -> dict[str, Any]:
 ALL_RIGHTS = frozenset(
     {
         ("get", "pods"),
+        ("list", "pods"),
         ("watch", "pods"),
         ("list", "events"),
         ("get", "pods/log"),
@@ -84,7 +85,6 @@ ALL_RIGHTS = frozenset(
     }
 )
 ACTING_RIGHTS = ALL_RIGHTS | {
-    ("list", "pods"),
     ("get", "leases"),
     ("create", "leases"),
     ("update", "leases"),
@@ -116,12 +116,14 @@ class StandIn:
         """Set: it accepts and does not answer."""
         self.begun = 0
         """Watches so far."""
-        self.gone = False
-        """A watch that goes on from a version is told 410."""
+        self.oldest = 0
+        """A watch from a version before this is told 410."""
+        self._history: list[dict[str, Any]] = []
         self.ends_at_once = False
         """Watches end as soon as they have begun."""
         self._version = 1
-        self._watches: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self._watches: dict[asyncio.Queue[dict[str, Any] | None], str] = {}
+        """Each with the pod's name."""
         self.url = ""
 
     def change(self, pod: dict[str, Any] | None) -> None:
@@ -134,8 +136,16 @@ class StandIn:
         told["metadata"]["resourceVersion"] = str(self._version)
         if self.pod is not None:
             self.pod["metadata"]["resourceVersion"] = str(self._version)
-        for queue in self._watches:
-            queue.put_nowait({"type": kind, "object": told})
+        event = {"type": kind, "object": told}
+        self._history.append(event)
+        for queue, name in self._watches.items():
+            if name == told["metadata"]["name"]:
+                queue.put_nowait(event)
+
+    def forget(self) -> None:
+        """Only what is to come can be watched."""
+        self._version += 1
+        self.oldest = self._version
 
     def bookmark(self) -> None:
         """As the real one sends each minute: an object with nothing but a version."""
@@ -173,37 +183,43 @@ class StandIn:
         return [*([self.pod] if self.pod is not None else []), *self.further.values()]
 
     async def _pods(self, request: web.Request) -> web.StreamResponse:
-        if "watch" not in request.query:
-            self._may(request, "list", "pods")
-            first, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 500))
-            pods = self._all()
-            more = {"continue": str(first + limit)} if first + limit < len(pods) else {}
-            items = pods[first : first + limit]
-            return web.json_response({"kind": "PodList", "metadata": {"resourceVersion": "1", **more}, "items": items})
+        if not request.query.get("watch"):
+            return self._list(request)
         self._may(request, "watch", "pods")
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
-        version = request.query.get("resourceVersion")
+        version = int(request.query["resourceVersion"])
         name = request.query["fieldSelector"].removeprefix("metadata.name=")
         await answer.prepare(request)
-        if version is not None and self.gone:
-            self.begun += 1
+        self.begun += 1
+        if version < self.oldest:
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             await answer.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
             return answer
-        if version is None and self.pod is not None and self.pod["metadata"]["name"] == name:
-            queue.put_nowait({"type": "ADDED", "object": self.pod})
+        for past in self._history:
+            meta = past["object"]["metadata"]
+            if meta["name"] == name and int(meta["resourceVersion"]) > version:
+                queue.put_nowait(past)
         if self.ends_at_once:
             queue.put_nowait(None)
-        self._watches.add(queue)
-        self.begun += 1
+        self._watches[queue] = name
         try:
             while (event := await queue.get()) is not None:
                 if event["type"] != "BOOKMARK" or request.query.get("allowWatchBookmarks") == "true":
                     await answer.write(json.dumps(event).encode() + b"\n")
         finally:
-            self._watches.discard(queue)
+            del self._watches[queue]
         return answer
+
+    def _list(self, request: web.Request) -> web.Response:
+        self._may(request, "list", "pods")
+        name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+        pods = [pod for pod in self._all() if name in ("", pod["metadata"]["name"])]
+        first, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 500))
+        meta = {"resourceVersion": str(self._version)}
+        if first + limit < len(pods):
+            meta["continue"] = str(first + limit)
+        return web.json_response({"kind": "PodList", "metadata": meta, "items": pods[first : first + limit]})
 
     async def _pod(self, request: web.Request) -> web.Response:
         self._may(request, "get", "pods")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from dsobs.runtimes.kubernetes.api import FURTHER, READ_POD, WATCH_POD, Api, ApiError, Right
+from dsobs.runtimes.kubernetes.api import FURTHER, NEEDED, READ_POD, Api, ApiError, Right
 from dsobs.runtimes.kubernetes.pod import Json
 from tests.contracts.runtime_contract import until
 
@@ -31,6 +31,10 @@ class Scene(Protocol):
 
     async def protect(self) -> None:
         """A disruption budget that allows no eviction of the pod."""
+        ...
+
+    async def forget_versions(self) -> None:
+        """The server has no memory of version 1 any more."""
         ...
 
     async def away(self) -> None:
@@ -72,16 +76,18 @@ class KubernetesApiContract:
 
     async def test_rights_are_told_one_by_one(self, scene: Scene) -> None:
         full, only, none = [await scene.api(account) for account in ("full", "get", "none")]
-        for right in (READ_POD, WATCH_POD, *FURTHER):
+        for right in (*NEEDED, *FURTHER):
             assert await full.allowed(right), right
             assert await only.allowed(right) is (right is READ_POD), right
             assert not await none.allowed(right), right
         assert not await full.allowed(Right("create", "pods/eviction"))
 
-    async def test_watch_begins_with_the_pod_as_it_is_and_tells_of_changes_and_its_end(self, scene: Scene) -> None:
-        changes = (await scene.api("full")).watch()
-        before = await next_of(changes, "ADDED")
+    async def test_watch_goes_on_from_a_list_and_tells_of_changes_and_the_pods_end(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        before, version = await api.listed()
+        assert before is not None
         await scene.annotate("one")
+        changes = api.watch(version)
         after = before
         while annotation(after) != "one":
             after = await next_of(changes, "MODIFIED")
@@ -92,16 +98,29 @@ class KubernetesApiContract:
         assert gone["metadata"]["uid"] == before["metadata"]["uid"]
 
     async def test_watch_without_the_right_is_refused(self, scene: Scene) -> None:
-        changes = (await scene.api("get")).watch()
+        api = await scene.api("get")
         with pytest.raises(ApiError) as caught:
-            await next_of(changes, "ADDED")
+            await api.listed()
+        assert caught.value.status == 403
+        with pytest.raises(ApiError) as caught:
+            await next_of(api.watch("1"), "ADDED")
         assert caught.value.status == 403
 
-    async def test_watch_of_a_pod_that_is_not_there_is_silent(self, scene: Scene) -> None:
-        changes = (await scene.api("full", pod="nobody")).watch()
+    async def test_list_and_watch_of_a_pod_that_is_not_there_are_silent(self, scene: Scene) -> None:
+        api = await scene.api("full", pod="nobody")
+        found, version = await api.listed()
+        assert found is None
+        await scene.annotate("one")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.0):
-                await next_of(changes, "ADDED")
+                await next_of(api.watch(version), "ADDED", "MODIFIED")
+
+    async def test_watch_from_a_version_that_is_too_old_is_refused_as_gone(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        await scene.forget_versions()
+        with pytest.raises(ApiError) as caught:
+            await next_of(api.watch("1"), "ADDED", "MODIFIED")
+        assert caught.value.status == 410
 
     async def test_log_tail_gives_the_last_lines(self, scene: Scene) -> None:
         assert (await (await scene.api("full")).log_tail("engine", 1)) == ["ready"]
@@ -115,7 +134,7 @@ class KubernetesApiContract:
         with pytest.raises(OSError, match=r"."):
             await api.pod()
         with pytest.raises(OSError, match=r"."):
-            await next_of(api.watch(), "ADDED")
+            await next_of(api.watch("1"), "ADDED")
 
     async def test_lease_is_created_once_and_replaced_by_who_has_read_it_last(self, scene: Scene) -> None:
         api = await scene.api("act")
@@ -137,7 +156,7 @@ class KubernetesApiContract:
 
     async def test_lease_without_the_right_is_refused(self, scene: Scene) -> None:
         api = await scene.api("full")
-        for question in (api.lease("x"), api.write_lease({"metadata": {"name": "x"}, "spec": {}}), api.pods()):
+        for question in (api.lease("x"), api.write_lease({"metadata": {"name": "x"}, "spec": {}})):
             with pytest.raises(ApiError) as caught:
                 await question
             assert caught.value.status == 403

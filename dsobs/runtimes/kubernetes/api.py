@@ -31,8 +31,9 @@ WATCH_SECONDS = (300, 600)
 """The server ends a watch after a time from this span, and it is begun anew where it stopped."""
 WATCH_GAP_SECONDS = 10.0
 """Between the beginnings of two watches, at least, however they end."""
-SILENT_SECONDS = 180.0
-"""The server sends a bookmark each minute; a watch on which nothing comes for this long is dead."""
+SILENT_SECONDS = 240.0
+"""A watch on which nothing comes for this long may be dead, and is begun anew from a list. The server sends a bookmark
+each minute, but none while no pod of the whole cluster changes."""
 BACK_OFF_SECONDS = (1.0, 60.0)
 """First and longest wait after a failure."""
 POLL_SECONDS = 60.0
@@ -55,7 +56,9 @@ class Right:
 
 
 READ_POD = Right("get", "pods", purpose="to see the engine's container, its restarts and the pod's end")
-WATCH_POD = Right("watch", "pods", purpose="to learn of them at once instead of once a minute")
+LIST_PODS = Right("list", "pods", purpose="to learn of them at once instead of once a minute")
+WATCH_PODS = Right("watch", "pods", purpose=LIST_PODS.purpose)
+NEEDED = (READ_POD, LIST_PODS, WATCH_PODS)
 FURTHER = (
     Right("list", "events", purpose="events of the pod in an incident's evidence"),
     Right("get", "pods/log", purpose="the engine's last lines in an incident's evidence"),
@@ -138,7 +141,7 @@ class Api:
         """Evicts a pod as far as disruption budgets allow it; ApiError 429 where one does not. A pod of that name that
         is another one by now is left alone (409)."""
         made = eviction()({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}})
-        client = cast(Any, self._client)
+        client = cast("Any", self._client)
         await self._asked("evict", client.create(made, name, namespace=self.identity.namespace))
 
     async def delete_pod(self, name: str) -> None:
@@ -184,22 +187,44 @@ class Api:
         review = await self._asked("review", self._client.create(kind({"spec": {"resourceAttributes": attributes}})))
         return bool((review.get("status") or {}).get("allowed"))
 
-    async def watch(self) -> AsyncIterator[tuple[str, Json]]:
-        """(type, pod) of each change, first the pod as it is; BOOKMARK for a sign of life. Goes on until it fails."""
+    async def listed(self) -> tuple[Json | None, str]:
+        """The pod, None if there is none, and the version from which a watch goes on."""
+
+        async def look() -> tuple[Json | None, str]:
+            found = self._client.list(
+                resource("", "Pod"), namespace=self.identity.namespace, fields={"metadata.name": self.identity.name}
+            )
+            pods = [dict(pod) async for pod in found]
+            return (pods[0] if pods else None), found.resourceVersion
+
+        answer: tuple[Json | None, str] = await self._asked("list", look())
+        return answer
+
+    async def watch(self, version: str) -> AsyncIterator[tuple[str, Json]]:
+        """(type, pod) of each change after `version`; BOOKMARK for a sign of life. Goes on until it fails, or is silent
+        for so long that it may be dead.
+
+        It can't begin without a version: 1.34 above an etcd before 3.5 refuses that where bookmarks are asked for, and
+        the pod's own version is too old for a server as soon as other pods have changed often enough.
+        """
         changes: Any = self._client.watch(
             resource("", "Pod"),
             namespace=self.identity.namespace,
             fields={"metadata.name": self.identity.name},
+            resource_version=version,
             server_timeout=random.randint(*WATCH_SECONDS),
         )
         async with contextlib.aclosing(changes):
             while True:
+                silence = asyncio.timeout(SILENT_SECONDS)
                 try:
-                    async with asyncio.timeout(SILENT_SECONDS):
+                    async with silence:
                         kind, pod = await anext(changes)
                 except StopAsyncIteration:
                     return
                 except Exception as error:
+                    if silence.expired():
+                        return
                     raise _plain(error) from error
                 yield kind, dict(pod)
 
@@ -338,14 +363,16 @@ class PodWatch:
                     await self._sleep(REVIEW_SECONDS)
                     self._reviewed = False
                     continue
-                if WATCH_POD in self.missing:
+                if self.missing:
                     self.take(await self._api.pod())
                     wait = BACK_OFF_SECONDS[0]
                     await self._sleep(POLL_SECONDS)
                     continue
-                # Says clearly what is wrong, which a watch does not: it is silent about a pod that is not there.
-                self.take(await self._api.pod())
-                async for kind, pod in self._api.watch():
+                found, version = await self._api.listed()
+                if found is None:
+                    raise ApiError(404, "not found")
+                self.take(found)
+                async for kind, pod in self._api.watch(version):
                     wait = BACK_OFF_SECONDS[0]
                     if kind == "DELETED":
                         self._lose(f"there is no pod {self._api.identity} any more")
@@ -380,9 +407,9 @@ class PodWatch:
         if self._reviewed:
             return
         before = self.missing
-        self.missing = tuple([right for right in (READ_POD, WATCH_POD) if not await self._api.allowed(right)])
+        self.missing = tuple([right for right in NEEDED if not await self._api.allowed(right)])
         if self.missing and self.missing != before:
-            purposes = ", and ".join(right.purpose for right in self.missing)
+            purposes = ", and ".join(dict.fromkeys(right.purpose for right in self.missing))
             log.warning(
                 "the service account may not %s in namespace %s, which is needed %s; add to its Role: %s",
                 " and ".join(f"{right.verb} {right.resource}" for right in self.missing),
@@ -411,7 +438,7 @@ class PodWatch:
         return f"the API server answers {error.status}: {error}"
 
     def _unreadable(self) -> str:
-        return f"no right to read pod {self._api.identity}; add to the Role: {rule([READ_POD, WATCH_POD])}"
+        return f"no right to read pod {self._api.identity}; add to the Role: {rule(NEEDED)}"
 
     def _lose(self, reason: str) -> None:
         if reason != self.error:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dsobs.runtimes.kubernetes.api import READ_POD, WATCH_POD, Api, PodWatch, Right, rule
+from dsobs.runtimes.kubernetes import api as module
+from dsobs.runtimes.kubernetes.api import READ_POD, WATCH_PODS, Api, PodWatch, Right, rule
 from dsobs.runtimes.kubernetes.identity import Identity
 from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
 from tests.contracts.runtime_contract import until
@@ -46,6 +47,9 @@ class StandInScene:
     async def protect(self) -> None:
         self.server.budget = "Cannot evict pod as it would violate the pod's disruption budget."
 
+    async def forget_versions(self) -> None:
+        self.server.forget()
+
     async def away(self) -> None:
         await self._serving.aclose()
 
@@ -71,17 +75,19 @@ class TestStandIn(KubernetesApiContract):
 
 
 async def test_bookmark_is_a_sign_of_life_without_a_pod(scene: StandInScene) -> None:
-    changes = (await scene.api("full")).watch()
-    await next_of(changes, "ADDED")
+    changes = (await scene.api("full")).watch("1")
+    waiting = asyncio.create_task(next_of(changes, "BOOKMARK"))
+    await until(lambda: _value(scene.server.watches), lambda n: n == 1)
     scene.server.bookmark()
-    assert (await next_of(changes, "BOOKMARK"))["metadata"]["resourceVersion"] == "2"
+    assert (await waiting)["metadata"]["resourceVersion"] == "2"
 
 
 async def test_watch_that_ends_goes_on_where_it_stopped(scene: StandInScene) -> None:
-    changes = (await scene.api("full")).watch()
-    await next_of(changes, "ADDED")
+    changes = (await scene.api("full")).watch("1")
+    waiting = asyncio.create_task(next_of(changes, "MODIFIED"))
+    await until(lambda: _value(scene.server.watches), lambda n: n == 1)
+    scene.server.bookmark()
     scene.server.cut_off()
-    waiting = asyncio.create_task(next_of(changes, "ADDED", "MODIFIED"))
     await until(lambda: _value(scene.server.begun), lambda n: n == 2)
     await scene.annotate("later")
     assert (await waiting)["metadata"]["annotations"] == {"test": "later"}
@@ -90,7 +96,7 @@ async def test_watch_that_ends_goes_on_where_it_stopped(scene: StandInScene) -> 
 async def test_watches_that_end_at_once_are_begun_no_faster_than_the_gap(scene: StandInScene) -> None:
     scene.server.ends_at_once = True
     api = api_of(scene.server.url, "full", Identity(NAMESPACE, POD), gap=0.2)
-    changes = api.watch()
+    changes = api.watch("1")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(0.7):
             while True:
@@ -150,7 +156,7 @@ async def test_idle_watch_asks_once_and_then_only_listens(scene: StandInScene, w
     await watch.until(lambda w: (w.pod["metadata"].get("annotations") or {}).get("test") == "a")
     assert scene.server.asked == asked
     assert [line for line in asked if "selfsubject" not in line] == [
-        f"GET /api/v1/namespaces/{NAMESPACE}/pods/{POD}",
+        f"GET /api/v1/namespaces/{NAMESPACE}/pods",
         f"WATCH /api/v1/namespaces/{NAMESPACE}/pods",
     ]
 
@@ -158,12 +164,22 @@ async def test_idle_watch_asks_once_and_then_only_listens(scene: StandInScene, w
 async def test_version_that_is_too_old_begins_anew_with_the_pod_as_it_is(scene: StandInScene, watching: Any) -> None:
     watch = watching(await scene.api("full"))
     await watch.until(lambda w: scene.server.watches == 1)
-    scene.server.gone = True
+    scene.server.forget()
     scene.server.cut_off()
     await watch.until(lambda w: scene.server.begun == 3 and scene.server.watches == 1 and w.error is None)
     assert len(watch.waits) == 1
     await scene.annotate("after")
     await watch.until(lambda w: (w.pod["metadata"].get("annotations") or {}).get("test") == "after")
+
+
+async def test_watch_that_is_silent_is_begun_anew_from_a_list_and_nothing_is_lost(
+    scene: StandInScene, watching: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.1)
+    watch = watching(await scene.api("full"))
+    await watch.until(lambda w: scene.server.begun >= 3)
+    assert watch.watch.error is None
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
 async def test_server_that_is_away_is_asked_with_growing_waits_and_said_once(
@@ -186,7 +202,7 @@ async def test_server_that_is_away_is_asked_with_growing_waits_and_said_once(
         ("full", "other", None, f"there is no pod {NAMESPACE}/other: check POD_NAME and POD_NAMESPACE"),
         ("full", POD, "another-uid", f"pod {NAMESPACE}/{POD} is another one by now (POD_UID another-uid)"),
         ("none", POD, None, f"no right to read pod {NAMESPACE}/{POD}; add to the Role: {{apiGroups: [\"\"], "
-         'resources: ["pods"], verbs: [get, watch]}'),
+         'resources: ["pods"], verbs: [get, list, watch]}'),
     ],
 )  # fmt: skip
 async def test_what_is_wrong_is_said_in_one_line_with_what_to_do(
@@ -215,8 +231,9 @@ async def test_missing_right_is_said_at_start_with_the_exact_rule(
     assert watch.waits[0] == 60.0
     (line,) = [r.message for r in caplog.records if "the service account may not" in r.message]
     assert line == (
-        f"the service account may not watch pods in namespace {NAMESPACE}, which is needed to learn of them at once "
-        'instead of once a minute; add to its Role: {apiGroups: [""], resources: ["pods"], verbs: [watch]}'
+        f"the service account may not list pods and watch pods in namespace {NAMESPACE}, which is needed to learn of "
+        'them at once instead of once a minute; add to its Role: {apiGroups: [""], resources: ["pods"], verbs: [list, '
+        "watch]}"
     )
     assert len([r for r in caplog.records if "done without" in r.message]) == 1
 
@@ -243,7 +260,7 @@ async def test_pod_that_is_deleted_is_not_known_any_more(scene: StandInScene, wa
 
 
 def test_rules_of_one_resource_are_one_rule() -> None:
-    assert rule([READ_POD, WATCH_POD, Right("get", "deployments", "apps")]) == (
+    assert rule([READ_POD, WATCH_PODS, Right("get", "deployments", "apps")]) == (
         '{apiGroups: [""], resources: ["pods"], verbs: [get, watch]}; '
         '{apiGroups: ["apps"], resources: ["deployments"], verbs: [get]}'
     )
