@@ -89,7 +89,6 @@ ACTING_RIGHTS = ALL_RIGHTS | {
     ("create", "leases"),
     ("update", "leases"),
     ("create", "pods/eviction"),
-    ("delete", "pods"),
     ("create", "events"),
 }
 
@@ -261,11 +260,6 @@ class StandIn:
         self._remove(request.match_info["name"], (wanted.get("preconditions") or {}).get("uid"))
         return web.json_response({"kind": "Status", "status": "Success", "code": 201}, status=201)
 
-    async def _delete(self, request: web.Request) -> web.Response:
-        self._may(request, "delete", "pods")
-        self._remove(request.match_info["name"], None)
-        return web.json_response({"kind": "Status", "status": "Success"})
-
     async def _lease(self, request: web.Request) -> web.Response:
         name = request.match_info.get("name")
         verb = {"GET": "get", "POST": "create", "PUT": "update"}[request.method]
@@ -323,7 +317,6 @@ class StandIn:
         app.router.add_get(f"{base}/pods/{{name}}", self._pod)
         app.router.add_get(f"{base}/pods/{{name}}/log", self._pod_log)
         app.router.add_post(f"{base}/pods/{{name}}/eviction", self._evict)
-        app.router.add_delete(f"{base}/pods/{{name}}", self._delete)
         app.router.add_get(f"{base}/events", self._events)
         app.router.add_post(f"{base}/events", self._create_event)
         leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"

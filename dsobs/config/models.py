@@ -109,6 +109,9 @@ class RuntimeSettings(Model):
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     """Kubernetes: folder with the `token` and `ca.crt` of a service account. Not there: dsobs works without the API
     server, and sees the engine by its page alone."""
+    group_label: str = ""
+    """Kubernetes: a label whose value names the pods that are one engine together; they are restarted together, by
+    eviction. Empty: those of a LeaderWorkerSet's group, else each pod is one."""
     timeout: PositiveSeconds = 10.0
     """Deadline of one question to the runtime."""
     stop_grace: Seconds = 10.0

@@ -33,7 +33,7 @@ class Turn(Protocol):
         """Told in each turn in which an action is wanted, so that `fleet` is looked at anew meanwhile."""
         ...
 
-    def taken(self, incident: str) -> AbstractAsyncContextManager[None]:
-        """Waits for the turn and has it while the context lasts; `RuntimeHeld` if it can't be had. One that is lost
-        meanwhile cancels what is done in it, and ends in a `TimeoutError`."""
+    def taken(self, incident: str, what: str = "restart") -> AbstractAsyncContextManager[None]:
+        """Waits for the turn to do `what` (restart or replace) and has it while the context lasts; `RuntimeHeld` if it
+        can't be had. One that is lost meanwhile cancels what is done in it, and ends in a `TimeoutError`."""
         ...

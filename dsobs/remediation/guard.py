@@ -40,6 +40,8 @@ class Case:
     now: float
     gpu_fault: str = ""
     """What says that the card has to be reset, or worse."""
+    replaces: bool = False
+    """What is left of the engine is to be replaced as a whole: a restart would not help."""
 
 
 def kill_switch(case: Case) -> str | None:
@@ -71,6 +73,9 @@ def coordination(case: Case) -> str | None:
 def runtime_known(case: Case) -> str | None:
     """Nothing is repaired on missing data."""
     runtime = case.view.runtime
+    if case.replaces:
+        why = case.view.cannot_replace
+        return f"a restart would not help, and the engine can't be replaced: {why}" if why else None
     if case.view.can_restart:
         return None
     if isinstance(runtime, Unknown):

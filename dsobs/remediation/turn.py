@@ -49,7 +49,7 @@ class Alone:
         """There is nothing to look at."""
 
     @contextlib.asynccontextmanager
-    async def taken(self, incident: str) -> AsyncIterator[None]:  # noqa: ARG002 - of the protocol
+    async def taken(self, incident: str, what: str = "restart") -> AsyncIterator[None]:  # noqa: ARG002 - of the protocol
         """Who does not talk waits a random time first, so that not all act at once."""
         if self._settings.coordination is not Coordination.LEASE:
             most = self._settings.random_delay

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from dsobs.runtimes.kubernetes.api import FURTHER, NEEDED, READ_POD, Api, ApiError, Right
-from dsobs.runtimes.kubernetes.pod import Json
+from dsobs.runtimes.kubernetes.api import CREATE_EVENT, FURTHER, NEEDED, READ_POD, Api, ApiError, Right
+from dsobs.runtimes.kubernetes.pod import Json, event_line
+from dsobs.runtimes.kubernetes.replacing import tell
 from tests.contracts.runtime_contract import until
 
 DEADLINE = 30.0
@@ -17,7 +18,7 @@ class Scene(Protocol):
     """A server with one pod, which has a container `engine` that said `ready`, and accounts with different rights."""
 
     async def api(self, account: str, *, pod: str | None = None) -> Api:
-        """As `full` (all that a sidecar looks at), `act` (that, Leases, evictions, deletions and Events), `get` (only
+        """As `full` (all that a sidecar looks at), `act` (that, Leases, evictions and Events), `get` (only
         to get pods), `none` or `forged` (a token of nobody); `pod`: another pod's name."""
         ...
 
@@ -178,15 +179,16 @@ class KubernetesApiContract:
         assert caught.value.status == 429
         assert not (await api.pod())["metadata"].get("deletionTimestamp")
 
+    async def test_event_that_was_written_is_listed(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        assert await tell(api, await api.pod(), frozenset({CREATE_EVENT}), "GPUFault", "XID 79", 1_795_000_000.0)
+        (line,) = [event_line(event) for event in await api.events() if event["reason"] == "GPUFault"]
+        assert line == "2026-11-18T11:06:40Z Warning GPUFault: XID 79"
+
     async def test_evicted_pod_goes(self, scene: Scene) -> None:
         api = await scene.api("act")
         pod = await api.pod()
         await api.evict(pod["metadata"]["name"], pod["metadata"]["uid"])
-        await gone(api)
-
-    async def test_deleted_pod_goes(self, scene: Scene) -> None:
-        api = await scene.api("act")
-        await api.delete_pod(api.identity.name)
         await gone(api)
 
 

@@ -441,3 +441,47 @@ def test_the_same_instance_is_proof_only_after_a_restart_whose_outcome_is_not_kn
     book = after_restart(90.0, state).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {}, 5))
     book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
     assert ("verified" in [s.action for s in do([alert()], same, book)]) is verified
+
+
+LEFT_OVER = replace(
+    DOWN,
+    can_restart=True,
+    cannot_replace="",
+    shm_left_over=0.97,
+    runtime=replace(RUNNING, runtime="kubernetes", running=False, brings_back=True),
+)
+
+
+def test_engine_that_left_shared_memory_full_is_replaced_and_not_restarted() -> None:
+    (step,) = [s for s in do([alert("EngineDown")], LEFT_OVER) if s.action == "restart"]
+    assert (step.how, step.refused) == ("replace", None)
+    assert step.reason == "down for 60 s, and what has ended holds 97% of /dev/shm"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        replace(LEFT_OVER, shm_left_over=0.9),
+        replace(LEFT_OVER, shm_left_over=None),
+        replace(LEFT_OVER, down_since=NOW - 14),
+    ],
+)
+def test_ended_engine_that_left_nothing_behind_is_left_to_its_runtime(view: View) -> None:
+    assert restarts(do([alert("EngineDown")], view)) == []
+
+
+def test_replacing_without_the_right_is_refused_and_paged_with_the_rule() -> None:
+    view = replace(LEFT_OVER, cannot_replace="no right to replace the pod; add to the Role: {...}")
+    steps = do([alert("EngineDown")], view, settings=ENFORCE)
+    why = (
+        "runtime_known: a restart would not help, and the engine can't be replaced: no right to replace the pod; add "
+        "to the Role: {...}"
+    )
+    assert restarts(steps) == [why]
+    assert [s.reason for s in steps if s.action == "page"] == [f"restart refused: {why}"]
+
+
+def test_breaker_and_others_hold_quietly_and_a_used_up_workload_is_paged() -> None:
+    for fleet, pages in ((Fleet(acting="b"), 0), (Fleet(unready="2 of 3"), 0), (Fleet(budget="5 in an hour"), 1)):
+        steps = do([alert()], settings=ENFORCE, switches=Switches(fleet=fleet))
+        assert len([s for s in steps if s.action == "page"]) == pages, fleet

@@ -67,6 +67,10 @@ FURTHER = (
     Right("get", "nodes", purpose="no restart while the node is drained", namespaced=False),
 )
 """What is used where it is granted, and not missed where it is not."""
+EVICT = Right("create", "pods/eviction", purpose="to replace a pod that no restart helps, and all pods of one engine")
+CREATE_EVENT = Right("create", "events", purpose="to tell of faults of the node")
+ACTING = (EVICT, CREATE_EVENT)
+"""The same for what changes something."""
 
 
 def rule(rights: Iterable[Right]) -> str:
@@ -141,17 +145,14 @@ class Api:
         """Evicts a pod as far as disruption budgets allow it; ApiError 429 where one does not. A pod of that name that
         is another one by now is left alone (409)."""
         made = eviction()({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}})
-        client = cast("Any", self._client)
-        await self._asked("evict", client.create(made, name, namespace=self.identity.namespace))
-
-    async def delete_pod(self, name: str) -> None:
-        """Deletes a pod with its own grace."""
-        await self._asked("delete", self._client.delete(resource("", "Pod"), name, namespace=self.identity.namespace))
+        create = cast("Any", self._client.create)
+        await self._asked("evict", create(made, name, namespace=self.identity.namespace))
 
     async def create_event(self, event: Json) -> None:
         """An Event of this namespace."""
         made = resource("", "Event")(dict(event))
-        await self._asked("create", self._client.create(made, namespace=self.identity.namespace))
+        create = cast("Any", self._client.create)
+        await self._asked("create", create(made, namespace=self.identity.namespace))
 
     async def events(self) -> list[Json]:
         """The pod's last events, oldest first."""
@@ -417,8 +418,8 @@ class PodWatch:
                 purposes,
                 rule(self.missing),
             )
-        self.granted = frozenset([right for right in FURTHER if await self._api.allowed(right)])
-        others = [right for right in FURTHER if right not in self.granted]
+        self.granted = frozenset([right for right in (*FURTHER, *ACTING) if await self._api.allowed(right)])
+        others = [right for right in (*FURTHER, *ACTING) if right not in self.granted]
         if others and not before:
             log.info(
                 "not granted, and done without: %s", "; ".join(f"{r.verb} {r.resource} ({r.purpose})" for r in others)

@@ -49,8 +49,6 @@ class Surroundings:
     """As it was last seen."""
     desired: Callable[[Json], Any]
     """Coroutine function: the Deployment or StatefulSet above the pod, None where it may not be seen."""
-    action: Callable[[Json], str]
-    """What would be done to it: restart, replace or group_restart."""
     restarts: Callable[[Json], tuple[float, ...]]
     """The pod's own restarts of the last 24 hours."""
     group_label: str = ""
@@ -213,13 +211,13 @@ class LeaseTurn:
     # Having it.
 
     @contextlib.asynccontextmanager
-    async def taken(self, incident: str) -> AsyncIterator[None]:
+    async def taken(self, incident: str, what: str = "restart") -> AsyncIterator[None]:
         """Takes the Lease for this action and notes the action in it; RuntimeHeld where that can't be done now."""
         if self._busy:
             raise RuntimeHeld("this sidecar acts already")
         self._busy = True
         try:
-            lease, action, asked = await self._take(incident)
+            lease, action, asked = await self._take(incident, what)
             undone = False
             term = asyncio.timeout_at(asked + leases.DEADLINE_SECONDS)
             renewing: asyncio.Task[None] | None = None
@@ -261,7 +259,7 @@ class LeaseTurn:
             return "the Lease was not renewed in time, so another sidecar may act by now"
         return None
 
-    async def _take(self, incident: str) -> tuple[Json, Action, float]:
+    async def _take(self, incident: str, what: str) -> tuple[Json, Action, float]:
         """The Lease as it was written, what was noted in it, and when that was asked for (the loop's time)."""
         try:
             held, pods, me = await self._read()
@@ -276,7 +274,7 @@ class LeaseTurn:
                 now,
                 str(me["metadata"]["name"]),
                 str(me["metadata"]["uid"]),
-                self._around.action(me),
+                what,
                 incident,
                 tuple(sorted({*self.inherited, *self._around.restarts(me)}))[-leases.KEPT_RESTARTS :],
             )

@@ -41,7 +41,7 @@ class Action:
     pod: str
     uid: str
     what: str
-    """restart, replace or group_restart."""
+    """restart or replace."""
     incident: str = ""
     restarts: tuple[float, ...] = ()
     """The pod's restarts of the last 24 hours before it, whoever made them."""

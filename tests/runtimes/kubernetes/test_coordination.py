@@ -63,7 +63,7 @@ class World:
         async def above(_: Json) -> None:
             return None
 
-        around = Surroundings(lambda: self.pod(name), above, lambda _: "restart", lambda _: (NOW - 500,))
+        around = Surroundings(lambda: self.pod(name), above, lambda _: (NOW - 500,))
         made = LeaseTurn(api, around, Remediation(**settings), clock=lambda: clock, monotonic=lambda: self.time)
         self.apis.append(api)
         self.turns.append(made)
