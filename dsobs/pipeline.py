@@ -22,7 +22,7 @@ from dsobs.model.observation import Failure, HostView, Observation, Probe, Probe
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import CANNOT_REPLACE, View, Witness
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
-from dsobs.promql import Limits
+from dsobs.promql import Limits, Sliced, finish
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
@@ -239,7 +239,16 @@ class Pipeline:
     # One turn.
 
     def turn(self, obs: Observation, ledger: Ledger, switches: Switches, silenced: Sequence[str] = ()) -> Turn:
-        """Takes one observation. `silenced`: fingerprints of alerts that repair nothing now."""
+        """`turning` in one go."""
+        return finish(self.turning(obs, ledger, switches, silenced))
+
+    def turning(
+        self, obs: Observation, ledger: Ledger, switches: Switches, silenced: Sequence[str] = ()
+    ) -> Sliced[Turn]:
+        """Takes one observation. `silenced`: fingerprints of alerts that repair nothing now.
+
+        Yields where rules take long, so that the caller can let others work: as `Evaluator.evaluation`.
+        """
         now = obs.at
         # Nobody repairs the engine of a recording.
         self._repairing = not self._assume_restart and under_repair(ledger)
@@ -247,7 +256,7 @@ class Pipeline:
         # A page that can't be read tells nothing, so what was firing before a restart of dsobs is not over by it.
         if obs.scrape is not None and (obs.scrape.failure is None or obs.scrape.failure.is_away):
             self.evaluator.inputs_ready(now, self._data_since)
-        transitions = self.evaluator.evaluate(now, news=bool(obs.probes))
+        transitions = yield from self.evaluator.evaluation(now, news=bool(obs.probes))
         self._tell_changes(self.view, self._view(obs))
         steps = self.planned(now, ledger, switches, silenced)
         probes, pause = self._probes_wanted(now, ledger), self.view.up and self.tracker.pause_wanted(now)
@@ -443,10 +452,12 @@ class Pipeline:
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         self.store.append_samples(derived, now, source="derived")
         pids = engine_pids(obs.runtime)
-        self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready)
+        for fault in self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready):
+            log.warning("%s: that is over, the card was initialised anew since and is well", fault)
         gpu = self._gpu_signals.samples(obs.gpus, now) + self.cards.foreign_memory(obs.gpus, pids)
         reserves = self.adapter.reserves_memory if self.adapter is not None else None
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
+        gpu += self.cards.signals_up(obs.gpus) if self.config.gpu.enabled else []
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves, self.cards.others)
         self.store.append_samples(self.cards.judged(gpu), now, source="gpu")
         container = self._container_samples(obs)

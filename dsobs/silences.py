@@ -84,10 +84,17 @@ class Silence:
 
 
 def new(matchers: Iterable[str], now: float, seconds: float, created_by: str, comment: str) -> Silence:
-    """A silence from now on; MatcherError for a bad matcher, none at all or no time."""
+    """A silence from now on; MatcherError for a bad matcher, none at all, only such as fit an empty label, or no
+    time."""
     parsed = tuple(Matcher.parse(text) for text in matchers)
     if not parsed:
         raise MatcherError("a silence needs at least one matcher, such as alertname=EngineHung")
+    if all(matcher.matches({}) for matcher in parsed):
+        # As Alertmanager does: such a slip would silence all alerts and stop all repair.
+        raise MatcherError(
+            f"{' '.join(str(matcher) for matcher in parsed)} fits whatever has no such label, which may be all alerts; "
+            'add a matcher that does not, such as alertname=EngineHung, or alertname=~".+" for all of them'
+        )
     if not 0 < seconds <= 90 * 86400:
         raise MatcherError("a silence lasts more than 0 s and at most 90 days")
     return Silence(secrets.token_hex(8), parsed, now, now + seconds, created_by, comment)

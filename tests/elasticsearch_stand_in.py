@@ -7,6 +7,7 @@ happens to requests to come, `judge` to single records. tests/real/test_elastics
 import asyncio
 import gzip
 import json
+import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,12 +55,14 @@ class ElasticsearchStandIn:
         self.delay = 0.0
         """Seconds before an answer."""
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
+        """Of `up`."""
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """Base address."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def messages(self, index: str | None = None) -> list[Any]:
         """`message` of the documents, by id."""
@@ -78,7 +81,7 @@ class ElasticsearchStandIn:
         app.router.add_post("/{index}/_bulk", self._bulk)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def down(self) -> None:

@@ -9,7 +9,9 @@ from dsobs_nvml import documentation as nvml
 from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
 from dsobs.config.reference import schema_text, settings_page
+from dsobs.logs import metrics as log_metrics
 from dsobs.rules.catalogue import rules_page
+from tests.log_faults import page as log_faults_page
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,12 +23,18 @@ def nvml_readme() -> str:
     return nvml.written((ROOT / NVML_README).read_text(encoding="utf-8"))
 
 
+def metrics() -> str:
+    """Of the sidecar and of log shipping."""
+    return metrics_page(vars(log_metrics).values())
+
+
 GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/settings.md", settings_page),
     ("docs/reference/config.schema.json", schema_text),
     ("docs/reference/cli.md", commands_page),
     ("docs/reference/rules.md", rules_page),
-    ("docs/reference/metrics.md", metrics_page),
+    ("docs/reference/metrics.md", metrics),
+    ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""

@@ -126,6 +126,14 @@ def test_a_silence_lasts_some_time_and_at_most_90_days(seconds: float) -> None:
 def test_a_silence_of_everything_must_be_asked_for() -> None:
     with pytest.raises(MatcherError, match="at least one matcher"):
         silences.new([], 0.0, 60.0, "", "")
+    assert silences.new(['alertname=~".+"'], 0.0, 60.0, "", "").silences({"alertname": "EngineDown"}, 1.0)
+
+
+@pytest.mark.parametrize("matchers", [["foo="], ['foo=~".*"'], ["alertname!=X"], ["a=", 'b=~"x?"', "c!~y"]])
+def test_a_silence_needs_a_matcher_that_fits_no_empty_label(matchers: list[str]) -> None:
+    with pytest.raises(MatcherError, match="fits whatever has no such label, which may be all alerts; add a matcher"):
+        silences.new(matchers, 0.0, 60.0, "", "")
+    assert silences.new([*matchers, "a=b"], 0.0, 60.0, "", "").matchers
 
 
 def test_two_silences_have_two_ids() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, ValidationError
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
 from dsobs.api.answers import answer, error_answer, plain
@@ -133,6 +134,34 @@ def _time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+_RULE_TYPES = {"": ("alerting", "recording"), "alert": ("alerting",), "record": ("recording",)}
+
+
+def _wanted(groups: list[dict[str, Any]], asked: QueryParams) -> list[dict[str, Any]]:
+    """The rules that are asked for, as Prometheus has it; HTTPException for an unknown type.
+
+    https://prometheus.io/docs/prometheus/latest/querying/api/#rules
+    """
+    kind = asked.get("type", "").lower()
+    if kind not in _RULE_TYPES:
+        raise HTTPException(400, f"type {kind[:40]!r} is none; write alert or record")
+    exclude = asked.get("exclude_alerts", "").lower() in ("1", "t", "true")
+    names, files, titles = (asked.getlist(f"{name}[]") for name in ("rule_name", "file", "rule_group"))
+    narrows = bool(kind or names)
+    found = []
+    for group in groups:
+        if (files and group["file"] not in files) or (titles and group["name"] not in titles):
+            continue
+        rules = [
+            {name: value for name, value in rule.items() if name != "alerts"} if exclude else rule
+            for rule in group["rules"]
+            if rule["type"] in _RULE_TYPES[kind] and (not names or rule["name"] in names)
+        ]
+        if rules or not narrows:
+            found.append({**group, "rules": rules})
+    return found
+
+
 def _problems(error: ValidationError) -> str:
     """What pydantic found, as a line for people."""
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors())
@@ -182,8 +211,8 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
         return answer({"alerts": [_alert(alert) for alert in source.current_alerts()]})
 
     @reads("/api/v1/rules")
-    async def rules() -> Response:
-        return answer({"groups": source.rule_groups()})
+    async def rules(request: Request) -> Response:
+        return answer({"groups": _wanted(source.rule_groups(), request.query_params)})
 
     @reads("/api/v1/status")
     async def status() -> Response:

@@ -19,8 +19,8 @@ _Row = tuple[str, str, str, Iterable[str], str]
 """Name, type, unit, labels, meaning."""
 
 
-def metrics_page() -> str:
-    """docs/reference/metrics.md."""
+def metrics_page(log_shipping: Iterable[object]) -> str:
+    """docs/reference/metrics.md. `log_shipping`: its metrics, among whatever else."""
     lines = [
         "# Metrics",
         "",
@@ -44,7 +44,12 @@ def metrics_page() -> str:
         )
     ]
     lines += _part("Alerts", "As Prometheus has them, with the labels of the alert.", alerts)
-    lines += _part("dsobs itself", "", _own())
+    lines += _part("dsobs itself", "", _rows(vars(telemetry).values()))
+    lines += _part(
+        "Log shipping",
+        "From the shipping process; absent while none runs, as without `logs.files`.",
+        _rows(log_shipping),
+    )
     lines += _part("Its process", "", _process())
     return "\n".join(lines) + "\n"
 
@@ -58,8 +63,8 @@ def _part(title: str, text: str, rows: Iterable[_Row]) -> Iterator[str]:
         yield f"| `{name}` | {kind} | {unit} | {', '.join(labels)} | {meaning} |"
 
 
-def _own() -> Iterator[_Row]:
-    for metric in vars(telemetry).values():
+def _rows(metrics: Iterable[object]) -> Iterator[_Row]:
+    for metric in metrics:
         if isinstance(metric, (Counter, Gauge, Histogram)):
             (told,) = metric.describe()
             yield _row(told.name, told.type, metric._labelnames, told.documentation)  # noqa: SLF001

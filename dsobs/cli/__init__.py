@@ -26,6 +26,7 @@ COMMANDS = (
     "notify",
     "rules",
     "logs",
+    "k8s",
 )
 """Modules of this package, in the order of `dsobs --help`."""
 

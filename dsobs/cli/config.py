@@ -69,7 +69,8 @@ def run_check(args: argparse.Namespace) -> int:
         findings = [*unready(loaded.config), *unusable(loaded.config)]
         problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_in_files(loaded.config)]
     except ConfigError as error:
-        problems = error.problems
+        in_files = _in_files(error.rest) if error.rest is not None else []
+        problems = [*error.problems, *in_files]
     for problem in problems:
         if args.json:
             print_json({"where": problem.where, "name": problem.key, "message": problem.message})

@@ -30,7 +30,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """0; 1 if records were left out, or a file has none to replay; 2 if a file is no recording."""
     from dsobs.config import ConfigError
-    from dsobs.recorder.records import RecordError, read_records
+    from dsobs.recorder.records import RecordError
     from dsobs.replay import SAYS_SOMETHING, Replay, is_usable
     from dsobs.rules import RuleFileError
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         for path in args.file:
             count = usable = 0
             found[path] = (0, 0)
-            for record in read_records(path):
+            for record in _records(path):
                 count, usable = count + 1, usable + is_usable(record)
                 found[path] = (count, usable)
                 yield record
@@ -62,9 +62,6 @@ def run(args: argparse.Namespace) -> int:
     except RecordError as error:
         print_error(f"{error}")
         return ExitCode.USAGE
-    except OSError as error:
-        print_error(f"{error.filename}: {error.strerror}")
-        return ExitCode.USAGE
     names = ", ".join(f"`{name}`" for name in SAYS_SOMETHING)
     empty = [(path, count) for path, (count, usable) in found.items() if not usable]
     for path, count in empty:
@@ -79,6 +76,16 @@ def run(args: argparse.Namespace) -> int:
         )
         return ExitCode.FAILED
     return 0
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Of a file; RecordError where it can't be read. What goes wrong with the output is none of it."""
+    from dsobs.recorder.records import RecordError, read_records
+
+    try:
+        yield from read_records(path)
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror}") from error
 
 
 def _line(event: dict[str, object]) -> str:

@@ -1,4 +1,4 @@
-"""`dsobs rules check | test | fmt`."""
+"""`dsobs rules show | check | test | fmt`."""
 
 import argparse
 import sys
@@ -18,8 +18,21 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `rules`."""
-    parser = subparsers.add_parser("rules", help="check, test and format Prometheus rule files", allow_abbrev=False)
+    parser = subparsers.add_parser(
+        "rules", help="show, check, test and format Prometheus rule files", allow_abbrev=False
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    show = commands.add_parser(
+        "show",
+        help="print shipped rules with your settings, as a rule file for Prometheus",
+        description="Prints shipped rule files with the settings in force in them, as one rule file that Prometheus "
+        "loads. Without files: all of them, those that only Prometheus evaluates included.",
+        allow_abbrev=False,
+    )
+    show.add_argument("files", metavar="FILE", nargs="*", help="names of shipped files, such as prometheus.rules.yaml")
+    add_config_options(show, shorthands=False)
+    show.set_defaults(run=run_show)
 
     check = commands.add_parser(
         "check",
@@ -61,9 +74,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     fmt = commands.add_parser(
         "fmt",
         help="format the expressions of rule files",
-        description="Writes the expressions of rule files in one form, in place; comments, order and everything else "
-        "stay as they are. An expression is left alone where it has comments of its own, or where a number in it would "
-        "be written otherwise.",
+        description="Writes the expressions of rule files in one form, in place; comments, numbers, order and all else "
+        "stay as they are. Where an expression has to be left alone, as for comments among its lines, that is said "
+        "on stderr, with file and line.",
         allow_abbrev=False,
     )
     fmt.add_argument(
@@ -71,6 +84,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     fmt.add_argument("--check", action="store_true", help="write nothing; name what would change, exit status 1 if any")
     fmt.set_defaults(run=run_fmt)
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Prints one rule file."""
+    from dsobs.rules import shipped
+
+    for name in args.files:
+        if name not in shipped.ALL_FILE_NAMES:
+            known = ", ".join(shipped.ALL_FILE_NAMES)
+            raise CommandError(f"{name} is no shipped rule file; there are {known}", ExitCode.USAGE)
+    names = list(dict.fromkeys(args.files)) or shipped.ALL_FILE_NAMES
+    print(shipped.rule_file(names, load_config(args)), end="")
+    return ExitCode.DONE
 
 
 def rule_files(paths: Iterable[Path]) -> list[Path]:
@@ -124,8 +150,12 @@ def run_check(args: argparse.Namespace) -> int:
             for row in (_rule_row(group, rule) for group, rule in rules)
         ],
     )
-    print(f"{len(rules)} rules in {len(groups)} groups are right")
+    print(f"{_count(len(rules), 'rule')} in {_count(len(groups), 'group')} {'is' if len(rules) == 1 else 'are'} right")
     return ExitCode.DONE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _print_problem(problem: "Problem", *, as_json: bool) -> None:
@@ -254,17 +284,19 @@ def run_fmt(args: argparse.Namespace) -> int:
         text = sys.stdin.buffer.read().decode() if name == "-" else read_text(name, problems, newline="")
         if text is None:
             continue
-        new, wrong = formatted(text, "stdin" if name == "-" else name)
-        problems += wrong
-        if wrong:
+        done = formatted(text, "stdin" if name == "-" else name)
+        problems += done.problems
+        for left in done.left:
+            print_error(str(left))
+        if done.problems:
             continue
         if name == "-" and not args.check:
-            sys.stdout.write(new)
-        elif new != text:
+            sys.stdout.write(done.text)
+        elif done.text != text:
             changed = True
             print(f"{name}: {'not formatted' if args.check else 'formatted'}")
             if not args.check:
-                Path(name).write_text(new, encoding="utf-8", newline="")
+                Path(name).write_text(done.text, encoding="utf-8", newline="")
     for problem in problems:
         print_error(str(problem))
     if problems:

@@ -3,12 +3,16 @@
 import argparse
 import asyncio
 import signal
+from typing import TYPE_CHECKING
 
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import ExitCode
-from dsobs.cli.options import add_config_options, config_file, load_config, read_config
+from dsobs.cli.options import add_config_options, config_file, read_config
 from dsobs.cli.output import print_error
 from dsobs.cli.own_log import configure_logging
+
+if TYPE_CHECKING:
+    from dsobs.config import ConfigError
 
 START_SECONDS = 10.0
 """After this what only the start needed is free."""
@@ -33,8 +37,12 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.config import ConfigError
     from dsobs.sidecar import Sidecar
     from dsobs.sidecar.folder_lock import FolderInUseError
+    from dsobs.sidecar.settings import with_files
 
-    config = load_config(args)
+    try:
+        config = read_config(args).config
+    except ConfigError as error:
+        return _refused(with_files(error))
     configure_logging(config.log)
     footprint.settle()
 
@@ -48,12 +56,16 @@ def run(args: argparse.Namespace) -> int:
             loop.call_later(START_SECONDS, footprint.give_back)
             await sidecar.run()
         except ConfigError as error:
-            for problem in error.problems:
-                print_error(str(problem))
-            return ExitCode.USAGE
+            return _refused(error)
         except (ListenError, FolderInUseError, LookupError) as error:
             print_error(f"{error}")
             return ExitCode.USAGE
         return 0
 
     return asyncio.run(main())
+
+
+def _refused(error: "ConfigError") -> int:
+    for problem in error.problems:
+        print_error(str(problem))
+    return ExitCode.USAGE

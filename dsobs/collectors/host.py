@@ -58,7 +58,7 @@ class HostCollector:
         deadline: float = DEADLINE_SECONDS,
     ) -> None:
         self._settings = settings
-        self._mountpoints = tuple(dict.fromkeys((state_folder, *settings.mountpoints)))
+        self._mountpoints = tuple(dict.fromkeys(path.absolute() for path in (state_folder, *settings.mountpoints)))
         self._clock = clock
         self._root = root
         self._deadline = deadline
@@ -112,7 +112,12 @@ class HostCollector:
                 values["shm_used_bytes"] = (told.f_blocks - told.f_bfree) * told.f_frsize
             except OSError as error:
                 self._say(f"shared memory is unknown: {shm}: {error.strerror}")
-        if pid is not None:
+        if pid is not None and shares_cgroup(pid, os.getpid(), self._root):
+            self._say(
+                "memory and CPU of the engine's cgroup are unknown: dsobs runs in the same one; start one of them in a "
+                "container, a service or a scope of its own"
+            )
+        elif pid is not None:
             values |= cgroup_values(pid, self._root)
         return HostView(at=now, **values)
 
@@ -122,6 +127,9 @@ class HostCollector:
                 told = os.statvfs(path)
             except OSError as error:
                 self._say(f"disk space is unknown: {path}: {error.strerror}")
+                continue
+            # A squashfs or an image is full by nature, and nobody writes to what is mounted read-only.
+            if told.f_flag & os.ST_RDONLY:
                 continue
             yield str(path), told.f_bavail * told.f_frsize, told.f_blocks * told.f_frsize
 
@@ -194,6 +202,15 @@ def cgroup_values(pid: int, root: Path = Path("/")) -> dict[str, Any]:
         folder = _folder(pid, paths[""], "sys/fs/cgroup", root)
         found |= {**_memory_v2(*folder), **_cpu_v2(*folder)} if folder is not None else {}
     return {field: value for field, value in found.items() if value is not None}
+
+
+def shares_cgroup(pid: int, other: int, root: Path = Path("/")) -> bool:
+    """Whether these processes are in the same cgroup of memory or CPU; False where it can't be told."""
+    try:
+        one, two = (_paths((root / "proc" / str(each) / "cgroup").read_text()) for each in (pid, other))
+    except OSError:
+        return False
+    return any(name in one and one[name] == two.get(name) for name in ("memory", "cpu", ""))
 
 
 def _paths(text: str) -> dict[str, str]:

@@ -8,6 +8,11 @@ from dsobs.config.models import Config, Mode
 from dsobs.config.secret import Secret, SecretError
 from dsobs.config.settings import Key, Kind, settings, value_of
 
+LONGEST_WINDOW_SECONDS = 6 * 3600.0
+"""What the sidecar's store holds."""
+LEAST_SCRAPES = 5
+"""In the window of a rule, so that a missed one does not silence it."""
+
 
 class Finding(NamedTuple):
     """Something wrong with several settings together."""
@@ -36,6 +41,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
         )
     yield from _alertmanager(config)
     yield from _elasticsearch(config)
+    yield from _latency_window(config)
     for low, high in (
         ("hang.min_threshold", "hang.max_threshold"),
         ("hang.max_threshold", "hang.unresponsive_after"),
@@ -66,10 +72,36 @@ def contradictions(config: Config) -> Iterator[Finding]:
         )
 
 
+def _latency_window(config: Config) -> Iterator[Finding]:
+    key, window, scrapes = "rules.latency_p99.window", config.rules.latency_p99.window, config.target.scrape_interval
+    if window < LEAST_SCRAPES * scrapes:
+        yield Finding(
+            key,
+            (key, "target.scrape_interval"),
+            f"is {format_duration(window)}, less than {LEAST_SCRAPES} scrapes of {format_duration(scrapes)}, in which "
+            f"no latency can be seen; write {format_duration(LEAST_SCRAPES * scrapes)} or more, or scrape more often",
+        )
+    if window > LONGEST_WINDOW_SECONDS:
+        yield Finding(
+            key,
+            (key,),
+            f"is {format_duration(window)}, and samples are kept for {format_duration(LONGEST_WINDOW_SECONDS)}; write "
+            f"{format_duration(LONGEST_WINDOW_SECONDS)} or less",
+        )
+
+
 def _elasticsearch(config: Config) -> Iterator[Finding]:
     elastic = config.logs.elasticsearch
     if elastic is None:
+        if config.logs.edge.enabled:
+            name = "logs.edge.enabled"
+            yield Finding(
+                name, (name,), "is true without logs.elasticsearch, where records go on to; set its urls or write false"
+            )
         return
+    if not any(url.startswith("https:") for url in elastic.urls):
+        for name in (f"logs.elasticsearch.{file}" for file in ("ca_file", "cert_file") if getattr(elastic, file)):
+            yield Finding(name, (name,), "is set, and no address of logs.elasticsearch.urls is https; write https://")
     head = "logs.elasticsearch"
     given = [name for name in ("api_key", "bearer_token", "user") if getattr(elastic, name)]
     if len(given) > 1:

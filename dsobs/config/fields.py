@@ -24,6 +24,16 @@ def _address(value: str) -> str:
     return value
 
 
+def _alertmanager_address(value: str) -> str:
+    """Its address, with a path prefix if it has one; the API's paths are added to it."""
+    parts = urlsplit(_address(value))
+    api = re.search(r"/api/v[12](/.*)?$", parts.path)
+    if api is not None or parts.query or parts.fragment:
+        base = f"{parts.scheme}://{parts.netloc}{parts.path[: api.start()] if api else parts.path}"
+        raise ValueError(f"{value!r} is an address of its API, which dsobs adds by itself; write {base}")
+    return value
+
+
 def _base_address(value: str) -> str:
     parts = urlsplit(_address(value))
     if parts.path not in ("", "/") or parts.query or parts.fragment:
@@ -77,6 +87,8 @@ def _log_path(value: str) -> str:
         raise ValueError(
             f"{value!r} is no file name pattern; write PATTERN or FORMAT:PATTERN, such as /var/log/vllm/*.log"
         )
+    if value.rpartition(":")[2] == "-":
+        raise ValueError(f"{value!r} is stdin, which only `dsobs logs ship --from -` reads; write a file name pattern")
     return value
 
 
@@ -105,6 +117,9 @@ BaseAddress = Annotated[
     str, AfterValidator(_base_address), Field(json_schema_extra={"pattern": r"^https?://[^/@\s]+/?$"})
 ]
 Address = Annotated[str, AfterValidator(_address), Field(json_schema_extra={"pattern": r"^https?://[^@\s]+$"})]
+AlertmanagerAddress = Annotated[
+    str, AfterValidator(_alertmanager_address), Field(json_schema_extra={"pattern": r"^https?://[^@\s?#]+$"})
+]
 LabelPair = Annotated[
     str, AfterValidator(_label_pair), Field(json_schema_extra={"pattern": r"^[a-zA-Z_][a-zA-Z0-9_]*=.+$"})
 ]

@@ -86,7 +86,7 @@ def load_with_origins(path: Path | None, environ: Mapping[str, str], overrides: 
     if sources.problems or config is None:
         # Variables have no order of their own but their names.
         ordered = sorted(sources.problems, key=lambda item: (item[0], item[1].where if item[0][0] == 1 else ""))
-        raise ConfigError(problem for _, problem in ordered)
+        raise ConfigError((problem for _, problem in ordered), config)
     origins = {".".join(key): sources.origins[key].where for key in settings() if key in sources.origins}
     return Loaded(config, origins, sources)
 
@@ -236,11 +236,18 @@ class _Sources:
                 place = detail["loc"]
                 if any(other["loc"][: len(place)] == place and len(other["loc"]) > len(place) for other in details):
                     continue  # wrong only because something in it is
-                origin = self.origin(place[:-1] if detail["type"] == "missing" else place)
-                problem = Problem(origin.where, dotted(place), explain(detail), origin.in_file)
+                missing = detail["type"] == "missing"
+                if missing and any(problem.key == dotted(place) for _, problem in self.problems):
+                    continue  # it was written, and refused
+                origin = self.origin(place[:-1] if missing else place)
+                message = explain(detail)
+                if missing and origin.where and not origin.in_file:
+                    # What is written there is another setting of the same section.
+                    message = f"{dotted(place)} {message}"
+                problem = Problem(origin.where, dotted(place), message, origin.in_file)
                 self.problems.append((origin.order, problem))
                 wrong.add(dotted(place).partition("[")[0])
-                self._remove(place, whole=detail["type"] == "missing")
+                self._remove(place, whole=missing)
             try:
                 config = Config.model_validate(self.tree)
             except ValidationError:
@@ -334,18 +341,23 @@ def explain(detail: ErrorDetails) -> str:
         case "greater_than":
             return f"is {shown}; write more than {context['gt']:g}"
         case "greater_than_equal":
-            return f"is {shown}; write {context['ge']:g} or more"
+            return f"is {shown}; write {_number(context['ge'])} or more"
         case "less_than_equal":
-            return f"is {shown}; write {context['le']:g} or less"
+            return f"is {shown}; write {_number(context['le'])} or less"
         case "finite_number":
             return f"is {shown}; write a finite number"
     if setting.kind is Kind.CHOICE:
         near = difflib.get_close_matches(str(given), setting.choices, n=1)
         advice = f"did you mean {near[0]}?" if near else "write one of them"
-        return f"{shown} is none of {', '.join(setting.choices)}; {advice}"
+        return f"{shown} is none of {', '.join(filter(None, setting.choices))}; {advice}"
     if setting.kind is Kind.SWITCH:
         return f"{shown} is neither true nor false; write one of them"
     return f"{shown} is no {setting.kind}; write {_wanted(setting, item)}"
+
+
+def _number(value: float) -> str:
+    """Whole numbers with all their digits."""
+    return str(int(value)) if value == int(value) else f"{value:g}"
 
 
 def _wanted(setting: Setting, item: bool) -> str:

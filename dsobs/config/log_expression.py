@@ -66,7 +66,7 @@ def _term(match: re.Match[str], text: str) -> Term:
         try:
             float(value)
         except ValueError:
-            raise ValueError(f"{text!r} compares with {value!r}, which is no number") from None
+            raise ValueError(f"{text!r} compares with {value!r}, which is no number; write one") from None
     return Term(match["field"], operator, value)
 
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from dsobs.config.fields import (
     Address,
+    AlertmanagerAddress,
     BaseAddress,
     DockerHost,
     GpuSource,
@@ -277,7 +278,7 @@ class Slack(Model):
 class Alertmanager(Model):
     """Alertmanagers, API v2. Alerts are sent to each again and again, as Prometheus does."""
 
-    urls: Annotated[tuple[Address, ...], Field(min_length=1)]
+    urls: Annotated[tuple[AlertmanagerAddress, ...], Field(min_length=1)]
     """Address of each, with its path prefix if it has one; never that of a load balancer in front of several."""
     severities: Severities = ("critical", "error", "warning", "info")
     """Alerts of other severities are not sent. Watchdog always is."""

@@ -3,6 +3,10 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dsobs.config.models import Config
 
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
@@ -26,10 +30,15 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration can't be used. `problems` holds everything that is wrong with it, in the order of the file."""
+    """The configuration can't be used.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `problems` holds everything that is wrong with it, in the order of the file; `rest` is the configuration without
+    that, where it can be told: what its files hold can be looked at all the same.
+    """
+
+    def __init__(self, problems: Iterable[Problem], rest: "Config | None" = None) -> None:
         self.problems = tuple(problems)
+        self.rest = rest
         super().__init__("\n".join(map(str, self.problems)))
 
 

@@ -15,6 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from dsobs.logs.checkpoint import Progress
 from dsobs.logs.record import Common, Record
+from dsobs.logs.sinks import Refusal
 
 
 class Encoder:
@@ -82,6 +83,8 @@ class Batch:
     """Bytes of the pieces together."""
     spans: list[tuple[Progress, int]] = field(default_factory=list)
     """Whose lines these are, and the ticket that `Progress.begin` gave for them."""
+    refusals: list[Refusal] = field(default_factory=list)
+    """Why these records, in their order, can't be sent: all of them go to the dead letters. Empty: they are sent."""
 
     def add(self, piece: bytes, count: int, progress: Progress, end: int) -> None:
         """`count` records whose body is `piece`; with them everything before offset `end` is done with."""

@@ -26,6 +26,12 @@ SCHEMA = (
         size INTEGER NOT NULL,
         modified INTEGER NOT NULL
     )""",
+    """CREATE TABLE IF NOT EXISTS readings (
+        id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        head_bytes INTEGER NOT NULL,
+        decided TEXT NOT NULL
+    )""",
     "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
 
@@ -76,11 +82,18 @@ class Checkpoint:
     size: int
     modified: int
     """As last seen, nanoseconds."""
+    key: str = ""
+    """`identity.identity_key` that its record ids begin with; empty: not known."""
+    head_bytes: int = 0
+    """How much of its beginning the format was given to find out what it is; 0: not known."""
+    decided: str = ""
+    """`Parser.decided`."""
 
 
 def _read(connection: sqlite3.Connection) -> list[Checkpoint]:
     rows = connection.execute(
-        "SELECT id, path, device, inode, head_length, head, acknowledged, mark, size, modified FROM files"
+        "SELECT id, path, device, inode, head_length, head, acknowledged, mark, size, modified,"
+        " coalesce(key, ''), coalesce(head_bytes, 0), coalesce(decided, '') FROM files LEFT JOIN readings USING (id)"
     )
     return [
         Checkpoint(id_, Path(path.decode("utf-8", "surrogateescape")), device, inode, Fingerprint(length, head), *rest)
@@ -123,6 +136,7 @@ class Checkpoints:
 
     async def save(self, changed: Iterable[Checkpoint], gone: Iterable[int]) -> None:
         """Keeps those, and forgets the generations with these ids, in one transaction."""
+        changed = list(changed)
         rows = [
             (
                 one.id,
@@ -138,11 +152,14 @@ class Checkpoints:
             )
             for one in changed
         ]
+        readings = [(one.id, one.key, one.head_bytes, one.decided) for one in changed if one.key]
         ids = [(one,) for one in gone]
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO readings VALUES (?, ?, ?, ?)", readings)
             connection.executemany("DELETE FROM files WHERE id = ?", ids)
+            connection.executemany("DELETE FROM readings WHERE id = ?", ids)
 
         await self.db.transact_async(write)
 

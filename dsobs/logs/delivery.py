@@ -8,6 +8,7 @@ import logging
 import time
 from collections import deque
 
+from dsobs.logs.as_text import as_text
 from dsobs.logs.batch import Batch, split
 from dsobs.logs.concurrency import Concurrency
 from dsobs.logs.dead_letters import DeadLetters, DeadLettersFullError
@@ -71,6 +72,7 @@ class Delivery:
         self._window = Window(most_refused)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._putting = asyncio.Lock()
         self._troubles: dict[str, str] = {}
         """What goes wrong now → what is said of it; reasons of HOLD_REASONS are those that somebody must mend."""
         self._told_at: dict[str, float] = {}
@@ -129,7 +131,12 @@ class Delivery:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _deliver(self, batch: Batch) -> None:
-        await self._send(batch.index, batch.pieces, batch.count)
+        if batch.refusals:
+            letters = list(zip(split(batch.pieces), batch.refusals, strict=True))
+            while not await self._put_aside(batch.index, letters):
+                await self._pause(HOLD_DELAY)
+        else:
+            await self._send(batch.index, batch.pieces, batch.count)
         batch.done()
 
     async def _send(self, index: str, pieces: list[bytes], count: int) -> None:
@@ -138,7 +145,7 @@ class Delivery:
             attempt += 1
             answer = await self._attempt(index, pieces, count)
             if answer.status == 200:
-                pieces, count, delay = self._sort(index, pieces, count, answer, attempt)
+                pieces, count, delay = await self._sort(index, pieces, count, answer, attempt)
                 if count:
                     await self._pause(delay)
                 continue
@@ -151,7 +158,7 @@ class Delivery:
                 continue
             if decision.action is Action.DEAD_LETTER:
                 refusal = Refusal(answer.status or 0, answer.type, answer.detail)
-                kept = self._put_aside(index, [(record, refusal) for record in split(pieces)], count)
+                kept = await self._put_aside(index, [(record, refusal) for record in split(pieces)], count)
                 if kept:
                     return
                 await self._pause(HOLD_DELAY)
@@ -164,7 +171,12 @@ class Delivery:
 
     async def _attempt(self, index: str, pieces: list[bytes], count: int) -> Answer:
         began = time.monotonic()
-        answer = await self._sink.send(index, pieces, count)
+        try:
+            answer = await self._sink.send(index, pieces, count)
+        except Exception as error:
+            # It may be anybody's plugin. Whether the records were taken is unknown.
+            log.exception("the sink failed")
+            answer = Answer(None, detail=f"the sink failed: {error!r}")
         now = time.monotonic()
         full = answer.status in (None, 429, 503) or any(one.status == 429 for one in answer.refused.values())
         if full:
@@ -176,7 +188,7 @@ class Delivery:
         self._changed.set()
         return answer
 
-    def _sort(
+    async def _sort(
         self, index: str, pieces: list[bytes], count: int, answer: Answer, attempt: int
     ) -> tuple[list[bytes], int, float]:
         """Settles the records that are decided; gives those to send again, how many, and after how many seconds."""
@@ -205,7 +217,13 @@ class Delivery:
         if taken or duplicates:
             self.succeeded_at = time.monotonic()
         records = split(pieces) if again or bad else []
-        if bad and not self._put_aside(index, [(records[number], refusal) for number, refusal in bad], count):
+        for number, refusal in list(bad):
+            words = as_text(records[number], refusal)
+            if words is not None:
+                records[number] = words
+                again.append(number)
+                bad.remove((number, refusal))
+        if bad and not await self._put_aside(index, [(records[number], refusal) for number, refusal in bad], count):
             again += [number for number, _ in bad]
             delay = max(delay, HOLD_DELAY)
         elif trouble is not None:
@@ -214,21 +232,29 @@ class Delivery:
             self._recovered()
         return [records[number] for number in sorted(again)], len(again), delay
 
-    def _put_aside(self, index: str, letters: list[tuple[bytes, Refusal]], count: int) -> bool:
-        """Whether these records are with the dead letters; False: they must be held."""
+    async def _put_aside(self, index: str, letters: list[tuple[bytes, Refusal]], count: int | None = None) -> bool:
+        """Whether these records are with the dead letters; False: they must be held.
+
+        `count`: of how many that were sent with them; None: they were not sent, so that the server is not to blame.
+        """
         said = f"{letters[0][1].type or letters[0][1].status}: {letters[0][1].reason}"
-        if not self._window.allows(len(letters), count):
+        if count is not None and not self._window.allows(len(letters), count):
             self._in_trouble(
                 "refused_records",
                 f"more than logs.elasticsearch.max_refused of the records are refused, as by a wrong template: {said}",
             )
             return False
         try:
-            self._dead_letters.add(index, letters, time.time())
+            # One at a time, for they are in one file; not in the loop, for it is synced.
+            async with self._putting:
+                await asyncio.to_thread(self._dead_letters.add, index, letters, time.time())
         except (OSError, DeadLettersFullError) as error:
             self._in_trouble("dead_letters", f"dead letters can't be kept: {error}")
             return False
-        self._window.add(len(letters), len(letters))
+        if count is not None:
+            self._window.add(len(letters), len(letters))
+        if self._troubles.pop("dead_letters", None):
+            HELD.labels("dead_letters").set(0)
         RECORDS.labels("dead_letter").inc(len(letters))
         log.warning("%d records refused and put to %s; the first: %s", len(letters), self._dead_letters.path, said)
         return True

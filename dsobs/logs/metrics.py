@@ -23,8 +23,16 @@ LEFT_OUT = Counter(
 LOST = Counter("dsobs_log_lost_bytes", "Bytes that were never read, by reason.", ["reason"], registry=REGISTRY)
 FAULTY_LINES = Counter(
     "dsobs_log_faulty_lines",
-    "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json, no_time, not_cri.",
+    "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json, no_time, not_cri, "
+    "format_failed.",
     ["fault"],
+    registry=REGISTRY,
+)
+FAILED = Counter(
+    "dsobs_log_failures",
+    "Lines and records with which a part of dsobs or a plugin failed: format (sent as they stand), transform and "
+    "encoder (put to the dead letters); fields: Elasticsearch can't take their fields (sent as text with a note).",
+    ["part"],
     registry=REGISTRY,
 )
 BLANK_LINES = Counter(
@@ -77,5 +85,7 @@ START_UP_SECONDS = Gauge(
 # A counter that is not there can't rise: what rules look at is there from the start, at 0.
 for _outcome in ("sent", "duplicate", "quarantined", "dead_letter"):
     RECORDS.labels(_outcome)
-for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul"):
+for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul", "format_failed"):
     LOST.labels(_reason)
+for _part in ("format", "transform", "encoder", "fields"):
+    FAILED.labels(_part)

@@ -53,6 +53,8 @@ class LogFile:
     """Its first bytes, if they were read: what its format is found out by, the same after every restart."""
     timezone: str = ""
     """IANA name of the zone of times that name none. Empty: this host's."""
+    decided: str = ""
+    """What an earlier parser of it had found out (`Parser.decided`): it stays so, whatever else may speak for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,17 @@ be tried stays in the renamed file, which the next replay begins with.
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import orjson
 
 from dsobs.logs.dead_letters import DeadLetters
+from dsobs.logs.failures import TRANSFORM_FAILED, Seldom, transformed
 from dsobs.logs.retry import Action, decide
 from dsobs.logs.sinks import Answer, Refusal, Sink
+from dsobs.logs.transforms import Transform
 
 BATCH_RECORDS = 500
 BATCH_BYTES = 4 * 1024 * 1024
@@ -30,6 +32,8 @@ class Replayed:
     """Were there already."""
     refused: int = 0
     """Dead letters again."""
+    left_out: int = 0
+    """By a transform that they had not been through."""
     unreadable: int = 0
     """Lines that are no letters; they stay in `NAME.unreadable`."""
     left: int = 0
@@ -42,6 +46,8 @@ class _Batch:
     index: str = ""
     records: list[bytes] = field(default_factory=list)
     size: int = 0
+    failed: list[tuple[bytes, Refusal]] = field(default_factory=list)
+    """Those that a transform fails on again."""
 
 
 def waiting(directory: Path) -> list[Path]:
@@ -63,14 +69,17 @@ def reasons(directory: Path) -> Counter[tuple[str, str]]:
     return counted
 
 
-async def replay(directory: Path, sink: Sink, now: float) -> Replayed:
-    """Sends all dead letters of `directory`; `now` is Unix seconds. OSError; DeadLettersFullError."""
+async def replay(directory: Path, sink: Sink, now: float, transforms: Sequence[Transform] = ()) -> Replayed:
+    """Sends all dead letters of `directory`; `now` is Unix seconds. OSError; DeadLettersFullError.
+
+    `transforms`: what those go through first that a transform had failed on; a secret must not get past it so.
+    """
     done = Replayed()
     paths = _take(directory, now)
     while paths:
         path = paths.pop(0)
         at = 0
-        with contextlib.closing(_batches(path, done)) as batches:
+        with contextlib.closing(_batches(path, done, transforms)) as batches:
             for batch, end in batches:
                 if not await _send(batch, sink, DeadLetters(directory), done, now):
                     break
@@ -102,7 +111,7 @@ def _count(path: Path) -> int:
 async def _send(batch: _Batch, sink: Sink, letters: DeadLetters, done: Replayed, now: float) -> bool:
     """Whether all of it was decided."""
     count = len(batch.records)
-    answer = await sink.send(batch.index, batch.records, count)
+    answer = await sink.send(batch.index, batch.records, count) if count else Answer(200)
     if answer.status != 200:
         action = decide(answer.status, answer.type, 1, count=count).action
         if action is Action.SPLIT:
@@ -111,6 +120,9 @@ async def _send(batch: _Batch, sink: Sink, letters: DeadLetters, done: Replayed,
                     # Those before it are decided; sent again, they are there already.
                     done.sent -= number
                     return False
+            if batch.failed:
+                letters.add(batch.index, batch.failed, now)
+                done.refused += len(batch.failed)
             return True
         if action is not Action.DEAD_LETTER:
             done.trouble = answer.detail or f"answered {answer.status}"
@@ -127,6 +139,7 @@ async def _send(batch: _Batch, sink: Sink, letters: DeadLetters, done: Replayed,
         else:
             done.trouble = f"{refusal.type or refusal.status}: {refusal.reason}"
             return False
+    bad += batch.failed
     if bad:
         letters.add(batch.index, bad, now)
     done.refused += len(bad)
@@ -134,7 +147,7 @@ async def _send(batch: _Batch, sink: Sink, letters: DeadLetters, done: Replayed,
     return True
 
 
-def _batches(path: Path, done: Replayed) -> Generator[tuple[_Batch, int], None, None]:
+def _batches(path: Path, done: Replayed, transforms: Sequence[Transform]) -> Generator[tuple[_Batch, int], None, None]:
     """(neighbours of one index, offset behind them)."""
     batch = _Batch()
     at = 0
@@ -146,16 +159,19 @@ def _batches(path: Path, done: Replayed) -> Generator[tuple[_Batch, int], None, 
                 with path.with_name("dead-letters.unreadable").open("ab") as aside:
                     aside.write(line)
             else:
-                index, record, _ = letter
+                index, record, type_ = letter
                 full = len(batch.records) >= BATCH_RECORDS or batch.size >= BATCH_BYTES
-                if batch.records and (full or index != batch.index):
+                if batch.size and (full or index != batch.index):
                     yield batch, at
                     batch = _Batch()
                 batch.index = index
-                batch.records.append(record)
                 batch.size += len(record)
+                if type_ == TRANSFORM_FAILED:
+                    _transform(record, transforms, batch, done)
+                else:
+                    batch.records.append(record)
             at += len(line)
-    if batch.records:
+    if batch.size:
         yield batch, at
 
 
@@ -167,6 +183,18 @@ def _read(line: bytes) -> tuple[str, bytes, str] | None:
         return str(letter["index"]), record, str(letter.get("type") or letter.get("status", ""))
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _transform(record: bytes, transforms: Sequence[Transform], batch: _Batch, done: Replayed) -> None:
+    """Adds to `batch` what they make of a record that one of them had failed on."""
+    action, document, _ = record.split(b"\n")
+    records, failed = transformed(transforms, [(0, document, orjson.loads(document))], Seldom())
+    batch.records += [
+        b"%b\n%b\n" % (action, made if isinstance(made, bytes) else orjson.dumps(made, default=str))
+        for _, _, made in records
+    ]
+    batch.failed += [(record, why) for _, why in failed]
+    done.left_out += not (records or failed)
 
 
 def _keep_from(path: Path, offset: int) -> None:

@@ -74,6 +74,7 @@ _HELD_TYPES = frozenset(
         "index_not_found_exception",
         "invalid_index_name_exception",
         "media_type_header_exception",
+        "no_bulk_api",
         "unsupported_product",
     }
 )

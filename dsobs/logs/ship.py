@@ -25,12 +25,15 @@ from dsobs.logs.batch import Batch
 from dsobs.logs.checkpoint import Checkpoints
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
+from dsobs.logs.failures import Seldom, encoded, letter, transformed
 from dsobs.logs.feed import Feed
+from dsobs.logs.formats import format_named
 from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
 from dsobs.logs.record import Lines, Record
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
-from dsobs.logs.sources import Sources
+from dsobs.logs.sources import Sources, patterns
+from dsobs.logs.spool import Spool
 from dsobs.logs.tail import TruncatedError
 from dsobs.logs.transforms import open_transforms
 from dsobs.state import StateError
@@ -80,14 +83,24 @@ class Shipper:
         once: bool = False,
         pace: Pace | None = None,
         on_tick: Callable[[Status], None] = lambda _: None,
+        sink: str = "",
+        spool: Spool | None = None,
     ) -> None:
-        """`directory` holds `logs.db` and is made; `service` is used where the settings name none."""
+        """`directory` holds `logs.db` and is made; `service` is used where the settings name none.
+
+        `sink`: a plugin's name; empty: what the settings say. `spool`: it is run, the settings name the files in its
+        folder, and shipping ends when it has ended and all of it is acknowledged.
+        """
         self.settings = settings
         self.directory = directory
         self.unfinished: dict[str, int] = {}
         """With `once`: files whose last line has no end → its bytes, which were sent as they stand."""
         self._service = settings.service or service
         self._once, self._pace = once, pace or Pace()
+        self._sink_name, self._spool = (
+            sink or ("elasticsearch" if settings.elasticsearch is not None else "file"),
+            spool,
+        )
         self.running = False
         """It has opened everything, and ships."""
         self._on_tick = on_tick
@@ -98,6 +111,7 @@ class Shipper:
         """By index, what is being filled."""
         self._full: deque[Batch] = deque()
         """What waits for room; while something does, nothing is read."""
+        self._tell_failure = Seldom()
         self._kept_error = ""
         self._pump_idle = False
         self._failure: BaseException | None = None
@@ -117,10 +131,11 @@ class Shipper:
                 log.error("%s was unreadable and set aside; files are sent again, under the same ids", self.directory)
             self._checkpoints = checkpoints
             self._status_fd = os.open(self.directory / STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for one in patterns(self.settings):
+                format_named(one.format)
             self._transforms = open_transforms(self.settings)
             elastic = self.settings.elasticsearch
-            name = "elasticsearch" if elastic is not None else "file"
-            sink: Sink = open_sink(name, SinkSettings(self.settings, self.directory))
+            sink: Sink = open_sink(self._sink_name, SinkSettings(self.settings, self.directory))
             self.delivery = Delivery(
                 sink,
                 DeadLetters(self.directory),
@@ -139,12 +154,18 @@ class Shipper:
                 first_run=checkpoints.first_run(),
                 pace=self._pace,
                 whole=self._once,
+                spool=self._spool,
             )
             try:
+                if self._spool is not None:
+                    self._spool.start()
                 self.running = True
                 await self._both()
             finally:
                 self.running = False
+                if self._spool is not None:
+                    await asyncio.to_thread(self._spool.stop)
+                    self._spool.close()
                 await self.delivery.drain(self._pace.drain if self._drains and not self._failure else 0.0)
                 await self._keep()
                 status = self.status()
@@ -184,16 +205,21 @@ class Shipper:
         scanned = ticked = float("-inf")
         while not self._stopping.is_set():
             now = time.monotonic()
-            if now - scanned >= (self._pace.scan if not self._once else float("inf")):
+            hurries = self._spool is not None and self._spool.ended and self.delivery.trouble is None
+            if hurries or now - scanned >= (self._pace.scan if not self._once else float("inf")):
                 scanned = now
                 self.sources.scan(now)
+                if self._spool is not None:
+                    self.sources.chain(self._spool)
                 await asyncio.sleep(0)
             if self.sources.look(now):
                 self._work.set()
-            if now - ticked >= self._pace.tick:
+            if hurries or now - ticked >= self._pace.tick:
                 ticked = now
                 await self._tick(now)
             if self._once and self._done():
+                return
+            if self._spool is not None and self._spool.ended and self._spool.empty:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._pace.look)
@@ -229,10 +255,14 @@ class Shipper:
             behind_seconds=self.sources.behind_seconds,
             files=len(self.sources.feeds),
             in_flight=self.delivery.in_flight,
-            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble,
+            trouble=("state", self._kept_error) if self._kept_error else self.delivery.trouble or self._spool_trouble,
             unreadable=dict(self.sources.unreadable),
             ever_sent=self.delivery.succeeded_at is not None,
         )
+
+    @property
+    def _spool_trouble(self) -> tuple[str, str] | None:
+        return ("spool", self._spool.trouble) if self._spool is not None and self._spool.trouble else None
 
     def _end_gone(self, now: float) -> None:
         """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
@@ -240,15 +270,36 @@ class Shipper:
             if feed.tail.fd < 0 or feed.truncated:
                 continue
             if not feed.drained or feed.id == 0:
-                if feed.id == 0 and feed.gone_for_good(now, self._pace) and feed.tail.size == 0:
+                if (
+                    feed.id == 0
+                    and feed.gone_for_good(now, self._pace)
+                    and feed.tail.size == 0
+                    and self._may_close(feed)
+                ):
                     self.sources.close(feed)
                 continue
             if feed.holds and now - feed.moved_at >= self._pace.flush:
                 self._add(feed, feed.flush(), feed.tail.position)
-            if feed.gone_for_good(now, self._pace) and not feed.progress.outstanding:
-                rest = self._rest(feed, gone=True)
-                if not rest:
-                    self.sources.close(feed)
+            over = feed.gone_for_good(now, self._pace) and not feed.progress.outstanding
+            # Its writer may have come back since the last look.
+            if over and self.sources.is_read(feed, now) and not self._rest(feed, gone=True) and self._may_close(feed):
+                self.sources.close(feed)
+        for feed in self.sources.leaving:
+            if feed.holds:
+                self._add(feed, feed.flush(), feed.tail.position)
+
+    def _may_close(self, feed: Feed) -> bool:
+        """Whether it may be closed: a segment only when that all of it is acknowledged is on disk; then it goes."""
+        if not feed.queued or self._spool is None:
+            return True
+        if (
+            feed.progress.outstanding
+            or feed.holds
+            or (feed.id and feed.kept_acknowledged != feed.progress.acknowledged)
+        ):
+            return False
+        self._spool.release(feed.path)
+        return True
 
     def _rest(self, feed: Feed, *, gone: bool) -> bool:
         """Adds the last line without its end; whether there was one."""
@@ -260,7 +311,7 @@ class Shipper:
         for piece in pieces:
             self._add_lines(feed, piece)
         if feed.holds:
-            self._add(feed, feed.flush(), feed.tail.position if gone else feed.progress.acknowledged)
+            self._add(feed, feed.flush(), feed.tail.position)
         return bool(pieces)
 
     async def _keep(self) -> None:
@@ -308,7 +359,8 @@ class Shipper:
                     if feed.readable:
                         self._read(feed)
                     await asyncio.sleep(0)
-                self._close_aged(everything=self._once and not ready)
+                ends = self._once or (self._spool is not None and self._spool.ended)
+                self._close_aged(everything=ends and not ready)
                 self._submit_full()
                 if not ready:
                     break
@@ -330,39 +382,56 @@ class Shipper:
             self._add_lines(feed, piece)
         if feed.tail.position == before:
             feed.drained = True
-            if self._once:
-                self._end_of(feed)
+        if self._once and (feed.drained or feed.at_goal):
+            self._end_of(feed)
 
     def _end_of(self, feed: Feed) -> None:
-        """With `once`: all that is there, and so also what has no end."""
-        if self._rest(feed, gone=False):
-            self.unfinished[str(feed.path)] = feed.tail.behind
-        elif feed.holds:
+        """With `once`: all that was there at the start, and so also what has no end."""
+        if not feed.at_goal:
+            if not self.sources.is_read(feed, time.monotonic()):
+                return
+            if self._rest(feed, gone=False):
+                self.unfinished[str(feed.path)] = feed.tail.behind
+        if feed.holds:
             self._add(feed, feed.flush(), feed.tail.position)
+        feed.ending = True
 
     def _add_lines(self, feed: Feed, lines: Lines) -> None:
         records = feed.parse(lines)
-        self._add(feed, records, feed.done_to(lines.end))
+        self._add(feed, records, feed.done_to(lines))
 
     def _add(self, feed: Feed, records: list[Record], end: int) -> None:
-        for transform in self._transforms:
-            records = transform.apply(records)
-        if not records:
+        """To be sent; with them everything before offset `end` is done with."""
+        records, failed = transformed(self._transforms, records, self._tell_failure)
+        if not records and not failed:
             feed.progress.done(feed.progress.begin(end))
-            return
+        several = False
         while records:
             batch = self._batch(feed)
             some = records[: self._bulk_records - batch.count]
             records = records[len(some) :]
-            # The position moves up to what is still to come.
-            done = min(end, *(start for start, _, _ in records)) if records else end
-            batch.add(feed.encode(some), len(some), feed.progress, done)
+            body, count, bad = encoded(feed.encode, some, self._tell_failure)
+            failed += bad
+            # Up to what is still to come; but nobody knows where a record of several lines ends, whose lines may stand
+            # between others, and reading must not begin inside it.
+            several = several or any(b"\n" in raw for _, raw, _ in some)
+            done = end if not records else 0 if several else min(end, *(start for start, _, _ in records))
+            batch.add(body, count, feed.progress, 0 if failed else done)
             if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
                 self._full.append(self._batches.pop(batch.index))
+        if failed:
+            letters = Batch(self._index(feed), time.monotonic(), refusals=[why for _, why in failed])
+            body = b"".join(letter(feed.encode, record, time.time()) for record, _ in failed)
+            letters.add(body, len(failed), feed.progress, end)
+            self._full.append(letters)
+            self._work.set()
+
+    def _index(self, feed: Feed) -> str:
+        return self.settings.index or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
 
     def _batch(self, feed: Feed) -> Batch:
         """The one that records of `feed` are added to."""
-        index = self.settings.index or f"logs-dsobs.{feed.dataset}-{self.settings.namespace}"
+        index = self._index(feed)
         batch = self._batches.get(index)
         if batch is None:
             batch = self._batches[index] = Batch(index, time.monotonic())

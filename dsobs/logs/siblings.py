@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dsobs.logs.checkpoint import Checkpoint
@@ -43,16 +43,27 @@ def open_compressed(path: Path, max_line_bytes: int) -> Tail | None:
         return Tail(os.dup(unpacked.fileno()), path, max_line_bytes=max_line_bytes)
 
 
-def rotated(path: Path, *, compressed: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
-    """Regular files in the folder of `path` that have its stem, it itself among them; those that end in .gz or not."""
-    wanted = stem(path)
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            found = path.with_name(entry.name)
-            if entry.name.endswith(".gz") == compressed and stem(found) == wanted:
-                with contextlib.suppress(OSError):
-                    if entry.is_file():
-                        yield found, entry.stat()
+class Folders:
+    """What stands in folders, by the names that files had before they were rotated; each is read once.
+
+    To be made anew for each search: it knows nothing of what comes later.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[Path, dict[str, list[tuple[Path, os.stat_result]]]] = {}
+
+    def rotated(self, path: Path, *, compressed: bool = False) -> list[tuple[Path, os.stat_result]]:
+        """Regular files in the folder of `path` that have its stem, it itself among them; that end in .gz or not."""
+        folder = path.parent
+        if folder not in self._read:
+            self._read[folder] = {}
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        if entry.is_file():
+                            found = folder / entry.name
+                            self._read[folder].setdefault(stem(found), []).append((found, entry.stat()))
+        return [one for one in self._read[folder].get(stem(path), []) if (one[0].suffix == ".gz") == compressed]
 
 
 def is_of(tail: Tail, kept: Checkpoint) -> bool:
@@ -65,16 +76,16 @@ def is_of(tail: Tail, kept: Checkpoint) -> bool:
     )
 
 
-def find_moved(kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes: int) -> Tail | None:
+def find_moved(kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes: int, folders: Folders) -> Tail | None:
     """The file that `kept` is of, under another name in its folder; None where there is none."""
-    candidates = [(path, status) for path, status in rotated(kept.path) if not taken(file_id(status))]
+    candidates = [(path, status) for path, status in folders.rotated(kept.path) if not taken(file_id(status))]
     # Its own inode first; a copy (copytruncate) has another.
     candidates.sort(key=lambda one: file_id(one[1]) != (kept.device, kept.inode))
     opened = [(open_tail, path) for path, _ in candidates]
     # Kubernetes and logrotate compress what they have rotated.
     packed = [
         (open_compressed, path)
-        for path, status in rotated(kept.path, compressed=True)
+        for path, status in folders.rotated(kept.path, compressed=True)
         if status.st_mtime_ns >= kept.modified and kept.size > kept.acknowledged
     ]
     for open_, path in (*opened, *packed):
@@ -87,14 +98,16 @@ def find_moved(kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes
     return None
 
 
-def find_between(path: Path, modified: int, taken: Callable[[FileId], bool], max_line_bytes: int) -> Iterable[Tail]:
+def find_between(
+    path: Path, modified: int, taken: Callable[[FileId], bool], max_line_bytes: int, folders: Folders
+) -> Iterable[Tail]:
     """Rotated files of the stem of `path` that were written to after `modified` (nanoseconds), oldest first.
 
     They came and went while nobody looked. `path` itself is not among them.
     """
     between = [
         (status.st_mtime_ns, found)
-        for found, status in rotated(path)
+        for found, status in folders.rotated(path)
         if found != path and status.st_mtime_ns >= modified and not taken(file_id(status))
     ]
     for _, found in sorted(between):

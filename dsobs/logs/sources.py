@@ -6,6 +6,7 @@ first line and checkpoint afterwards. Nothing here waits: calls take a few milli
 
 import contextlib
 import glob
+import itertools
 import logging
 import os
 import time
@@ -20,7 +21,8 @@ from dsobs.logs.feed import Feed
 from dsobs.logs.identity import stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
-from dsobs.logs.siblings import find_between, find_moved, is_of, open_tail
+from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
+from dsobs.logs.spool import Spool
 from dsobs.logs.tail import Change, FileId, Tail, file_id
 from dsobs.logs.transforms import Transform
 
@@ -91,15 +93,16 @@ class Sources:
         first_run: bool,
         pace: Pace,
         whole: bool = False,
+        spool: Spool | None = None,
     ) -> None:
         """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
 
-        `whole`: what is there at the start is all, nothing is waited for.
+        `whole`: what is there at the start is all, nothing is waited for. `spool`: what files in its folder are of.
         """
         self.feeds: dict[FileId, Feed] = {}
         """Open generations, by the file that they are in."""
         self.leaving: list[Feed] = []
-        """Generations whose file is another's now, with records under way."""
+        """Generations of which nothing can be read any more, with records that are held or under way."""
         self.behind_seconds = 0.0
         """Age of the oldest line that is not acknowledged."""
         self.unreadable: dict[str, str] = {}
@@ -111,7 +114,7 @@ class Sources:
         self._kept = {one.id: one for one in kept}
         self._new_id = new_id
         self._from_end = first_run and settings.from_end
-        self._whole, self._pace = whole, pace
+        self._whole, self._pace, self._spool = whole, pace, spool
         self._scanned = False
         self._all_looked_at = float("-inf")
         self.active: list[Feed] = []
@@ -159,6 +162,21 @@ class Sources:
         self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
         FILES.set(len(self.feeds))
 
+    def chain(self, spool: Spool) -> None:
+        """Segments are read one after the other, each to its end once there is another. To be called after `scan`."""
+        ended = spool.ended
+        segments = sorted((one for one in self.feeds.values() if one.queued), key=lambda one: one.path.name)
+        for feed in segments[:1]:
+            feed.after = None
+        for before, feed in itertools.pairwise(segments):
+            feed.after = before
+        for feed in segments:
+            if not feed.complete and (ended or spool.is_complete(feed.path)):
+                # What was found to be its end may not be it.
+                feed.complete, feed.drained = True, False
+                if all(one is not feed for one in self.active):
+                    self.active.append(feed)
+
     def _cannot_read(self, path: str, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
             return
@@ -175,7 +193,9 @@ class Sources:
             return
         self.unreadable.pop(path, None)
         if tail is not None:
-            self._begin(Feed(tail, pattern.format, pattern.text, now), now)
+            feed = Feed(tail, pattern.format, pattern.text, now)
+            feed.queued = self._spool is not None and feed.path.parent == self._spool.folder
+            self._begin(feed, now)
 
     def _begin(self, feed: Feed, now: float) -> None:
         """Follows a generation that is new here; those before it of the same name are finished first."""
@@ -186,7 +206,9 @@ class Sources:
         before = self._newest_gone(feed)
         self.feeds[where] = feed
         if before is not None:
-            for tail in find_between(feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes):
+            for tail in find_between(
+                feed.path, before.tail.modified, self._taken, self._settings.max_line_bytes, Folders()
+            ):
                 between = Feed(tail, feed.format, feed.source, now)
                 between.gone_at, between.after, before = now, before, between
                 self.feeds[tail.device, tail.inode] = between
@@ -209,27 +231,25 @@ class Sources:
     def _identify(self, feed: Feed) -> None:
         """Gives the generation its checkpoint, once its first line is there."""
         tail = feed.tail
-        if not tail.identify(complete=self._whole or feed.gone_at is not None):
+        if not tail.identify(complete=self._whole or feed.complete or feed.gone_at is not None):
             return
         if self._whole:
             feed.goal = tail.size
         assert tail.fingerprint is not None
         own = [one for one in self._kept.values() if one.fingerprint == tail.fingerprint and is_of(tail, one)]
+        if feed.queued:
+            own = [one for one in own if one.path.name == feed.path.name]
         # Several may fit by their first lines: the one in the same place, then the one that was read the farthest.
         own.sort(key=lambda one: ((one.device, one.inode) == (tail.device, tail.inode), one.acknowledged))
-        if own:
-            self._resume(feed, own[-1])
+        kept = own[-1] if own else None
+        if kept is not None:
+            feed.resume(kept)
+            del self._kept[kept.id]
         else:
             feed.id = self._new_id()
             if self._from_end:
                 self._start_at_end(feed)
-        feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone)
-
-    def _resume(self, feed: Feed, kept: Checkpoint) -> None:
-        feed.id = kept.id
-        feed.progress.acknowledged = kept.acknowledged
-        feed.tail.start_at(kept.acknowledged)
-        del self._kept[kept.id]
+        feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone, kept=kept)
 
     def _start_at_end(self, feed: Feed) -> None:
         """Behind the last line feed that is there."""
@@ -247,10 +267,18 @@ class Sources:
 
     def _look_for_moved(self, now: float) -> None:
         """At the start: what was read before and is under another name now, and what came after it and went too."""
+        folders, most = Folders(), self._settings.max_line_bytes
+        alive: dict[str, list[Feed]] = {}
+        for live in self.feeds.values():
+            if live.gone_at is None:
+                alive.setdefault(stem(live.path), []).append(live)
         for kept in sorted(self._kept.values(), key=lambda one: one.modified):
-            tail = find_moved(kept, self._taken, self._settings.max_line_bytes)
-            live = [one for one in self.feeds.values() if stem(one.path) == stem(kept.path) and one.gone_at is None]
-            between = find_between(kept.path, kept.modified, self._taken, self._settings.max_line_bytes)
+            if kept.id not in self._kept:
+                # It came between an older one and its successor.
+                continue
+            tail = find_moved(kept, self._taken, most, folders)
+            successors = alive.get(stem(kept.path), [])
+            between = find_between(kept.path, kept.modified, self._taken, most, folders)
             pattern = self._like(kept.path)
             chain: list[Feed] = []
             if tail is not None:
@@ -273,7 +301,7 @@ class Sources:
                 self.feeds[one.device, one.inode] = feed
                 self._identify(feed)
                 chain.append(feed)
-            for earlier, later in zip(chain, [*chain[1:], *live[:1]], strict=False):
+            for earlier, later in zip(chain, [*chain[1:], *successors[:1]], strict=False):
                 if later is not earlier:
                     later.after = earlier
         self.forgotten += self._kept
@@ -311,6 +339,7 @@ class Sources:
                 feed.moved_at > long_ago
                 or not feed.drained
                 or feed.gone_at is not None
+                or feed.complete
                 or feed.kept_acknowledged != feed.progress.acknowledged
                 or feed.progress.outstanding
                 or feed.holds
@@ -330,9 +359,14 @@ class Sources:
         """Generations that may have something to read, by what is known."""
         return [feed for feed in self.active if feed.readable]
 
+    def is_read(self, feed: Feed, now: float) -> bool:
+        """Looks at a generation that was read to its end, out of its turn: whether that is still its end."""
+        self._heed(feed, feed.tail.look(), now)
+        return feed.drained and not feed.truncated
+
     def _settle(self, now: float) -> None:
-        """Forgets truncated generations whose records are all acknowledged; says how far behind everything is."""
-        for feed in [one for one in self.leaving if not one.progress.outstanding]:
+        """Forgets generations that were left once their records are all acknowledged; says how far behind all is."""
+        for feed in [one for one in self.leaving if not one.progress.outstanding and not one.holds]:
             self.leaving.remove(feed)
             feed.tail.close()
             self.forgotten.append(feed.id)
@@ -352,7 +386,7 @@ class Sources:
         elif change is Change.GROWN:
             feed.moved_at, feed.drained = now, False
             feed.lag.saw(feed.tail.size, now)
-        if feed.id == 0 and (change is Change.GROWN or feed.gone_at is not None):
+        if feed.id == 0 and (change is Change.GROWN or feed.complete or feed.gone_at is not None):
             self._identify(feed)
 
     def truncated(self, feed: Feed, now: float) -> None:
@@ -362,7 +396,7 @@ class Sources:
         del self.feeds[where]
         fresh = Tail(os.dup(tail.fd), tail.path, max_line_bytes=tail.max_line_bytes)
         if feed.id:
-            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes)
+            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes, Folders())
             if copy is not None:
                 copy.take_over(tail)
                 tail.close()
@@ -409,13 +443,15 @@ class Sources:
             self.close(feed)
 
     def close(self, feed: Feed) -> None:
-        """Reads no more of it; what is under way is still acknowledged."""
+        """Reads no more of it; what its parser holds is still sent, what is under way still acknowledged."""
         feed.ending = True
         where = (feed.tail.device, feed.tail.inode)
         if self.feeds.get(where) is feed:
             del self.feeds[where]
         feed.tail.close()
-        if feed.id:
+        if feed.holds:
+            self.leaving.append(feed)
+        elif feed.id:
             self.forgotten.append(feed.id)
 
     def close_all(self) -> None:

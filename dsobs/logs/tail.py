@@ -16,7 +16,9 @@ from dsobs.logs.metrics import LOST, READ_BYTES
 from dsobs.logs.record import Lines
 
 BLOCK_BYTES = 256 * 1024
-"""Read at a time: some 800 lines, which are parsed and encoded in far less than 20 ms."""
+"""Read at a time."""
+BLOCK_LINES = 256
+"""Most lines of it that are given at a time: they are parsed, redacted and encoded in less than 20 ms."""
 
 
 FileId = tuple[int, int]
@@ -92,11 +94,12 @@ class Tail:
         return self.fingerprint is not None
 
     def head(self, most: int) -> bytes:
-        """Its first bytes; none where they can't be read."""
+        """Its first bytes, without the holes before lines; none where they can't be read."""
         try:
-            return os.pread(self.fd, most, 0)
+            head = os.pread(self.fd, most, 0)
         except OSError:
             return b""
+        return b"\n".join(line.lstrip(b"\0") for line in head.split(b"\n")) if b"\0" in head else head
 
     def is_still(self) -> bool:
         """Whether it begins with the line that it was known by; true while it has none."""
@@ -149,12 +152,11 @@ class Tail:
             begin, pieces = self._skip(data, begin, now)
             if self._skipping:
                 return pieces
-        end = data.rfind(b"\n", begin) + 1
+        end = _end_of_lines(data, begin)
         if end > begin:
-            lines = data[begin : end - 1].split(b"\n")
-            pieces += self._pieces(lines, end - begin, now)
+            pieces += self._pieces(data, begin, end, self.position, now)
             self._advance(data, begin, end)
-        elif len(data) - begin > self.max_line_bytes:
+        elif len(data) - begin > self.max_line_bytes and data[begin] != 0:
             end = begin + self.max_line_bytes
             # It ends where it begins: only with its line feed, which may be far, is the line done with.
             pieces.append(Lines(self.position, self.position, [data[begin:end]], now, "cut"))
@@ -162,16 +164,25 @@ class Tail:
             self._skipping = True
         return pieces
 
+    def again(self, start: int, end: int, now: float) -> list[Lines]:
+        """The whole lines between two offsets that were read before; the position stays. OSError."""
+        data = os.pread(self.fd, end - start, start)
+        whole = data.rfind(b"\n") + 1
+        return self._pieces(data, 0, whole, start, now) if whole else []
+
     def rest(self, now: float, *, gone: bool) -> list[Lines]:
         """A last line without its line feed, once nothing more will come, and the file is read to its end.
 
-        Unless the file is `gone` the line is not done with: if its end should come, it is another record. OSError.
+        Of what was there at the last look. Unless the file is `gone` the line is not done with: if its end should come,
+        it is another record. OSError.
         """
-        data = os.pread(self.fd, self.max_line_bytes + 1, self.position)
-        start = self.position
-        end = start + len(data) if gone else start
+        data = os.pread(self.fd, min(self.max_line_bytes + 1, self.behind), self.position)
+        end = self.position + len(data) if gone else self.position
+        text = data.lstrip(b"\0")
+        start = self.position + len(data) - len(text)
         self.position = end
-        if not data.strip(b"\0") or self._skipping:
+        data = text
+        if not data or self._skipping:
             return []
         fault = "cut" if len(data) > self.max_line_bytes else "unfinished"
         return [Lines(start, end, [data[: self.max_line_bytes]], now, fault)]
@@ -202,26 +213,36 @@ class Tail:
         self._advance(data, begin, end)
         return end, [] if self._skipping else [Lines(start, self.position, [], now)]
 
-    def _pieces(self, lines: list[bytes], size: int, now: float) -> list[Lines]:
-        start, most = self.position, self.max_line_bytes
-        if max(map(len, lines)) <= most:
-            return [Lines(start, start + size, lines, now)]
+    def _pieces(self, data: bytes, begin: int, end: int, start: int, now: float) -> list[Lines]:
+        """The whole lines of `data` from `begin` to `end`, of which the first is at offset `start` of the file.
+
+        What is cut off them is the same wherever a block begins, or a record would have another id the next time.
+        """
+        lines, most = data[begin : end - 1].split(b"\n"), self.max_line_bytes
+        holes = data[begin] == 0 or data.find(b"\n\0", begin, end) >= 0
+        if not holes and max(map(len, lines)) <= most:
+            return [Lines(start, start + end - begin, lines, now)]
         pieces: list[Lines] = []
         whole: list[bytes] = []
-        begin = end = start
+        at = start
         for line in lines:
-            if len(line) > most:
-                if whole:
-                    pieces.append(Lines(begin, end, whole, now))
-                pieces.append(Lines(end, end + len(line) + 1, [line[:most]], now, "cut"))
-                LOST.labels("cut").inc(len(line) - most)
-                whole, begin = [], end + len(line) + 1
-                end = begin
-            else:
+            text = line.lstrip(b"\0") if holes else line
+            behind = at + len(line) + 1
+            if len(text) == len(line) <= most:
                 whole.append(line)
-                end += len(line) + 1
+            else:
+                if whole:
+                    pieces.append(Lines(start, at, whole, now))
+                fault = "cut" if len(text) > most else ""
+                pieces.append(Lines(behind - len(text) - 1, behind, [text[:most]], now, fault))
+                if fault:
+                    LOST.labels("cut").inc(len(text) - most)
+                if len(text) < len(line):
+                    LOST.labels("nul").inc(len(line) - len(text))
+                whole, start = [], behind
+            at = behind
         if whole:
-            pieces.append(Lines(begin, end, whole, now))
+            pieces.append(Lines(start, at, whole, now))
         return pieces
 
     def close(self) -> None:
@@ -229,3 +250,12 @@ class Tail:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _end_of_lines(data: bytes, begin: int) -> int:
+    """Behind the last whole line from `begin` on, or behind the one with which there are `BLOCK_LINES`; 0: none."""
+    end = data.rfind(b"\n", begin) + 1
+    if data.count(b"\n", begin, end) > BLOCK_LINES:
+        rest = data[begin:end].split(b"\n", BLOCK_LINES)[BLOCK_LINES]
+        end -= len(rest)
+    return end

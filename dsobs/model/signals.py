@@ -178,6 +178,11 @@ SIGNALS: dict[str, Signal] = _table(
         (*_GPU, "source"),
     ),
     Signal(
+        "dsobs_gpu_signals_up",
+        "gauge",
+        "1 if the cards are read, 0 if they were and are not. Absent where none was ever read.",
+    ),
+    Signal(
         "dsobs_gpu_foreign_memory_bytes",
         "gauge",
         "Memory of processes that are not the engine's. Absent where process ids can't be matched.",

@@ -46,8 +46,8 @@ class EngineProgress:
 
 @dataclass(frozen=True, slots=True)
 class GpuFault:
-    """An XID after which a restart of the engine does not help; it stands until the node was booted or somebody said
-    that the card is well."""
+    """An XID after which a restart of the engine does not help; it stands until the node was booted, the card was reset
+    and is well, or somebody said that it is."""
 
     card: str
     """Its UUID."""

@@ -48,6 +48,7 @@ class HeartbeatSender:
         self._wait = wait or wait_on(clock)
         self._woken = asyncio.Event()
         self._told = ""
+        self._begun = clock.now()
 
     async def run(self) -> None:
         """Until cancelled. Beats that are missed are not made up for."""
@@ -88,7 +89,11 @@ class HeartbeatSender:
     def _note(self, outcome: str, why: str) -> None:
         telemetry.NOTIFICATIONS.labels(NAME, outcome).inc()
         if why and why != self._told:
-            log.warning("no heartbeat went out: %s", why)
+            # What holds the very first one is mostly that dsobs has just begun.
+            early = outcome == "held" and self._clock.now() - self._begun < self._settings.interval
+            log.log(logging.DEBUG if early else logging.WARNING, "no heartbeat went out: %s", why)
+            if early:
+                return
         elif self._told and not why:
             log.info("heartbeats go out again")
         self._told = why

@@ -89,16 +89,23 @@ class Outbox:
 
     # Taking in
 
-    def enqueue(self, connection: sqlite3.Connection, notifications: Iterable[Notification]) -> None:
-        """Writes one row for each notifier that accepts, in the caller's transaction on `StateDb`; delivery begins as
-        soon as that is committed."""
+    @property
+    def names(self) -> frozenset[str]:
+        """Of all notifiers."""
+        return frozenset(self._lanes)
+
+    def enqueue(
+        self, connection: sqlite3.Connection, notifications: Iterable[Notification], only: str | None = None
+    ) -> None:
+        """Writes one row for each notifier that accepts (`only`: this one), in the caller's transaction on `StateDb`;
+        delivery begins as soon as that is committed."""
         now = self._clock.now()
         lanes = self._lanes  # On the writer's thread; `use` puts another dictionary in its place.
         rows = [
             (name, now, row_text(notification))
             for notification in notifications
             for name, lane in lanes.items()
-            if lane.notifier.accepts(notification)
+            if only in (None, name) and lane.notifier.accepts(notification)
         ]
         if not rows:
             return
@@ -109,7 +116,7 @@ class Outbox:
             with contextlib.suppress(RuntimeError):  # The loop has just been closed: the rows wait for the next start.
                 loop.call_soon_threadsafe(self._wake.set)
 
-    def enqueue_in_memory(self, notifications: Iterable[Notification]) -> None:
+    def enqueue_in_memory(self, notifications: Iterable[Notification], only: str | None = None) -> None:
         """For when the state file can't be written (StateError): the page goes out, and is lost only with the process.
 
         Call it on the event loop's thread.
@@ -117,7 +124,7 @@ class Outbox:
         now = self._clock.now()
         for notification in notifications:
             for name, lane in self._lanes.items():
-                if not lane.notifier.accepts(notification):
+                if only not in (None, name) or not lane.notifier.accepts(notification):
                     continue
                 if len(self._staged) >= self._max_rows:
                     self._count(name, RowState.DROPPED)

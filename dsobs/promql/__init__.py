@@ -11,6 +11,7 @@ from dsobs.promql.query import (
     instant_query,
     range_query,
 )
+from dsobs.promql.slices import Slice, Sliced, finish, unhurried
 
 __all__ = [
     "LIMITS",
@@ -21,8 +22,12 @@ __all__ = [
     "PromqlError",
     "Query",
     "Result",
+    "Slice",
+    "Sliced",
     "UnsupportedError",
     "compile",
+    "finish",
     "instant_query",
     "range_query",
+    "unhurried",
 ]

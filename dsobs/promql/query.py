@@ -1,7 +1,6 @@
 """Compiled expressions, evaluated at one time or at many."""
 
 import asyncio
-import time
 from array import array
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ from dsobs.promql import syntax
 from dsobs.promql.compiler import Compiler, Evaluate
 from dsobs.promql.errors import LimitError, PromqlError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Budget, Evaluation, Limits
+from dsobs.promql.slices import Slice, Sliced, finish, unhurried
 from dsobs.promql.sources import Source, prepare
 from dsobs.promql.vectors import Vector
 from dsobs.series.store import Store
 
 _Found: TypeAlias = "dict[Labels, tuple[array[int], array[float]]]"
-SLICE_SECONDS = 0.005
-"""How long a range query works before it lets others work."""
+_AT_ONCE = 10_000
+"""Samples that a query at one time may look at without being sliced: 10 ms where each is dear."""
 
 
 class Points(NamedTuple):
@@ -68,12 +68,23 @@ class Query:
         at = round(t * 1000)
         return _told(self._evaluate(Evaluation(store, at, at, 1, Budget(limits))))
 
+    def in_slices(self, store: Store, t: float, limits: Limits = LIMITS) -> Sliced[list[Sample] | float]:
+        """The same in slices, where it is much work; errors as `evaluate`."""
+        if sum(source.work(store) for source in self._sources) <= _AT_ONCE:
+            return self.evaluate(store, t, limits)
+        at = round(t * 1000)
+        evaluation = Evaluation(store, at, at, 1, Budget(limits))
+        yield from _sliced(prepare(self._sources, evaluation), evaluation.budget)
+        # All that it reads was read: operators work on what is this evaluation's own.
+        result: list[Sample] | float = yield lambda: _told(self._evaluate(evaluation))
+        return result
+
     def slices(
         self, store: Store, start: float, end: float, step: float, limits: Limits = LIMITS
     ) -> Generator[None, None, list[Points]]:
         """The results from `start` to `end`, each `step` seconds, sorted by labels; a scalar is a series without any.
 
-        Yields whenever it has worked for `SLICE_SECONDS`, so that the caller can let others work. What has been read
+        Yields after each slice, so that the caller can let others work. What has been read
         from the store by then stays as it was. Errors as `evaluate`; ValueError for a step of 0 or less.
         """
         if not step > 0 or end < start:
@@ -105,35 +116,23 @@ class Query:
         self, store: Store, start: float, end: float, step: float, limits: Limits = LIMITS
     ) -> list[Points]:
         """`slices` in one go."""
-        slices = self.slices(store, start, end, step, limits)
-        while True:
-            try:
-                next(slices)
-            except StopIteration as finished:
-                return list(finished.value)
+        return finish(self.slices(store, start, end, step, limits))
 
 
 def _sliced(work: Iterator[None], budget: Budget) -> Iterator[None]:
-    """The same work; yields after each `SLICE_SECONDS` only."""
-    until = time.perf_counter() + SLICE_SECONDS
+    """The same work; yields after each slice only."""
+    slice_ = Slice()
     for _ in work:
-        if time.perf_counter() > until:
+        for _ in slice_.over():
             yield
             budget.check_time()
-            until = time.perf_counter() + SLICE_SECONDS
 
 
 async def range_query(
     expression: str, store: Store, start: float, end: float, step: float, limits: Limits = LIMITS
 ) -> list[Points]:
     """Compiles and evaluates over a range without holding the event loop: see `compile` and `Query.slices`."""
-    slices = compile(expression).slices(store, start, end, step, limits)
-    while True:
-        try:
-            next(slices)
-        except StopIteration as finished:
-            return list(finished.value)
-        await asyncio.sleep(0)
+    return await unhurried(compile(expression).slices(store, start, end, step, limits))
 
 
 async def instant_query(expression: str, store: Store, t: float, limits: Limits = LIMITS) -> Result:
@@ -148,12 +147,15 @@ async def instant_query(expression: str, store: Store, t: float, limits: Limits 
     at = round(t * 1000)
     evaluation = Evaluation(store, at, at, 1, Budget(limits))
     sources = compiler.sources if matrix is None else [matrix]
-    for _ in _sliced(prepare(sources, evaluation), evaluation.budget):
-        await asyncio.sleep(0)
+    await unhurried(_prepared(sources, evaluation))
     if evaluate is not None:
-        return Result(kind, _told(evaluate(evaluation)))
+        return Result(kind, _told(await asyncio.to_thread(evaluate, evaluation)))
     tracks = evaluation.prepared[matrix]
     return Result(kind, [Points(track.labels, track.times, track.values) for track in tracks])
+
+
+def _prepared(sources: Sequence[Source], evaluation: Evaluation) -> Generator[None, None, None]:
+    yield from _sliced(prepare(sources, evaluation), evaluation.budget)
 
 
 def compile(expression: str) -> Query:  # noqa: A001 - the word for it

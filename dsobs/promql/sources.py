@@ -4,6 +4,7 @@ At one time (rules) a source reads the store. Over many times it is prepared fir
 are computed series by series, in slices; each step then takes its values from there.
 """
 
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,8 @@ from dsobs.promql.vectors import Vector, unique, without_name
 from dsobs.series.store import LOOKBACK_SECONDS, NEVER, Series, Store, is_stale
 
 LOOKBACK = int(LOOKBACK_SECONDS * 1000)
+_SERIES_WORK = 10
+"""What one series costs beside its samples, in samples."""
 _SLICE_SAMPLES = 2_000
 """Samples looked at between two places where a query may be interrupted."""
 
@@ -26,14 +29,21 @@ class Track:
     __slots__ = ("bare", "falls", "labels", "thinned_until", "times", "values")
 
     def __init__(
-        self, labels: Labels, bare: Labels, times: Sequence[int], values: Sequence[float], thinned_until: int = NEVER
+        self,
+        labels: Labels,
+        bare: Labels,
+        times: Sequence[int],
+        values: Sequence[float],
+        thinned_until: int = NEVER,
+        fell_at: int | None = None,
     ) -> None:
         self.labels, self.bare = labels, bare
         """With and without the metric's name."""
         self.times, self.values = times, values
         self.thinned_until = thinned_until
         """The time until which the store has thinned them."""
-        self.falls = [i for i in range(1, len(values)) if not values[i] >= values[i - 1]]
+        falls = fell_at is None or fell_at > times[0]
+        self.falls = [i for i in range(1, len(values)) if not values[i] >= values[i - 1]] if falls else NO_FALLS
 
 
 class Moment:
@@ -60,6 +70,10 @@ class Source(Protocol):
 
     def prepare(self, evaluation: Evaluation) -> Iterator[None]:
         """Reads or computes for all steps; yields where it may be interrupted."""
+        ...
+
+    def work(self, store: Store, /) -> float:
+        """How many samples it looks at for one time, at most and about, where each series has one in a second."""
         ...
 
 
@@ -101,14 +115,24 @@ class Instant:
     def prepare(self, evaluation: Evaluation) -> Iterator[None]:
         """Reads what any of the steps needs, staleness markers included."""
         first, last = _edges(self.selector.moment, evaluation)
-        tracks = []
+        tracks: list[tuple[Labels, Labels, Sequence[int], Sequence[float]]] = []
         for series, bare in self.selector.series(evaluation.store):
-            times, values = series.samples(first - LOOKBACK, last)
+            times: Sequence[int]
+            values: Sequence[float]
+            if first == last:
+                found = series.at(last)
+                times, values = ((), ()) if found is None else ((found[0],), (found[1],))
+            else:
+                times, values = series.samples(first - LOOKBACK, last)
             evaluation.budget.spend(len(times))
             if len(times):
                 tracks.append((series.labels, bare, times, values))
             yield
         evaluation.prepared[self] = tracks
+
+    def work(self, store: Store) -> float:
+        """See `Source`."""
+        return len(self.selector.series(store)) * _SERIES_WORK
 
     def samples(self, evaluation: Evaluation) -> Iterator[tuple[Labels, Labels, int, float]]:
         """(labels, labels without the name, time, value)."""
@@ -145,6 +169,10 @@ class Matrix(Protocol):
         """As `Source`; afterwards `evaluation.prepared` has its tracks."""
         ...
 
+    def work(self, store: Store, /) -> float:
+        """See `Source`."""
+        ...
+
     def fill(self, evaluation: Evaluation, window: Window) -> Iterator[tuple[Labels, Labels]]:
         """Puts the window of one series after the other into `window`: (labels, labels without the name)."""
         ...
@@ -167,9 +195,13 @@ class Ranges:
             evaluation.budget.spend(len(times))
             if len(times):
                 thinned_until = series.old_times[-1] if series.old_times else NEVER
-                tracks.append(Track(series.labels, bare, times, values, thinned_until))
+                tracks.append(Track(series.labels, bare, times, values, thinned_until, series.fell_at))
             yield
         evaluation.prepared[self] = tracks
+
+    def work(self, store: Store) -> float:
+        """See `Source`."""
+        return len(self.selector.series(store)) * (_SERIES_WORK + store.samples_within(self.milliseconds))
 
     def fill(self, evaluation: Evaluation, window: Window) -> Iterator[tuple[Labels, Labels]]:
         """Straight from the store."""
@@ -231,9 +263,15 @@ class Subquery:
                 samples[0].append(inner.at)
                 samples[1].append(value)
             yield
-        evaluation.prepared[self] = [
-            Track(labels, without_name(labels), times, values) for labels, (times, values) in found.items()
-        ]
+        tracks = []
+        for labels, (times, values) in found.items():
+            tracks.append(Track(labels, without_name(labels), times, values))
+            yield
+        evaluation.prepared[self] = tracks
+
+    def work(self, _: Store) -> float:
+        """Of many times: always much."""
+        return math.inf
 
     def fill(self, evaluation: Evaluation, window: Window) -> Iterator[tuple[Labels, Labels]]:
         """Evaluates for this one time."""
@@ -289,6 +327,10 @@ class RangeCall:
                 out.append((labels if keeps_name else bare, value))
         return out if keeps_name else unique(out)
 
+    def work(self, store: Store) -> float:
+        """See `Source`."""
+        return self._matrix.work(store)
+
     def prepare(self, evaluation: Evaluation) -> Iterator[None]:
         """All windows, series by series."""
         yield from self._matrix.prepare(evaluation)
@@ -338,3 +380,7 @@ class AbsentOverTime:
     def prepare(self, evaluation: Evaluation) -> Iterator[None]:
         """As `RangeCall`."""
         return self._present.prepare(evaluation)
+
+    def work(self, store: Store) -> float:
+        """See `Source`."""
+        return self._present.work(store)

@@ -282,6 +282,7 @@ def _gpu_fault(alerts: Sequence[Alert], view: View) -> str:
         and alert.severity == "critical"
         and alert.labels.get(ACTION_LABEL) in BEYOND_A_RESTART
         and "xid" not in alert.labels
+        and alert.labels.get("cause") != "xid"
         and alert.labels.get("uuid") not in view.others_gpus
     }
     cards = sorted({fault.card for fault in view.gpu_faults})

@@ -36,7 +36,7 @@ def rules_page() -> str:
         "A rule whose signals are unknown says nothing.",
         "",
     ]
-    for name in (*shipped.FILE_NAMES, shipped.PROMETHEUS_FILE_NAME):
+    for name in shipped.ALL_FILE_NAMES:
         where = "Prometheus only" if name == shipped.PROMETHEUS_FILE_NAME else "sidecar and Prometheus"
         lines += [
             f"## [{name}](../../alerts/{name})",

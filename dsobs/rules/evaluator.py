@@ -127,7 +127,7 @@ class Evaluator:
     `external_labels` are added to every alert that has no such label; templates see them as `$externalLabels`.
     `default_interval` and `restore_grace` are seconds. `bare_labels` leaves the external labels to the templates, as
     Prometheus does until it sends an alert; `expose_alerts` gives the store `ALERTS` even where no rule refers to it.
-    Not thread-safe; never blocks.
+    Not thread-safe.
     """
 
     def __init__(
@@ -158,6 +158,7 @@ class Evaluator:
         self._saved_revision = 0
         self._saved_at = -math.inf
         self._expose_always = expose_alerts
+        self._slice = promql.Slice()
         self._exposes_alerts = expose_alerts or not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
 
     @property
@@ -314,7 +315,14 @@ class Evaluator:
     # Evaluation.
 
     def evaluate(self, now: float, *, news: bool = False) -> list[Transition]:
-        """Runs the groups that are due and returns the alerts that became pending, firing or resolved, in order.
+        """`evaluation` in one go."""
+        return promql.finish(self.evaluation(now, news=news))
+
+    def evaluation(self, now: float, *, news: bool = False) -> promql.Sliced[list[Transition]]:
+        """Runs the groups that are due and gives the alerts that became pending, firing or resolved, in order.
+
+        Yields after each slice, so that the caller can let others work: they may read what there is, and until it has
+        ended must not change the rules or the store.
 
         `news`: something has come between two slots that is not to wait for the next one (a probe's end): groups of
         `NEWS_INTERVAL_SECONDS` or less run once more, their slots stay as they are.
@@ -322,6 +330,7 @@ class Evaluator:
         A pending alert whose condition ends is dropped without a word. `now` is Unix seconds of a clock that does not
         go back. Never raises for a rule: its failure is counted, shown by `rules()`, and its state kept.
         """
+        self._slice = promql.Slice()
         transitions = self._depart(now) if self._departed else []
         for group in self._groups:
             at = group.slot(now)
@@ -331,7 +340,8 @@ class Evaluator:
                 continue
             begun = time.perf_counter()
             for state in group.rules:
-                self._run(group, state, at, now, transitions)
+                yield from self._run(group, state, at, now, transitions)
+                yield from self._slice.over()
             group.seconds = time.perf_counter() - begun
             group.evaluated_at = now
         return transitions
@@ -340,17 +350,19 @@ class Evaluator:
         """(rule, what failed) of those whose last evaluation failed."""
         return [(s.rule.name, s.last_error) for group in self._groups for s in group.rules if s.health == "err"]
 
-    def _run(self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]) -> None:
+    def _run(
+        self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]
+    ) -> promql.Sliced[None]:
         begun = time.perf_counter()
         group.evaluations.inc()
         rule = state.rule
         try:
             if isinstance(rule, AlertRule):
-                self._run_alert(group, state, rule, at, now, transitions)
+                yield from self._run_alert(group, state, rule, at, now, transitions)
                 if self._exposes_alerts:
                     self._expose(state, now - group.group.query_offset)
             else:
-                self._run_recording(group, state, rule, now)
+                yield from self._run_recording(group, state, rule, now)
         except Exception as error:  # noqa: BLE001 - one rule that fails must not stop the others
             telemetry.RULE_FAILURES.labels(group.group.name, rule.name).inc()
             message = str(error) or type(error).__name__
@@ -363,14 +375,17 @@ class Evaluator:
         state.seconds = time.perf_counter() - begun
         state.evaluated_at = now
 
-    def _query(self, query: promql.Query, at: float) -> Sequence[Sample]:
-        result = query.evaluate(self._store, at, self.limits)
+    def _query(self, query: promql.Query, at: float) -> promql.Sliced[Sequence[Sample]]:
+        result = yield from query.in_slices(self._store, at, self.limits)
         return [Sample((), float(result))] if isinstance(result, (int, float)) else result
 
-    def _run_recording(self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float) -> None:
+    def _run_recording(
+        self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float
+    ) -> promql.Sliced[None]:
         at = now - group.group.query_offset
         recorded: dict[Labels, float] = {}
-        for sample in self._query(rule.query, at):
+        for sample in (yield from self._query(rule.query, at)):
+            yield from self._slice.over()
             labels = labels_of({**dict(sample.labels), **dict(rule.labels), "__name__": rule.name})
             if labels in recorded:
                 raise RuleFailure("two results have the same labels after the rule's labels are applied")
@@ -395,14 +410,15 @@ class Evaluator:
         at: float,
         now: float,
         transitions: list[Transition],
-    ) -> None:
-        samples = self._query(rule.query, now - group.group.query_offset)
+    ) -> promql.Sliced[None]:
+        samples = yield from self._query(rule.query, now - group.group.query_offset)
         if not samples and not state.active:
             return
-        found = self._label(rule, samples, now - group.group.query_offset)
+        found = yield from self._label(rule, samples, now - group.group.query_offset)
         self._check_limit(group, len(found))
 
         for key, (labels, annotations, value) in found.items():
+            yield from self._slice.over()
             active = state.active.get(key)
             if active is None or active.state is AlertState.RESOLVED:
                 before = None if active is None else active.state
@@ -424,6 +440,7 @@ class Evaluator:
 
         gone = [key for key in state.active if key not in found]
         for key in gone:
+            yield from self._slice.over()
             self._without_condition(group, state, rule, key, at, now, transitions)
 
     def _without_condition(
@@ -457,16 +474,17 @@ class Evaluator:
             del state.active[key]
             self._revision += 1
 
-    def _label(self, rule: AlertRule, samples: Sequence[Sample], at: float) -> _Result:
+    def _label(self, rule: AlertRule, samples: Sequence[Sample], at: float) -> promql.Sliced[_Result]:
         found: _Result = {}
         for sample in samples:
+            yield from self._slice.over()
             series = dict(sample.labels)
             data = Data(
                 series,
                 sample.value,
                 self._external_labels,
                 self._external_url,
-                lambda expression: self._query(_compiled(expression), at),
+                lambda expression: promql.finish(self._query(_compiled(expression), at)),
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
             labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
@@ -497,7 +515,8 @@ class Evaluator:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
             return True
-        return all(self._query(_compiled(metric_text({"__name__": name})), now) for name in rule.query.metric_names)
+        queries = [_compiled(metric_text({"__name__": name})) for name in rule.query.metric_names]
+        return all(promql.finish(self._query(query, now)) for query in queries)
 
     def _note(
         self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None

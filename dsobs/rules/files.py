@@ -13,6 +13,7 @@ from typing import TypeAlias
 import yaml
 
 from dsobs import promql
+from dsobs.config.checks import LONGEST_WINDOW_SECONDS
 from dsobs.promql import PromqlError, Query, UnsupportedError
 from dsobs.rules.reader import Problem, Reader, is_null, read_text
 from dsobs.rules.template_functions import TemplateError, UnsupportedTemplateError
@@ -311,10 +312,6 @@ def _word(node: yaml.Node, keys: Sequence[str]) -> str:
         found = {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
         return next((str(found[key]) for key in keys if key in found), "")
     return ""
-
-
-LONGEST_WINDOW_SECONDS = 6 * 3600.0
-"""What the sidecar's store holds."""
 
 
 def out_of_reach(groups: Iterable[Group]) -> list[Problem]:

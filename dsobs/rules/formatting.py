@@ -1,14 +1,15 @@
 """Formats the expressions of rule files; everything else of a file stays as it is, byte by byte.
 
 An expression is replaced only if the new text parses to the very same syntax tree and the file, read again, differs in
-nothing but this text. It is left as it is where it has comments of its own, where a number or duration in it would be
-written otherwise (`1e9`, `90s`), where YAML gives it an anchor, an alias or a tag, and where it can't be parsed.
+nothing but this text. Comments ahead of an expression stay ahead of it, and numbers and durations as they are written
+(`1e9`, `90s`). What is left as it is, and why, is told: where comments stand among its lines, where YAML gives it an
+anchor, an alias, a tag or a flow mapping around it, and where it can't be parsed.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import promql_parser as syntax
 import yaml
@@ -19,23 +20,94 @@ from dsobs.rules.reader import Problem, Reader
 WIDTH = 100
 """An expression longer than this is broken into lines."""
 
+_Spell: TypeAlias = Callable[[str], str]
+"""Puts numbers as they were written into what the library prints."""
+
 
 def format_expression(text: str) -> str:
     """The expression in one form, without a line's end; the stripped text itself where that is not safe."""
+    return _form(text)[0]
+
+
+def _form(text: str) -> tuple[str, str]:
+    """The same, and why it was left as it is: empty where it was not."""
     text = text.strip()
-    if "#" in _STRINGS.sub("", text):
-        return text
+    ahead = _AHEAD.match(text)
+    comments, inner = (ahead[0], text[ahead.end() :]) if ahead is not None else ("", text)
+    if "#" in _STRINGS.sub("", inner):
+        return text, "comments stand among its lines"
     try:
-        tree = syntax.parse(text)
-        new = _in_written_order("\n".join(_lines(tree)), text)
+        tree = syntax.parse(inner)
+    except ValueError as error:
+        return text, f"it can't be parsed: {error}"
+    spelling = _Spelling(inner)
+    try:
+        new = spelling.in_order(_in_written_order("\n".join(_lines(tree, spelling.first)), inner))
         same = repr(syntax.parse(new)) == repr(tree)
     except ValueError:
-        return text
-    return new if same and _numbers(new) == _numbers(text) else text
+        same = False
+    if not same or _numbers(new) != _numbers(inner):
+        return text, "a number in it would be written otherwise"
+    told = "".join(f"{line.strip()}\n" for line in comments.splitlines() if line.strip())
+    return told + new, ""
 
 
+_AHEAD = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)+")
+"""Comments on lines of their own, ahead of all else."""
 _STRINGS = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`')
-_NUMBERS = re.compile(r"(?<![\w:])(?:\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\.\d[\w]*)")
+_NUMBERS = re.compile(
+    r"(?<![\w:.])(?:\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\.\d[\w]*(?:(?<=[eE])[+-]\d+)?)|(?<=:)\d\w*(?=\s*\])"
+)
+"""Numbers and durations, the step of a subquery among them."""
+_WORDS = re.compile(rf"{_STRINGS.pattern}|(?P<number>{_NUMBERS.pattern})")
+_DURATION = re.compile(r"(?:\d+(?:ms|[smhdwy]))+")
+_MILLISECONDS = {
+    "ms": 1,
+    "s": 1000,
+    "m": 60_000,
+    "h": 3_600_000,
+    "d": 86_400_000,
+    "w": 604_800_000,
+    "y": 31_536_000_000,
+}
+
+
+class _Spelling:
+    """How the numbers of an expression are written."""
+
+    def __init__(self, text: str) -> None:
+        self._written: dict[tuple[str, float], list[str]] = {}
+        for word in _numbers_in_order(text):
+            self._written.setdefault(_worth(word), []).append(word)
+
+    def first(self, text: str) -> str:
+        """`text` with each number as the first one of its worth: for how wide it gets."""
+        return self._spelled(text, lambda worth: self._written[worth][0])
+
+    def in_order(self, text: str) -> str:
+        """`text` with the numbers of one worth as they come."""
+        left = {worth: iter(words) for worth, words in self._written.items()}
+        return self._spelled(text, lambda worth: next(left[worth]))
+
+    def _spelled(self, text: str, written: Callable[[tuple[str, float]], str]) -> str:
+        def spelled(found: re.Match[str]) -> str:
+            if found["number"] is None:
+                return found[0]
+            worth = _worth(found["number"])
+            return written(worth) if worth in self._written else found[0]
+
+        return _WORDS.sub(spelled, text)
+
+
+def _worth(word: str) -> tuple[str, float]:
+    """A duration's milliseconds or a number's value; the word itself where it is neither."""
+    if _DURATION.fullmatch(word):
+        parts = re.findall(r"(\d+)(ms|[smhdwy])", word)
+        return "duration", float(sum(int(count) * _MILLISECONDS[unit] for count, unit in parts))
+    try:
+        return "number", float(int(word, 16)) if word[:2] in ("0x", "0X") else float(word)
+    except ValueError:
+        return word, 0.0
 
 
 _BRACES = re.compile(rf"{_STRINGS.pattern}|\{{((?:{_STRINGS.pattern}|[^{{}}])*)\}}")
@@ -70,7 +142,11 @@ def _matcher(text: str) -> tuple[str, str, str]:
 
 def _numbers(text: str) -> list[str]:
     """Numbers and durations as they are written, sorted, since modifiers may change places."""
-    return sorted(_NUMBERS.findall(_STRINGS.sub("", text)))
+    return sorted(_numbers_in_order(text))
+
+
+def _numbers_in_order(text: str) -> list[str]:
+    return [found["number"] for found in _WORDS.finditer(text) if found["number"] is not None]
 
 
 _STRENGTH = {
@@ -83,34 +159,34 @@ _STRENGTH = {
 }
 
 
-def _lines(node: Any, *, broken: bool = False) -> list[str]:
+def _lines(node: Any, spell: _Spell, *, broken: bool = False) -> list[str]:
     """The lines of a node: one, if it fits and `broken` does not ask for more."""
-    one: str = node.prettify()
+    one = spell(node.prettify())
     if "\n" not in one and len(one) <= WIDTH and not broken:
         return [one]
     match node:
         case syntax.ParenExpr():
-            return ["(", *_indented(_lines(node.expr)), ")"]
+            return ["(", *_indented(_lines(node.expr, spell)), ")"]
         case syntax.BinaryExpr():
-            return _binary(node)
+            return _binary(node, spell)
         case syntax.UnaryExpr():
-            first, *rest = _lines(node.expr)
+            first, *rest = _lines(node.expr, spell)
             return [f"-{first}", *rest]
         case syntax.Call():
-            return _call(f"{node.func.name}(", list(node.args))
+            return _call(f"{node.func.name}(", list(node.args), spell)
         case syntax.AggregateExpr():
             arguments = [node.expr] if node.param is None else [node.param, node.expr]
-            return _call(f"{node.op}{_grouping(node.modifier)} (" if node.modifier else f"{node.op}(", arguments)
+            return _call(f"{node.op}{_grouping(node.modifier)} (" if node.modifier else f"{node.op}(", arguments, spell)
         case _:
             return one.splitlines()
 
 
-def _binary(node: Any) -> list[str]:
+def _binary(node: Any, spell: _Spell) -> list[str]:
     left, right = str(node.lhs), str(node.rhs)
     operator = str(node)[len(left) + 1 : -len(right) - 1].strip()
     # A chain of operators of one strength is broken at each of them or at none.
     chained = isinstance(node.lhs, syntax.BinaryExpr) and _STRENGTH.get(str(node.lhs.op)) == _STRENGTH.get(str(node.op))
-    before, after = _lines(node.lhs, broken=chained), _lines(node.rhs)
+    before, after = _lines(node.lhs, spell, broken=chained), _lines(node.rhs, spell)
     if str(node.op) in ("and", "or", "unless") and len(after) > 1:
         return [*before, operator, *after]
     if before[-1] == ")" and len(after) == 1 and str(node.op) not in ("and", "or", "unless"):
@@ -119,10 +195,10 @@ def _binary(node: Any) -> list[str]:
     return [*before, f"{operator} {after[0]}", *rest]
 
 
-def _call(head: str, arguments: list[Any]) -> list[str]:
+def _call(head: str, arguments: list[Any], spell: _Spell) -> list[str]:
     lines = [head]
     for index, argument in enumerate(arguments):
-        inner = _indented(_lines(argument))
+        inner = _indented(_lines(argument, spell))
         if index < len(arguments) - 1:
             inner[-1] += ","
         lines += inner
@@ -146,14 +222,26 @@ class _Place:
     end: int
     old: str
     new: str
+    line: int
 
 
-def formatted(text: str, name: str) -> tuple[str, list[Problem]]:
-    """The file's text with its expressions formatted; problems if it is no YAML."""
+@dataclass(slots=True)
+class Formatted:
+    """A file's text with its expressions formatted."""
+
+    text: str
+    problems: list[Problem] = field(default_factory=list)
+    """Why it is no YAML: then the text is as it was."""
+    left: list[Problem] = field(default_factory=list)
+    """Expressions that are as they were though they may not have the one form, and why."""
+
+
+def formatted(text: str, name: str) -> Formatted:
+    """Formats a rule file of this name."""
     reader = _Expressions(name)
     places = reader.places(text)
     if reader.problems or not places:
-        return text, reader.problems
+        return Formatted(text, reader.problems, reader.left)
     changed = _replaced(text, places)
     if not _unharmed(text, changed, places):
         # One of them can't stand in this file; the others can.
@@ -162,7 +250,9 @@ def formatted(text: str, name: str) -> tuple[str, list[Problem]]:
             one = _replaced(changed, [place])
             if _unharmed(changed, one, [place]):
                 changed = one
-    return changed, []
+            else:
+                reader.leave(place.line, "it can't stand at its place in another form")
+    return Formatted(changed, [], sorted(reader.left, key=lambda problem: problem.line))
 
 
 def _replaced(text: str, places: list[_Place]) -> str:
@@ -203,20 +293,39 @@ def _leaves(node: yaml.Node | None, path: tuple[str, ...] = ()) -> Iterator[tupl
 class _Expressions(Reader):
     """Finds the expressions of a file that may be written otherwise."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.left: list[Problem] = []
+
+    def leave(self, line: int, why: str) -> None:
+        """Notes an expression that stays as it is."""
+        self.left.append(Problem(self.name, line, "", "", f"the expression is left as it is: {why}"))
+
     def places(self, text: str) -> list[_Place]:
-        root = self._compose(text)
+        """What is to be changed."""
         found: dict[int, _Place] = {}
-        for key, node in _expression_nodes(root):
-            start, end = node.start_mark.index, node.end_mark.index
+        seen: set[int] = set()
+        for key, node, flow in _expression_nodes(self._compose(text)):
+            start, end, line = node.start_mark.index, node.end_mark.index, key.start_mark.line + 1
             old = text[start:end]
-            new = format_expression(node.value)
-            if new == node.value.strip() or old[:1] in "&!*" or start in found or not node.value.strip():
+            new, why = _form(node.value)
+            if start in seen or not node.value.strip():
+                continue  # an alias: its anchor is told of
+            seen.add(start)
+            if why:
+                self.leave(line, why)
+            elif new == node.value.strip():
                 continue
-            if node.style in ("|", ">") and not re.match(r"[|>][-+0-9]*\r?\n", old):
-                continue  # a comment stands beside the mark
-            end = start + len(old.rstrip()) if node.style in ("|", ">") else end
-            scalar = _scalar(new, node.style, key.start_mark.column, "\r\n" if "\r\n" in text else "\n")
-            found[start] = _Place(start, end, node.value, scalar)
+            elif flow:
+                self.leave(line, "its rule stands in braces on one line")
+            elif old[:1] in "&!*":
+                self.leave(line, "YAML gives it an anchor, an alias or a tag")
+            elif node.style in ("|", ">") and not re.match(r"[|>][-+0-9]*\r?\n", old):
+                self.leave(line, "a comment stands beside the mark of its block")
+            else:
+                end = start + len(old.rstrip()) if node.style in ("|", ">") else end
+                scalar = _scalar(new, node.style, key.start_mark.column, "\r\n" if "\r\n" in text else "\n")
+                found[start] = _Place(start, end, node.value, scalar, line)
         return sorted(found.values(), key=lambda place: place.start)
 
 
@@ -229,13 +338,14 @@ def _scalar(value: str, style: str | None, column: int, newline: str) -> str:
     return "|" + "".join(f"{newline}{indent}{line}" for line in value.splitlines())
 
 
-def _expression_nodes(root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.ScalarNode]]:
+def _expression_nodes(root: yaml.Node | None) -> Iterator[tuple[yaml.Node, yaml.ScalarNode, bool]]:
+    """Key, expression, and whether its rule is a flow mapping."""
     for group in _items(root, "groups"):
         for rule in _items(group, "rules"):
-            if isinstance(rule, yaml.MappingNode) and not rule.flow_style:
+            if isinstance(rule, yaml.MappingNode):
                 for key, value in rule.value:
                     if key.value == "expr" and isinstance(value, yaml.ScalarNode):
-                        yield key, value
+                        yield key, value, bool(rule.flow_style)
 
 
 def _items(node: yaml.Node | None, name: str) -> list[yaml.Node]:

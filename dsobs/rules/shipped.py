@@ -4,7 +4,7 @@ The files in `alerts/` have the default settings in them; this is the one place 
 sidecar loads `FILE_NAMES`; `PROMETHEUS_FILE_NAME` is for Prometheus only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -24,6 +24,7 @@ FILE_NAMES = (
 )
 PROMETHEUS_FILE_NAME = "prometheus.rules.yaml"
 """Windows beyond what the sidecar keeps, and what a dsobs can't say of itself."""
+ALL_FILE_NAMES = (*FILE_NAMES, PROMETHEUS_FILE_NAME)
 _DEFAULT_RULES = Rules()
 _DEFAULT_HANG = Hang()
 _TTFT = "dsobs_engine_time_to_first_token_seconds"
@@ -48,6 +49,19 @@ def sources(config: Config) -> list[tuple[str, str]]:
     if not config.rules.shipped:
         return []
     return [(name, render(name, config.rules, config.hang)) for name in FILE_NAMES]
+
+
+def rule_file(names: Sequence[str], config: Config) -> str:
+    """These shipped files with the settings, as one rule file for Prometheus."""
+    lines = [
+        "# Shipped rules of dsobs with the settings in place, by `dsobs rules show`. Prometheus loads this as it is.\n",
+        "groups:\n",
+    ]
+    for number, name in enumerate(names):
+        _, _, groups = render(name, config.rules, config.hang).partition("groups:\n")
+        lines.append("\n" if number else "")
+        lines.append(f"  # {name}\n{groups}")
+    return "".join(lines)
 
 
 def render(name: str, rules: Rules, hang: Hang) -> str:

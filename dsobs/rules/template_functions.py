@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote_plus
 
 from dsobs.model.samples import Sample
 from dsobs.promql.patterns import expanded
@@ -150,7 +151,9 @@ def _humanize_timestamp(value: Any) -> str:
     if _special(seconds):
         return _g4(seconds)
     try:
-        moment = datetime.datetime.fromtimestamp(seconds, tz=datetime.UTC)
+        # Prometheus goes by way of whole nanoseconds, and then whole milliseconds.
+        thousandths = int(int(seconds * 1e9) / 10**6) if abs(seconds) < 9e9 else int(seconds * 1000)
+        moment = datetime.datetime.fromtimestamp(0, tz=datetime.UTC) + datetime.timedelta(milliseconds=thousandths)
     except (ValueError, OverflowError, OSError) as error:
         raise TemplateError(f"{seconds} is no time: {error}") from None
     fraction = f".{moment.microsecond:06d}".rstrip("0") if moment.microsecond else ""
@@ -204,6 +207,10 @@ def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str |
             text = f"%{numeric_flags}.{6 if digits is None else digits}{verb}" % value
     elif verb in "dxXo" and isinstance(value, int) and not isinstance(value, bool):
         text = f"%{numeric_flags}{verb}" % value
+    elif verb in "xX" and isinstance(value, str):
+        raw = value.encode()[:digits]
+        text = raw.hex(" ") if " " in flags else raw.hex()
+        text = text.upper() if verb == "X" else text
     else:
         return f"%!{verb}({_go_type(value)}={printed(value)})"
     if width is not None:
@@ -320,6 +327,74 @@ def _parse_duration(value: Any) -> float:
         raise TemplateError(str(error)) from None
 
 
+def _to_duration(value: Any) -> str:
+    """As Go prints a time.Duration; it has no methods here."""
+    seconds = _number(value)
+    if _special(seconds) or abs(seconds) >= 2**63 / 1e9:
+        raise TemplateError(f"{format_float(seconds)} is no duration")
+    left = abs(int(seconds * 1e9))
+    sign = "-" if seconds < 0 and left else ""
+    if left < 10**9:
+        size, unit = next((s, u) for s, u in ((10**6, "ms"), (10**3, "µs"), (1, "ns")) if left >= s or s == 1)
+        return f"{sign}{_plain(left, size)}{unit}" if left else "0s"
+    minutes, rest = divmod(left, 60 * 10**9)
+    text = f"{_plain(rest, 10**9)}s"
+    if minutes:
+        text = f"{minutes % 60}m{text}"
+    return f"{sign}{minutes // 60}h{text}" if minutes >= 60 else sign + text
+
+
+def _plain(nanoseconds: int, unit: int) -> str:
+    return f"{Decimal(nanoseconds) / unit:f}"
+
+
+def _url_query_escape(value: Any) -> str:
+    return quote_plus(as_text(value), safe="~")
+
+
+def _url_query(*values: Any) -> str:
+    return _url_query_escape(_print_all(*values))
+
+
+def _html(*values: Any) -> str:
+    return _print_all(*values).translate(_HTML)
+
+
+def _js(*values: Any) -> str:
+    escaped = (_JS.get(c) or (f"\\u{ord(c):04X}" if ord(c) < 0x20 else c) for c in _print_all(*values))
+    return "".join(escaped)
+
+
+_HTML = str.maketrans({"\0": "\ufffd", '"': "&#34;", "'": "&#39;", "&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_JS = {"\\": "\\\\", "'": "\\'", '"': '\\"', **{c: f"\\u{ord(c):04X}" for c in "<>&="}}
+
+
+def _print_line(*values: Any) -> str:
+    return " ".join(map(printed, values)) + "\n"
+
+
+def _args(*values: Any) -> dict[str, Any]:
+    return {f"arg{number}": value for number, value in enumerate(values)}
+
+
+def _link(tab: int) -> Callable[[Any], str]:
+    return lambda expression: f"/graph?g0.expr={_url_query_escape(expression)}&g0.tab={tab}"
+
+
+def _slice(value: Any, *bounds: Any) -> Any:
+    if not isinstance(value, (str, list)):
+        raise TemplateError("wants a string or a query's result")
+    whole = value.encode() if isinstance(value, str) else value
+    if not all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds):
+        raise TemplateError("wants whole numbers for bounds")
+    start = bounds[0] if bounds else 0
+    end = bounds[1] if len(bounds) > 1 else len(whole)
+    if not 0 <= start <= end <= len(whole):
+        raise TemplateError(f"{start}:{end} is out of range of {len(whole)}")
+    part = whole[start:end]
+    return part.decode(errors="replace") if isinstance(part, bytes) else part
+
+
 def _first(value: Any) -> Sample:
     if isinstance(value, list) and value and isinstance(value[0], Sample):
         return value[0]
@@ -394,6 +469,18 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "match": (2, 2, _match),
     "reReplaceAll": (3, 3, _re_replace_all),
     "parseDuration": (1, 1, _parse_duration),
+    "toDuration": (1, 1, _to_duration),
+    "toTime": (1, 1, _humanize_timestamp),
+    "urlquery": (0, _MANY, _url_query),
+    "html": (0, _MANY, _html),
+    "js": (0, _MANY, _js),
+    "println": (0, _MANY, _print_line),
+    "args": (0, _MANY, _args),
+    "graphLink": (1, 1, _link(0)),
+    "tableLink": (1, 1, _link(1)),
+    "urlQueryEscape": (1, 1, _url_query_escape),
+    "safeHtml": (1, 1, as_text),
+    "slice": (1, 3, _slice),
     "externalURL": (0, 0, _by_name),
     "pathPrefix": (0, 0, _by_name),
     "query": (1, 1, _by_name),
@@ -405,22 +492,5 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
 }
 """Name → least and greatest number of arguments, and what it does."""
 
-UNSUPPORTED_FUNCTIONS = frozenset(
-    [
-        "args",
-        "call",
-        "graphLink",
-        "html",
-        "js",
-        "now",
-        "println",
-        "safeHtml",
-        "slice",
-        "tableLink",
-        "toDuration",
-        "toTime",
-        "urlQueryEscape",
-        "urlquery",
-    ]
-)
+UNSUPPORTED_FUNCTIONS = frozenset(["call", "now"])
 """Of Prometheus (template/template.go) and Go's text/template."""

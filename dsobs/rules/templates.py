@@ -3,8 +3,8 @@
 Supported: text, comments, trim markers, `if` / `else if` / `else` / `with` / `range` / `break` / `continue` / `end`,
 variables, pipes, parentheses, field chains, string, number and boolean literals, and the functions named in
 `FUNCTIONS`. Data is what Prometheus gives: `$labels`, `$externalLabels`, `$externalURL`, `$value`, and `.Labels`,
-`.ExternalLabels`, `.ExternalURL`, `.Value`. What is not supported (`define`, `template`, `tableLink`, …) is refused
-when the template is parsed.
+`.ExternalLabels`, `.ExternalURL`, `.Value`. What is not supported (`define`, `template`, `now`, methods of times and
+durations, …) is refused when the template is parsed, or where it is rendered.
 Functions and forms follow https://prometheus.io/docs/prometheus/latest/configuration/template_reference/.
 """
 
@@ -106,7 +106,8 @@ _ACTION = re.compile(
 _TOKEN = re.compile(
     r"""\s*(?:
       (?P<string>"(?:\\.|[^"\\\n])*"|`[^`]*`)
-    | (?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
+    | (?P<number>[+-]?0(?:[xX]_?[0-9a-fA-F_]+|[bB]_?[01_]+|[oO]?_?[0-7_]+)(?![\w.])
+                |[+-]?(?:\d[\d_]*(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
     | (?P<variable>\$\w*)
     | (?P<field>\.[A-Za-z_]\w*)
     | (?P<name>[A-Za-z_]\w*)
@@ -313,7 +314,7 @@ class _Parser:
         if kind == "string":
             node = ("literal", text[1:-1] if text[0] == "`" else _unquote(text))
         elif kind == "number":
-            node = ("literal", float(text) if set(text) & set(".eE") else int(text))
+            node = ("literal", _number_of(text))
         elif kind == "variable":
             if text not in self._known:
                 raise TemplateError(f"undefined variable {text}; there are: {', '.join(sorted(self._known))}")
@@ -347,6 +348,18 @@ class _Parser:
             node = ("field", node, self._peek()[1][1:])
             self._pos += 1
         return node
+
+
+def _number_of(text: str) -> float | int:
+    """As Go reads a constant: with underscores between digits; a 0 in front makes it octal."""
+    try:
+        if re.fullmatch(r"[+-]?0[0-7_]+", text):
+            return int(re.sub(r"^([+-]?)0_?", r"\g<1>0o", text), 0)
+        if re.match(r"[+-]?0[xXbBoO]", text):
+            return int(text, 0)
+        return float(text) if set(text) & set(".eE") else int(text)
+    except ValueError:
+        raise TemplateError(f"can't read the number {text}") from None
 
 
 def _unquote(text: str) -> str:

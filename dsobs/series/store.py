@@ -109,6 +109,10 @@ class Store:
         """Seconds between samples older than ten minutes."""
         return self._step / 1000
 
+    def samples_within(self, milliseconds: int) -> float:
+        """How many samples of a series are kept of the last so many, where there is one each second."""
+        return min(milliseconds, self._fine) / 1000 + max(0, min(milliseconds, self._coarse) - self._fine) / self._step
+
     def want(self, name: str, seconds: float | None = None) -> None:
         """Keeps the metric of this name from now on, `seconds` back (None: as far as the store goes).
 

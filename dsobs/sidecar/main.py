@@ -7,7 +7,7 @@ import logging
 import math
 import socket
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.pipeline import Memory, Pipeline, Turn
+from dsobs.promql import unhurried
 from dsobs.recorder.behind import RecordsBehind
 from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
@@ -114,6 +115,8 @@ class Sidecar:
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
         """Set for a turn before it is due."""
+        self._turning = asyncio.Lock()
+        """Held while rules are evaluated: they are not changed meanwhile."""
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._kill_file = KillFile()
@@ -276,7 +279,10 @@ class Sidecar:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
         self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
-        turn = self.pipeline.turn(obs, self.ledger.current, self._switches(), tuple(self._silenced))
+        async with self._turning:
+            turn = await unhurried(
+                self.pipeline.turning(obs, self.ledger.current, self._switches(), tuple(self._silenced))
+            )
         await self._keep(turn)
         await self._actor.settle()
         if any(step.action == "restart" for step in turn.steps):
@@ -336,16 +342,18 @@ class Sidecar:
             _tell_transition(transition)
             going_on = self.ledger.current.open_incident()
             self._journal.transition(transition, going_on.id if going_on is not None else None)
-        notifications = self.teller.turn(self.evaluator.alerts(), self.active_silences(), now)
+        alerts, held = self.evaluator.alerts(), self.active_silences()
+        late = self.teller.catch_up(self.receivers.outbox.names, alerts, held, now)
+        notifications = self.teller.turn(alerts, held, now)
         self._tell_standing(now)
         # A card that broke is on disk at once, whatever becomes of dsobs.
-        news = turn.transitions or notifications or self.pipeline.cards.unsaved
+        news = turn.transitions or notifications or late or self.pipeline.cards.unsaved
         if not news and now - self._saved_at < SAVE_SECONDS:
             return
         self.pipeline.cards.unsaved = False
         self._saved_at = now
         self.ledger.forget_before(now - DAY)
-        await self._commit(notifications, now)
+        await self._commit(notifications, now, late)
 
     def _tell_standing(self, now: float) -> None:
         """What stands, and the silences that hold, for receivers and for repair."""
@@ -356,7 +364,10 @@ class Sidecar:
             alert.fingerprint for alert in alerts if silences.holding(stopping, self.teller.policy.labels(alert), now)
         }
 
-    async def _commit(self, notifications: list[Notification], now: float) -> None:
+    async def _commit(
+        self, notifications: list[Notification], now: float, late: Mapping[str, list[Notification]] | None = None
+    ) -> None:
+        """`late`: receiver → what only that one is told of."""
         memory = json.dumps(self.pipeline.memory().dump())
         snapshot = self.evaluator.snapshot(now)
         told = self.teller.unsaved
@@ -368,13 +379,17 @@ class Sidecar:
                 self.teller.save(connection, told)
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('memory', ?)", (memory,))
             self.receivers.outbox.enqueue(connection, notifications)
+            for name, some in (late or {}).items():
+                self.receivers.outbox.enqueue(connection, some, only=name)
 
         try:
             await self.keeping.write(write)
         except StateError as error:
-            if notifications:
+            if notifications or late:
                 log.error("alerts can't be kept, paging from memory: %s", error)
                 self.receivers.outbox.enqueue_in_memory(notifications)
+                for name, some in (late or {}).items():
+                    self.receivers.outbox.enqueue_in_memory(some, only=name)
         else:
             if snapshot is not None:
                 self.evaluator.saved(snapshot)
@@ -450,7 +465,11 @@ class Sidecar:
         """
         return await self.reloader.reload()
 
-    def _use(self, plan: Plan) -> None:
+    async def _use(self, plan: Plan) -> None:
+        async with self._turning:
+            self._use_now(plan)
+
+    def _use_now(self, plan: Plan) -> None:
         """Nothing here waits, and what can fail comes first: the next turn has all of it or nothing."""
         try:
             notifiers = configured(plan.config.notifiers, self._session)

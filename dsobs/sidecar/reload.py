@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -65,7 +65,7 @@ class Reloader:
         reread: Callable[[], Config] | None,
         running: Callable[[], Config],
         paths: Callable[[], Iterable[Path]],
-        use: Callable[[Plan], None],
+        use: Callable[[Plan], Awaitable[None]],
         clock: Clock,
     ) -> None:
         """`reread` gives the settings anew (ConfigError where they can't be used), `running` those in use, `paths` the
@@ -106,7 +106,7 @@ class Reloader:
         seen = await asyncio.to_thread(self._files.look)
         try:
             plan = await asyncio.to_thread(reread_plan, self._reread, before)
-            self._use(plan)
+            await self._use(plan)
         finally:
             self._files.used(seen)
         RELOAD_OK.set(1)

@@ -31,6 +31,18 @@ class Plan:
     """Settings that were changed and need a restart, dotted."""
 
 
+def with_files(error: ConfigError, running: Config | None = None) -> ConfigError:
+    """The error together with what is wrong with rule and inhibition files: all is said at once.
+
+    Where it can't be told which files the settings are to name, those of `running` are looked at.
+    """
+    config = error.rest or running
+    problems = list(error.problems)
+    if config is not None:
+        read_files(config, problems)
+    return ConfigError(problems, error.rest)
+
+
 def read_plan(config: Config) -> Plan:
     """Reads the files that `config` names; ConfigError with all that is wrong with them and with what pages hold."""
     problems = [Problem("", finding.key, finding.message) for finding in unusable(config)]
@@ -78,10 +90,7 @@ def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
         try:
             wanted = reread()
         except ConfigError as error:
-            # Which files the settings are to name is not known: those in use are looked at.
-            problems = list(error.problems)
-            read_files(running, problems)
-            raise ConfigError(problems) from error
+            raise with_files(error, running) from error
         left = changed_at_start_only(running, wanted)
         plan = read_plan(kept(running, wanted))
     except ConfigError as error:

@@ -2,7 +2,7 @@
 
 An alert is told of once, when it fires and nothing holds it back: no silence, no other alert that explains it. What
 held it back may end while it fires; then it goes out. One that was told of is resolved when it ends, whatever holds by
-then.
+then. A receiver that is new is told of what the others were told of and what still fires.
 """
 
 import logging
@@ -27,7 +27,8 @@ from dsobs.silences import Silence
 log = logging.getLogger(__name__)
 
 SCHEMA = ("CREATE TABLE IF NOT EXISTS told (name TEXT PRIMARY KEY)",)
-"""Fingerprints of alerts of which somebody was told and that have not ended; and what became of escalations."""
+"""Fingerprints of alerts of which somebody was told and that have not ended; what became of escalations; and the
+receivers that are up to date."""
 
 WATCHDOG = "Watchdog"
 """The alert that always fires, so that its end is noticed."""
@@ -35,6 +36,8 @@ ESCALATION = "RemediationEscalated"
 """`alertname` of an incident's page where it stands among alerts."""
 _MARK = "\n"
 """Between incident and page in a saved name; fingerprints have none."""
+_RECEIVER = "\t"
+"""In front of a receiver's name where it is saved; the others have none."""
 RESOLVED_SECONDS = 900.0
 """How long an ended escalation stays among the alerts that are sent; as for alerts of rules."""
 
@@ -95,21 +98,28 @@ class Teller:
         """Open incident → `alertname` of the page that carries its escalation, or of a page of its own."""
         self._escalated: dict[str, tuple[str, float]] = {}
         """Incident → (text, when) of escalations since the start: the ledger may have been out of reach."""
+        self._up_to_date: set[str] = set()
+        """Receivers that were told of all that stands."""
+        self._owed: dict[str, set[str]] = {}
+        """The others → alerts of which they have not been told."""
 
     # On disk.
 
     def restore(self, connection: sqlite3.Connection) -> None:
         """What the last run told of."""
         names = {name for (name,) in connection.execute("SELECT name FROM told")}
+        self._saved = frozenset(names)
+        self._up_to_date = {name.removeprefix(_RECEIVER) for name in names if name.startswith(_RECEIVER)}
+        names = {name for name in names if not name.startswith(_RECEIVER)}
         marks = [name.partition(_MARK) for name in names if _MARK in name]
         self._escalations = {incident: page for incident, _, page in marks}
         self._told = {name for name in names if _MARK not in name}
-        self._saved = frozenset(names)
 
     @property
     def unsaved(self) -> frozenset[str] | None:
         """What to `save`; None where the disk has it."""
-        now = frozenset(self._told) | {incident + _MARK + page for incident, page in self._escalations.items()}
+        escalations = {incident + _MARK + page for incident, page in self._escalations.items()}
+        now = frozenset(self._told) | escalations | {_RECEIVER + name for name in self._up_to_date}
         return None if now == self._saved else now
 
     @staticmethod
@@ -123,6 +133,41 @@ class Teller:
         self._saved = told
 
     # Each turn.
+
+    def catch_up(
+        self, receivers: Iterable[str], alerts: Sequence[Alert], held: Iterable[Silence], now: float
+    ) -> dict[str, list[Notification]]:
+        """Receiver → what it is to be told of, since it is new; ahead of `turn`. `receivers`: all that there are.
+
+        An alert that is held back by now waits for that to end, as any other.
+        """
+        names = set(receivers)
+        self._up_to_date &= names
+        self._owed = {name: owed & self._told for name, owed in self._owed.items() if name in names}
+        told: dict[str, list[Notification]] = {}
+        for name in names - self._up_to_date - self._owed.keys():
+            self._owed[name] = set(self._told)
+            told[name] = [
+                self._escalated_page(incident, *self._escalated[incident])
+                for incident, page in self._escalations.items()
+                if page == ESCALATION and incident in self._escalated
+            ]
+        if any(self._owed.values()):
+            firing = {alert.fingerprint: alert for alert in alerts if alert.state is AlertState.FIRING}
+            labels = {name: self.policy.labels(alert) for name, alert in firing.items()}
+            sources = list(labels.values())
+            free = {
+                name
+                for name in set().union(*self._owed.values()) & firing.keys()
+                if firing[name].confirmed and not self._why_held(firing[name], labels[name], sources, held, now)
+            }
+            for receiver, waiting in self._owed.items():
+                for name in sorted(waiting & free, key=lambda name: firing[name].active_at):
+                    told.setdefault(receiver, []).extend(self._notified(firing[name], now))
+                waiting.difference_update(free)
+        self._up_to_date |= {name for name, owed in self._owed.items() if not owed}
+        self._owed = {name: owed for name, owed in self._owed.items() if owed}
+        return {name: some for name, some in told.items() if some}
 
     def turn(self, alerts: Sequence[Alert], held: Iterable[Silence], now: float) -> list[Notification]:
         """What is to be told of now; `held` are the silences that there are."""
@@ -206,6 +251,10 @@ class Teller:
                     summary=f"[critical] {carrier.name} on {self.policy.source}: {text}",
                     details={**made.details, "next": text, "incident": incident, "do": f"dsobs incidents {incident}"},
                 )
+        return self._escalated_page(incident, text, now)
+
+    def _escalated_page(self, incident: str, text: str | None, now: float) -> Notification:
+        """A page of its own, or (None) its end."""
         summary = f"[critical] {self.policy.source}: {text}" if text else f"[resolved] {self.policy.source}: {incident}"
         return Notification(
             at=now,

@@ -8,6 +8,7 @@ from dsobs_nvml import XIDS, XidAction
 from dsobs.model.observation import Gpu, Unknown
 from dsobs.model.samples import Sample, labels
 from dsobs.model.view import GpuFault
+from dsobs.signals.gpu_sessions import CardSessions
 
 BEYOND_A_RESTART = frozenset({XidAction.RESET_GPU, XidAction.REBOOT_NODE, XidAction.ESCALATE})
 """What helps after such XIDs is not another engine on the same card."""
@@ -21,8 +22,9 @@ class GpuCards:
     engine. Others' are the cards without one while the engine was ready: by then each of its processes has its card.
     What is neither may be ours, and is judged as if it were.
 
-    A fault stands until the node was booted or somebody said that the card is well. That it answers again proves
-    nothing: most broken cards never stop answering.
+    A fault stands until the node was booted, the card was seen to be initialised anew and to be well since
+    (`CardSessions`), or somebody said that it is well. That it answers again proves nothing: most broken cards never
+    stop answering.
     """
 
     def __init__(self, boot_id: str = "") -> None:
@@ -36,18 +38,41 @@ class GpuCards:
         """(card, XID) → the last one."""
         self._moved = False
         """Another instance is there, maybe on other cards."""
+        self._were_read = False
+        """Cards were read at some time."""
+        self._sessions = CardSessions()
 
-    def observe(self, gpus: tuple[Gpu, ...] | Unknown, at: float, pids: Collection[int] | None, *, ready: bool) -> None:
-        """Takes one reading, made at `at`; call it once for each. `pids`: the engine's processes, None if they are not
-        known; `ready`: the engine serves, so that all of its processes are there."""
+    def observe(
+        self, gpus: tuple[Gpu, ...] | Unknown, at: float, pids: Collection[int] | None, *, ready: bool
+    ) -> list[GpuFault]:
+        """Takes one reading, made at `at`; call it once for each. Gives the faults that it ends.
+
+        `pids`: the engine's processes, None if they are not known; `ready`: the engine serves, so that all of its
+        processes are there.
+        """
         if isinstance(gpus, Unknown):
-            return
+            return []
+        self._were_read = True
+        ended = []
         for gpu in gpus:
+            card = card_of(gpu)
+            self._sessions.observe(card, gpu, at)
             for xid in gpu.xids or ():
                 if xid in XIDS and XIDS[xid].action in BEYOND_A_RESTART:
-                    card = card_of(gpu)
                     self._faults[card, xid] = GpuFault(card, gpu.index, xid, XIDS[xid].meaning, at, self._boot_id)
                     self.unsaved = True
+            ended += [
+                fault
+                for fault in self._faults.values()
+                if fault.card == card and self._sessions.renewed(card, gpu, fault.at, at)
+            ]
+        for fault in ended:
+            del self._faults[fault.card, fault.xid]
+            self.unsaved = True
+        self._take_processes(gpus, pids, ready=ready)
+        return ended
+
+    def _take_processes(self, gpus: tuple[Gpu, ...], pids: Collection[int] | None, *, ready: bool) -> None:
         if not pids:
             return
         engine = frozenset(pids)
@@ -101,6 +126,12 @@ class GpuCards:
                 out.append(Sample(names, float(held)))
         return out
 
+    def signals_up(self, gpus: tuple[Gpu, ...] | Unknown) -> list[Sample]:
+        """`dsobs_gpu_signals_up`; none where no card was ever read: such a host may have none."""
+        if not self._were_read:
+            return []
+        return [Sample(labels("dsobs_gpu_signals_up"), float(not isinstance(gpus, Unknown)))]
+
     def judged(self, samples: Iterable[Sample]) -> list[Sample]:
         """Those that rules may see: an alert on another's card is no alert of this engine."""
         if not self._others:
@@ -112,14 +143,18 @@ class GpuCards:
     def dump(self) -> dict[str, Any]:
         """For JSON."""
         return {
+            "were_read": self._were_read,
             "ours": sorted(self._ours),
             "others": sorted(self._others),
             "faults": [[f.card, f.index, f.xid, f.at, f.boot_id] for f in self._faults.values()],
+            "sessions": self._sessions.dump({card for card, _ in self._faults}),
         }
 
     def load(self, value: Mapping[str, Any]) -> None:
         """What `dump` gave, but for faults of an earlier boot. Where either boot is not known, a fault stands."""
+        self._were_read = bool(value.get("were_read"))
         self._ours, self._others = set(value.get("ours", ())), set(value.get("others", ()))
+        self._sessions.load(value.get("sessions", {}))
         for card, index, xid, at, boot_id in value.get("faults", ()):
             if boot_id and self._boot_id and boot_id != self._boot_id:
                 continue

@@ -1,7 +1,10 @@
 """A card that breaks under the engine, as a node's exporter tells it, and the person who says that it is well again."""
 
 import asyncio
+import json
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +75,15 @@ async def test_a_broken_card_holds_the_restart_until_somebody_says_that_it_is_we
         async def blamed() -> bool:
             return [fault["xid"] for fault in (await here.status())["view"]["gpu_faults"]] == [79]
 
+        def on_disk() -> bool:
+            with closing(sqlite3.connect(f"file:{tmp_path / 'state' / 'state.db'}?mode=ro", uri=True)) as connection:
+                (memory,) = connection.execute("SELECT value FROM facts WHERE name = 'memory'").fetchone() or ("{}",)
+            return [fault[2] for fault in json.loads(memory).get("cards", {}).get("faults", [])] == [79]
+
         await here.until(blamed, 20, "the XID is seen")
+        # Not only when all is saved, each 5 s: dsobs may be gone by then.
+        await here.until(on_disk, 3, "the fault is on disk")
         assert here.dsobs is not None
-        # At once: dsobs may be gone with the next second.
         here.dsobs.kill()
         await here.dsobs.wait()
         await here.start_dsobs(**settings)

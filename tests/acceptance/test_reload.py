@@ -40,12 +40,12 @@ async def stage(tmp_path: Path) -> AsyncIterator[Scene]:
         yield stage
 
 
-def write(stage: Scene, *, mode: str, url: str = "", more: str = "") -> None:
+def write(stage: Scene, *, mode: str, url: str = "", more: str = "", notifies: bool = True) -> None:
     (stage.folder / "dsobs.yaml").write_text(
         f"target: {{url: '{url or stage.url}', name: test}}\n"
         f"rules: {{files: [own.yaml]}}\n"
-        f"notifiers: {{webhook: {{url: '{stage.receiver}'}}}}\n"
-        f"remediation: {{mode: {mode}, kill_switch_file: kill}}\n"
+        + (f"notifiers: {{webhook: {{url: '{stage.receiver}'}}}}\n" if notifies else "")
+        + f"remediation: {{mode: {mode}, kill_switch_file: kill}}\n"
         f"state: {{directory: state}}\n"
         f"runtime: {{supervisor_socket: supervise.sock}}\n"
         f"api: {{control_token: 'file:token'}}\n"
@@ -108,6 +108,29 @@ async def test_sighup_and_request_read_it_again_and_name_what_needs_a_restart(st
     assert (status, told["data"]) == (200, {"changed": ["remediation.mode"], "need_restart": ["target.url"]})
     assert await mode(stage) == "observe"
     assert (await stage.status())["view"]["up"]
+
+
+async def test_a_first_receiver_is_told_of_what_fires_already_and_of_its_end(tmp_path: Path) -> None:
+    async with scene(tmp_path) as stage:
+        (tmp_path / "own.yaml").write_text(RULES.format(name="First"))
+        (tmp_path / "token").write_text("a-token")
+        write(stage, mode="observe", notifies=False)
+        await stage.start_engine()
+        await stage.start_dsobs(config=tmp_path / "dsobs.yaml")
+
+        async def fire() -> bool:
+            async with stage.session.get(f"http://127.0.0.1:{stage.api}/api/v1/alerts") as answer:
+                told = (await answer.json())["data"]["alerts"]
+            firing = {one["labels"]["alertname"] for one in told if one["state"] == "firing"}
+            return firing >= {"First", "Stays"}
+
+        await stage.until(fire, 20.0, "own rules fire, and nobody is told")
+        assert stage.pages == []
+        write(stage, mode="observe")
+        await stage.until(lambda: stage.paged("First") and stage.paged("Stays"), 20.0, "the new receiver is told")
+        (tmp_path / "own.yaml").write_text(RULES.format(name="Second"))
+        await stage.until(lambda: stage.paged("First", "resolve"), 20.0, "and of the end")
+        assert [page.event for page in stage.pages if page.name == "Stays"] == ["trigger"]
 
 
 async def test_other_sources_of_gpus_and_host_are_read_after_a_reload(stage: Scene) -> None:

@@ -89,6 +89,7 @@ async def test_a_hang_is_paged_in_time_while_a_million_lines_wait_for_a_hung_ela
 
 
 @pytest.mark.real("seconds")
+@pytest.mark.fault(4)
 async def test_a_hang_is_paged_in_time_while_the_disk_is_full_too(tmp_path: Path) -> None:
     assert os.geteuid() == 0, "mounts a small file system"
     with small_disk(tmp_path / "disk"):

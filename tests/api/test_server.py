@@ -130,6 +130,33 @@ async def test_rules_and_status_are_passed_on(client: Client, source: MemorySour
         assert (await response.json())["data"] == {"engine": "vllm", "view": {"stall": None}}
 
 
+async def test_rules_are_narrowed_as_prometheus_does_it(client: Client, source: MemorySource) -> None:
+    def rule(name: str, kind: str = "alerting") -> dict[str, object]:
+        return {"name": name, "type": kind, "alerts": []}
+
+    source.groups = [
+        {"name": "one", "file": "a.yaml", "rules": [rule("A"), rule("r", "recording")]},
+        {"name": "two", "file": "b.yaml", "rules": [rule("B")]},
+        {"name": "three", "file": "b.yaml", "rules": []},
+    ]
+
+    async def asked(query: str) -> list[tuple[str, list[str]]]:
+        async with client.get(f"/api/v1/rules?{query}") as response:
+            groups = (await response.json())["data"]["groups"]
+        return [(group["name"], [rule["name"] for rule in group["rules"]]) for group in groups]
+
+    assert await asked("type=alert") == [("one", ["A"]), ("two", ["B"])]
+    assert await asked("type=record") == [("one", ["r"])]
+    assert await asked("rule_name[]=B&rule_name[]=r") == [("one", ["r"]), ("two", ["B"])]
+    assert await asked("file[]=b.yaml") == [("two", ["B"]), ("three", [])]
+    assert await asked("rule_group[]=one&type=alert") == [("one", ["A"])]
+    async with client.get("/api/v1/rules?exclude_alerts=true&type=record") as response:
+        (group,) = (await response.json())["data"]["groups"]
+    assert group["rules"] == [{"name": "r", "type": "recording"}]
+    async with client.get("/api/v1/rules?type=x") as response:
+        assert (await problem(response))[::2] == (400, "type 'x' is none; write alert or record")
+
+
 async def test_an_incident_is_found_by_the_beginning_of_its_id(client: Client, source: MemorySource) -> None:
     source.found = [{"id": "20260101-abc", "entries": []}, {"id": "20260102-def", "entries": []}]
     async with client.get("/api/v1/incidents") as response:

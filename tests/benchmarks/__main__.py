@@ -12,6 +12,7 @@ PARTS = (
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
     ("log_formats", "parsing, changing and redacting log records", "half a minute"),
     ("logs", "log shippers, with rivals", "ten minutes, more the first time"),
+    ("log_endurance", "idle files, an outage, a backlog of 5,000,000 records", "ten minutes"),
     ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
     ("nvml", "NVML, where there is a driver", "a minute"),
 )

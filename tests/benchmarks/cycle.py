@@ -16,6 +16,7 @@ from dsobs.model.alert import Transition
 from dsobs.model.observation import Observation
 from dsobs.model.samples import labels_of
 from dsobs.pipeline import Pipeline, rule_groups
+from dsobs.promql import Sliced
 from dsobs.recorder.records import read_records
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
@@ -73,9 +74,9 @@ def turns(records: list[dict[str, Any]]) -> dict[str, float]:
     rules: list[float] = []
 
     class Timed(Evaluator):
-        def evaluate(self, now: float, *, news: bool = False) -> list[Transition]:
+        def evaluation(self, now: float, *, news: bool = False) -> Sliced[list[Transition]]:
             begun = time.process_time_ns()
-            transitions = super().evaluate(now, news=news)
+            transitions = yield from super().evaluation(now, news=news)
             rules.append((time.process_time_ns() - begun) / 1e6)
             return transitions
 

@@ -6,6 +6,9 @@ with everything that it starts (state.db and flight recorder on disk, pages sent
 asked for its metrics each minute), only that a second takes no longer than its turn, and that what it asks the engine,
 its runtime and NVML is answered from the recording's busy seconds, laid end to end. Each hour the engine is down for
 two minutes and comes back anew.
+
+Idle is the same process after ten virtual minutes without an engine and without a card: what it takes to run, to page
+and to be asked, and no engine's series.
 """
 
 import asyncio
@@ -28,6 +31,7 @@ from dsobs.model.alert import Transition
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import Failure, Gpu, Health, RuntimeView, Scrape, Unknown
 from dsobs.model.samples import metric_name
+from dsobs.promql import Sliced
 from dsobs.recorder.records import read_records
 from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
@@ -40,6 +44,7 @@ BUSY = slice(50, 176)
 _RANK = 'engine="0"'
 GROWS = ("_total", "_bucket", "_count", "_sum")
 HOUR = 3600
+IDLE_SECONDS = 600
 DOWN = range(1800, 1920)
 """Seconds of each hour in which the engine is down."""
 TOLD = (0, 1, 2, 3, 4, 5, 6, 9, 12, 15, 18, 21, 24)
@@ -82,6 +87,8 @@ class Engine:
             self._gpus = [tuple(card(index) for index in range(engines))]
         self.begun = float(records[0]["t"])
         self.second = 0
+        self.there = False
+        """There is one at all, with its cards."""
 
     def page(self) -> str:
         """`/metrics` at this second."""
@@ -92,10 +99,12 @@ class Engine:
     @property
     def down(self) -> bool:
         """Nobody listens, and the process is gone."""
-        return self.second % HOUR in DOWN
+        return not self.there or self.second % HOUR in DOWN
 
     def gpus(self) -> tuple[Gpu, ...] | Unknown:
         """NVML's reading at this second."""
+        if not self.there:
+            return Unknown("no card")
         return self._gpus[self.second % len(self._gpus)]
 
     def runtime(self) -> RuntimeView:
@@ -118,22 +127,24 @@ class VirtualSidecar(Sidecar):
         super().__init__(config, self._virtual)
         self.hours = hours
         self.told: dict[int, float] = {}
-        self.idle = self.spent = 0.0
+        self.samples: dict[int, float] = {}
+        """MiB of samples in the store, by hour."""
+        self.started = self.idle = self.spent = 0.0
         self.rules: list[float] = []
         """Milliseconds of CPU of each evaluation in the last hour, when all windows are full."""
         self._time_rules()
 
     def _time_rules(self) -> None:
-        evaluate = self.evaluator.evaluate
+        evaluation = self.evaluator.evaluation
 
-        def timed(now: float, *, news: bool = False) -> list[Transition]:
+        def timed(now: float, *, news: bool = False) -> Sliced[list[Transition]]:
             begun = time.process_time_ns()
-            transitions = evaluate(now, news=news)
+            transitions = yield from evaluation(now, news=news)
             if self.engine.second > (self.hours - 1) * HOUR:
                 self.rules.append((time.process_time_ns() - begun) / 1e6)
             return transitions
 
-        self.evaluator.evaluate = timed  # type: ignore[method-assign]
+        self.evaluator.evaluation = timed  # type: ignore[method-assign]
 
     async def _scraped(self) -> Scrape:
         now = self.clock.now()
@@ -152,7 +163,7 @@ class VirtualSidecar(Sidecar):
         return self.engine.gpus()
 
     async def _runtime(self) -> RuntimeView | Unknown:
-        return self.engine.runtime()
+        return self.engine.runtime() if self.engine.there else Unknown("no engine")
 
     async def _loop(self) -> None:
         watch = self.watch
@@ -161,17 +172,17 @@ class VirtualSidecar(Sidecar):
         watch._gpus, watch._views = Latest(self._gpu, Unknown), Latest(self._runtime, Unknown)
         # As `dsobs run` does some seconds after its start, or idle would be told too high.
         footprint.give_back()
+        self.started = resident_mib()
+        for second in range(1, IDLE_SECONDS + 1):
+            await self._second(second)
+        footprint.give_back()
         self.idle = resident_mib()
-        print(f"idle: {self.idle} MiB", file=sys.stderr, flush=True)
+        print(f"idle: {self.idle} MiB, {self.started} MiB at the start", file=sys.stderr, flush=True)
+        self.engine.there = True
         begun = time.process_time()
         while self.engine.second < self.hours * HOUR:
             self.engine.second += 1
-            self._virtual.advance(1.0)
-            self._nudge.clear()
-            await self._turn(1.0)
-            if self.engine.second % 60 == 0:
-                async with self._session.get(f"http://{self.address}/metrics") as answer:
-                    await answer.read()
+            await self._second(self.engine.second)
             if self.engine.second % (24 * HOUR) == HOUR:
                 await self._prune()
             if self.engine.second == 600:
@@ -182,10 +193,19 @@ class VirtualSidecar(Sidecar):
         self.spent = time.process_time() - begun
         await watch.stop_asking()
 
+    async def _second(self, number: int) -> None:
+        self._virtual.advance(1.0)
+        self._nudge.clear()
+        await self._turn(1.0)
+        if number % 60 == 0:
+            async with self._session.get(f"http://{self.address}/metrics") as answer:
+                await answer.read()
+
     def _tell(self, hour: int) -> None:
         if hour in TOLD:
-            self.told[hour] = resident_mib()
-            print(f"virtual hour {hour}: {self.told[hour]} MiB", file=sys.stderr, flush=True)
+            self.told[hour], self.samples[hour] = resident_mib(), stored(self.store)["samples_mib"]
+            told = f"{self.told[hour]} MiB, {self.samples[hour]} of samples"
+            print(f"virtual hour {hour}: {told}", file=sys.stderr, flush=True)
 
 
 async def receiver(pages: list[int]) -> tuple[asyncio.Server, str]:
@@ -227,8 +247,11 @@ async def measure(hours: int, engines: int) -> dict[str, Any]:
     return {
         "hours": hours,
         "engines": engines,
+        "started_mib": sidecar.started,
         "idle_mib": sidecar.idle,
         "resident_mib": sidecar.told,
+        "above_idle_mib": round(max(sidecar.told.values()) - sidecar.idle, 1),
+        "samples_mib": sidecar.samples,
         "store": stored(sidecar.store),
         "turn_cpu_ms": round(1000 * sidecar.spent / (hours * HOUR), 2),
         "rules_ms": round(statistics.mean(sidecar.rules), 3),

@@ -36,6 +36,7 @@ class Server:
     started: float = field(default_factory=time.time)
     foreign_bytes: int = 0
     xids: dict[int, int] = field(default_factory=lambda: dict.fromkeys(XIDS, 0))
+    xid_times: dict[int, float] = field(default_factory=dict)
     throttled: int = 0
     ecc_uncorrected: int = 0
     remap_pending: int = 0
@@ -107,6 +108,11 @@ class Server:
                 *(
                     f'dsobs_gpu_xid_errors_total{{{CARD},xid="{xid}",reason="{XIDS[xid]}"}} {count}'
                     for xid, count in self.xids.items()
+                ),
+                *(
+                    f'dsobs_gpu_xid_last_time_seconds{{{CARD},xid="{xid}",reason="{XIDS[xid]}"}} {self.xid_times[xid]}'
+                    for xid, count in self.xids.items()
+                    if count
                 ),
                 f'dsobs_gpu_ecc_errors_total{{{CARD},type="uncorrected"}} {self.ecc_uncorrected}',
                 f"dsobs_gpu_row_remap_pending{{{CARD}}} {self.remap_pending}",
@@ -192,6 +198,7 @@ def _put(**values: object) -> Callable[[Server], None]:
 def _xid(number: int) -> Callable[[Server], None]:
     def begin(server: Server) -> None:
         server.xids[number] += 1
+        server.xid_times[number] = time.time()
 
     return begin
 

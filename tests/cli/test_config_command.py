@@ -99,6 +99,20 @@ def test_check_says_everything_that_is_wrong_with_the_files_that_the_settings_na
     assert any("gone.yaml" in line for line in told)
 
 
+@pytest.mark.parametrize("command", [["run"], ["config", "check"]], ids=" ".join)
+def test_bad_settings_hide_no_bad_rules(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "dsobs.yaml"
+    file.write_text(
+        "rules: {files: [own.yaml]}\ninhibition: {files: [am.yaml]}\nremediation: {mode: maybe}\nhang: {prob: x}\n"
+    )
+    (tmp_path / "own.yaml").write_text("groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]\n")
+    (tmp_path / "am.yaml").write_text("inhibit_rules: [{source_matchers: [], target_matchers: [a=b]}]\n")
+    assert main([*command, "--config", str(file)]) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    for where in ("dsobs.yaml:3: remediation.mode", "dsobs.yaml:4: hang.prob", "own.yaml:1: ", "am.yaml:1: "):
+        assert said.count(where) == 1
+
+
 def test_show_gives_every_setting_its_origin_and_no_secret(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

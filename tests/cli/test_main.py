@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from dsobs.cli import COMMANDS, build_parser, main
 from dsobs.cli.exit_codes import MEANINGS, CommandError, ExitCode
 from tests.generated import differing
 
+RECORDING = Path(__file__).parents[1] / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
 DSOBS = [sys.executable, "-m", "dsobs.cli"]
 
 
@@ -75,11 +77,12 @@ def test_what_the_user_can_mend_is_one_line(
     assert capsys.readouterr() == ("", "dsobs: the server is away; start it\n")
 
 
-def test_a_reader_that_goes_away_ends_it_without_a_traceback() -> None:
+@pytest.mark.parametrize("words", [["config", "schema"], ["replay", str(RECORDING)]])
+def test_a_reader_that_goes_away_ends_it_without_a_word(words: list[str]) -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
-        done = subprocess.run([*DSOBS, "config", "schema"], stdout=write_end, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run([*DSOBS, *words], stdout=write_end, stderr=subprocess.PIPE, check=False)
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (ExitCode.PIPE_CLOSED, b"")

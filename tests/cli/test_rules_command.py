@@ -1,4 +1,4 @@
-"""`dsobs rules check | test | fmt`."""
+"""`dsobs rules show | check | test | fmt`."""
 
 import io
 import json
@@ -10,7 +10,11 @@ import pytest
 from dsobs import promql
 from dsobs.cli import main
 from dsobs.cli.exit_codes import ExitCode
+from dsobs.config import Config
+from dsobs.config.models import Rules
 from dsobs.promql import UnsupportedError
+from dsobs.rules import shipped
+from dsobs.rules.files import load_text, read
 
 _RULES = """\
 groups:
@@ -54,6 +58,49 @@ def _rows(text: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_show_prints_all_shipped_rules_with_the_settings_as_one_file_that_is_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objectives = "availability_target: 0.995, ttft_threshold: 1s, ttft_target: 0.95"
+    (tmp_path / "dsobs.yaml").write_text(f"rules: {{objectives: {{{objectives}}}, gpu_memory: {{threshold: 0.9}}}}\n")
+    assert main(["rules", "show", "--config", str(tmp_path / "dsobs.yaml")]) == ExitCode.DONE
+    out, err = capsys.readouterr()
+    assert err == ""
+    shown = tmp_path / "all.rules.yaml"
+    shown.write_text(out)
+    groups, problems = read([shown])
+    assert problems == []
+    config = Config(
+        rules=Rules.model_validate(
+            {
+                "objectives": {"availability_target": 0.995, "ttft_threshold": 1.0, "ttft_target": 0.95},
+                "gpu_memory": {"threshold": 0.9},
+            }
+        )
+    )
+    expected = load_text([(name, shipped.render(name, config.rules, config.hang)) for name in shipped.ALL_FILE_NAMES])
+    assert [(g.name, [(r.name, r.expr) for r in g.rules]) for g in groups] == [
+        (g.name, [(r.name, r.expr) for r in g.rules]) for g in expected
+    ]
+    long = {rule.name: rule.expr for group in groups for rule in group.rules if rule.name.endswith("BudgetLong")}
+    assert "1 * (1 - 0.995)" in long["AvailabilityBudgetLong"]
+    assert 'le=~"1|1[.]0"' in long["TimeToFirstTokenBudgetLong"]
+    assert "1 * (1 - 0.95)" in long["TimeToFirstTokenBudgetLong"]
+
+
+@pytest.mark.parametrize("name", shipped.ALL_FILE_NAMES)
+def test_show_of_one_file_without_settings_has_its_very_groups(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "show", name]) == ExitCode.DONE
+    head, _, groups = capsys.readouterr().out.partition("groups:\n")
+    assert groups == f"  # {name}\n" + shipped.source(name).partition("groups:\n")[2]
+    assert head.startswith("# Shipped rules of dsobs with the settings in place")
+
+
+def test_show_of_a_file_that_is_none_names_those_that_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "show", "promtheus.rules.yaml"]) == ExitCode.USAGE
+    assert "no shipped rule file; there are thresholds.rules.yaml, " in capsys.readouterr().err
+
+
 def test_check_of_a_folder_reads_its_rule_files_and_no_tests(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "check", str(folder)]) == ExitCode.DONE
     out, err = capsys.readouterr()
@@ -62,7 +109,7 @@ def test_check_of_a_folder_reads_its_rule_files_and_no_tests(folder: Path, capsy
         "rule  kind    severity  every  for  window  file",
         f"A     alert   page      15s    5m           {folder}/r.rules.yaml:5",
         f"a:b   record            15s         10m     {folder}/r.rules.yaml:9",
-        "2 rules in 1 groups are right",
+        "2 rules in 1 group are right",
     ]
 
 
@@ -101,7 +148,7 @@ def test_check_without_files_checks_the_rules_that_would_run(folder: Path, capsy
     assert rows["GPUMemoryHigh"]["for"] == 120
     assert rows["A"]["file"] == f"{folder}/r.rules.yaml"
     assert main(["rules", "check", "--config", str(config), "--set", "rules.shipped=false"]) == ExitCode.DONE
-    assert "2 rules in 1 groups" in capsys.readouterr().out
+    assert "2 rules in 1 group" in capsys.readouterr().out
 
 
 def test_check_of_a_folder_without_rules_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +220,18 @@ def test_fmt_of_stdin_goes_to_stdout(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(_RULES.encode())))
     assert main(["rules", "fmt", "-"]) == ExitCode.DONE
     assert capsys.readouterr().out == _RULES.replace("up  == 0", "up == 0")
+
+
+def test_fmt_says_which_expressions_it_leaves_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.rules.yaml"
+    path.write_text(_RULES.replace("up  == 0", "|\n          up  # its own\n          == 1e0"))
+    text = path.read_text()
+    for flags in (["--check"], []):
+        assert main(["rules", "fmt", *flags, str(path)]) == ExitCode.DONE
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err == (f"dsobs: {path}:6: the expression is left as it is: comments stand among its lines\n")
+    assert path.read_text() == text
 
 
 def test_fmt_says_what_it_cannot_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

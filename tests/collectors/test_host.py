@@ -164,6 +164,49 @@ async def view_of(collector: HostCollector, runtime: RuntimeView | Unknown = RUN
     return view
 
 
+async def test_a_cgroup_that_dsobs_is_in_too_is_not_the_engines_and_that_is_said_once(
+    clock: ManualClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for pid in (PID, os.getpid()):
+        proc(tmp_path, "0::/user.slice/session-1.scope", pid)
+    v2(tmp_path / "sys/fs/cgroup/user.slice/session-1.scope", f"{PID}\n{os.getpid()}")
+    host = collector(clock, tmp_path, tmp_path)
+    for _ in range(2):
+        view = await view_of(host)
+        assert (view.memory_usage_bytes, view.cpu_waiting_seconds) == (None, None)
+        clock.advance(60.0)
+    assert [r.message for r in caplog.records if "dsobs runs in the same one" in r.message] == [
+        "memory and CPU of the engine's cgroup are unknown: dsobs runs in the same one; start one of them in a "
+        "container, a service or a scope of its own"
+    ]
+    proc(tmp_path, "0::/user.slice/session-2.scope", os.getpid())
+    assert (await view_of(host)).memory_usage_bytes == V2_VALUES["memory_usage_bytes"]
+
+
+async def test_a_relative_state_folder_is_named_in_full(
+    clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "st").mkdir()
+    view = await view_of(collector(clock, Path("st"), tmp_path))
+    assert [mountpoint for mountpoint, _, _ in view.filesystems] == [str(tmp_path / "st")]
+
+
+async def test_what_is_mounted_read_only_is_no_disk_that_fills_up(
+    clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.statvfs
+
+    def told(path: Path) -> os.statvfs_result:
+        found = real(path)
+        # The flags stand behind the ten fields of the sequence.
+        return found if path == tmp_path else os.statvfs_result((*found[:8], found.f_flag | os.ST_RDONLY, *found[9:]))
+
+    monkeypatch.setattr("dsobs.collectors.host.os.statvfs", told)
+    view = await view_of(collector(clock, tmp_path, tmp_path, mountpoints=(Path("/"),)))
+    assert [mountpoint for mountpoint, _, _ in view.filesystems] == [str(tmp_path)]
+
+
 async def test_disk_of_the_state_folder_and_of_each_mount_point_is_read(clock: ManualClock, tmp_path: Path) -> None:
     view = await view_of(collector(clock, tmp_path, tmp_path, mountpoints=(Path("/"), tmp_path)))
     assert [mountpoint for mountpoint, _, _ in view.filesystems] == [str(tmp_path), "/"]

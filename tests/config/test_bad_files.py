@@ -107,6 +107,68 @@ BAD = {
         ":7: logs.elasticsearch.password: is set without logs.elasticsearch.user; set both or neither",
         ":8: logs.elasticsearch.key_file: is set without logs.elasticsearch.cert_file; set both or neither",
     ],
+    "log_elasticsearch": [
+        ":3: logs.elasticsearch.urls: is empty; name at least one",
+        f":4: logs.elasticsearch.api_key: {WRITTEN_OUT}",
+        ":5: logs.elasticsearch.bulk_bytes: is '1000'; write 65536 or more",
+        ":6: logs.elasticsearch.bulk_records: is '0'; write 1 or more",
+        ":7: logs.elasticsearch.max_in_flight: is '100'; write 32 or less",
+        ":8: logs.elasticsearch.lifecycle: 'slm' is none of data-stream, ilm, none; did you mean ilm?",
+        ":9: logs.elasticsearch.retention: '30 days' is no duration; write seconds or 500ms, 30s, 5m, 24h",
+        ":10: logs.elasticsearch.max_refused: is '5'; write 1 or less",
+        ":11: logs.elasticsearch.timeout: is '0'; write more than 0",
+    ],
+    "log_elasticsearch_http": [
+        ":4: logs.elasticsearch.ca_file: is set, and no address of logs.elasticsearch.urls is https; write https://",
+        ":5: logs.elasticsearch.cert_file: is set, and no address of logs.elasticsearch.urls is https; write https://",
+    ],
+    "log_sinks": [
+        ":2: logs.edge.max_bytes_per_second: is '-5'; write 0 or more",
+        ":2: logs.edge.enabled: is true without logs.elasticsearch, where records go on to; set its urls "
+        "or write false",
+        ":3: logs.file.path: is a list, where a path is wanted; write one value",
+        ":3: logs.file.max_bytes: is '1000'; write 1048576 or more",
+        ":3: logs.file.files: is '1'; write 2 or more",
+    ],
+    "log_sinks_together": [
+        ":2: logs.edge.enabled: is true without logs.elasticsearch, where records go on to; set its urls "
+        "or write false",
+    ],
+    "log_sources": [
+        ":2: logs.files[0]: 'vllm:-' is stdin, which only `dsobs logs ship --from -` reads; write a file name pattern",
+        ":2: logs.files[1]: ':*.log' is no file name pattern; write PATTERN or FORMAT:PATTERN, such as "
+        "/var/log/vllm/*.log",
+        ":3: logs.max_line_bytes: is '100'; write 1024 or more",
+        ":4: logs.max_held_bytes: is '-1'; write 0 or more",
+        ":5: logs.timezone: 'Berlin' is no time zone of this host; write an IANA name, such as Europe/Berlin",
+        ":6: logs.namespace: 'a-b' is no namespace; write at most 100 small letters, digits, . and _",
+        ":7: logs.preset: 'deepseek' is none of deepseek-logs; did you mean deepseek-logs?",
+        ":8: logs.patterns[0]: 'Out of memory' is no pattern; write NAME=TEXT, NAME=~REGEX or NAME=TEXT "
+        "=~ REGEX, such as disk_full=No space left on device",
+        ":8: logs.patterns[1]: 'oom=~(' holds a bad regular expression: missing ): (",
+        ":9: logs.labels[0]: '1=x' is no label; write NAME=VALUE, such as cluster=eu-1",
+    ],
+    "log_transform": [
+        ":3: logs.transform.min_level: 'err' is none of debug, info, warning, error, critical; did you mean error?",
+        ":4: logs.transform.without_level: 'maybe' is none of keep, drop; write one of them",
+        ":5: logs.transform.keep[0]: 'log.level =' is no expression at 'log.level ='; write FIELD OP "
+        'VALUE joined by and or or, such as log.level = "ERROR" and url.path !~ "/(health|metrics)"',
+        ":6: logs.transform.drop[0]: 'url.path =~ \"(\"' holds a bad regular expression: missing ): (",
+        ":6: logs.transform.drop[1]: 'a = b c' has 'c' where and or or is wanted; quote a value of words",
+        ":7: logs.transform.sample[0]: '10 log.level=INFO' begins with no share of 0 to 1; write SHARE "
+        "EXPRESSION, such as 0.1 log.level=INFO",
+        ":8: logs.transform.rate_limit[0]: '0' begins with no whole number above 0; write NUMBER "
+        "EXPRESSION, such as 100 log.level=INFO",
+        ":8: logs.transform.rate_limit[1]: 'x < y' compares with 'y', which is no number; write one",
+        ":9: logs.transform.remove[0]: @timestamp can't be changed: a data stream takes no record without it",
+        ":9: logs.transform.remove[1]: 'a..b' is no field; write names joined by dots, such as http.request.method",
+        ":10: logs.transform.rename[0]: 'user_id' has no =; write OLD=NEW, such as user_id=user.id",
+        ":11: logs.transform.add[0]: 'labels.site' has no =; write NAME=VALUE, such as labels.site=eu-1",
+        ":12: logs.transform.redact.kinds[0]: 'mail' is none of api_key, bearer, email, phone, card, "
+        "prompt; did you mean email?",
+        ":12: logs.transform.redact.feilds: there is no such setting; did you mean logs.transform.redact.fields?",
+        ":13: logs.transform.max_field_bytes: 'lots' is no whole number; write a whole number",
+    ],
     "fallback_alone": [
         ":4: notifiers.pagerduty.fallback: is true, and without notifiers.alertmanager there is nothing to fall back "
         "from; write false"

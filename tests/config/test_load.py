@@ -31,6 +31,59 @@ def test_a_file_without_settings_gives_the_defaults(tmp_path: Path, text: str) -
     assert load(written(tmp_path, text), {}, {}) == Config()
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"notifiers.alertmanager.resend_delay": "1d"},
+            ["--set notifiers.alertmanager.resend_delay: notifiers.alertmanager.urls is missing; write it"],
+        ),
+        (
+            {"notifiers.pagerduty.routing_key": "short", "notifiers.pagerduty.fallback": "true"},
+            [
+                "--set notifiers.pagerduty.routing_key: is a secret on the command line, where others can read it; "
+                "write file:PATH or env:NAME"
+            ],
+        ),
+    ],
+)
+def test_what_is_missing_is_named_and_not_what_was_written(given: dict[str, str], told: list[str]) -> None:
+    assert problems(None, overrides=given) == told
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"rules.latency_p99.window": "1s"},
+            "is 1s, less than 5 scrapes of 1s, in which no latency can be seen; write 5s or more, or scrape more often",
+        ),
+        (
+            {"rules.latency_p99.window": "1m", "target.scrape_interval": "15s", "hang.min_threshold": "30s"},
+            "is 1m, less than 5 scrapes of 15s, in which no latency can be seen; write 75s or more, or scrape more "
+            "often",
+        ),
+        ({"rules.latency_p99.window": "7h"}, "is 7h, and samples are kept for 6h; write 6h or less"),
+    ],
+)
+def test_a_window_holds_some_scrapes_and_no_more_than_is_kept(given: dict[str, str], told: str) -> None:
+    assert problems(None, overrides=given) == [f"--set rules.latency_p99.window: {told}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("http://am:9093/api/v2/alerts", "http://am:9093"),
+        ("http://am:9093/prefix/api/v1", "http://am:9093/prefix"),
+        ("https://am/?x=1", "https://am/"),
+    ],
+)
+def test_an_alertmanager_is_named_by_its_address_without_the_path_of_its_api(url: str, wanted: str) -> None:
+    told = f"{url!r} is an address of its API, which dsobs adds by itself; write {wanted}"
+    assert told in problems(None, overrides={"notifiers.alertmanager.urls": url})[0]
+    assert load(None, {}, {"notifiers.alertmanager.urls": wanted}).notifiers.alertmanager is not None
+
+
 def test_no_file_gives_the_defaults() -> None:
     environ = {"PATH": "/bin", "DSOBS_CONFIG": "elsewhere.yaml", "DSOBS_TOOL_CACHE": "/tmp/tools"}
     assert load(None, environ, {}) == Config()

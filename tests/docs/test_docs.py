@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import re
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
 from dsobs.logs import metrics
 from dsobs.logs.indices.roles import READER, SETUP, WRITER
+from dsobs.manifests import Options, inject
 from dsobs.model.engine import EngineAdapter
 from dsobs.model.samples import Page, Sample, labels
 from dsobs.model.signals import SIGNALS
@@ -50,12 +52,16 @@ HARMLESS = (
     "rules check mine",
     "rules test mine",
     "rules fmt mine",
+    "k8s inject",
 )
 """Beginnings of `dsobs` commands that are run as they stand, in a folder that has the files which they name."""
 RECORDING = ROOT / "tests" / "data" / "h100-vllm-0.23" / "scenario.jsonl.gz"
 OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat", "df", "du", "ls", "lspci", "ps"} | {
     "journalctl",
     "systemctl",
+    "vllm",
+    "kubectl",
+    "helm",
 }
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
@@ -104,8 +110,10 @@ def commands() -> list[tuple[str, list[str]]]:
     for block in (*of("sh"), *of("console")):
         for line in block.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words:
-                found.append((str(block), words))
+            for piped, one in itertools.groupby(words, lambda word: word == "|"):
+                command = list(itertools.takewhile(lambda word: word != ">", one))
+                if not piped and (command == words[: len(command)] or command[0] == "dsobs"):
+                    found.append((str(block), command))
     return found
 
 
@@ -180,6 +188,9 @@ def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
     for name, mark in (("mine.rules.yaml", "groups:"), ("mine.test.yaml", "rule_files:")):
         own = next(block for block in of("yaml") if block.page.name == "own-rules.md" and block.text.startswith(mark))
         (tmp_path / name).write_text(own.text)
+    manifest = next(block for block in of("yaml") if block.page.name == "kubernetes.md").text
+    (tmp_path / "vllm.yaml").write_text(manifest)
+    (tmp_path / "with-dsobs.yaml").write_text(inject(manifest, "vllm.yaml", Options("dsobs:1")).text)
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     words = tuple(word.replace("/var/lib/dsobs/", f"{tmp_path}/state/") for word in words)
     for word in words:
@@ -189,6 +200,7 @@ def test_harmless_commands_run(words: tuple[str, ...], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dsobs.cli", *words],
         cwd=tmp_path,
+        input=manifest,
         capture_output=True,
         text=True,
         timeout=60,
@@ -224,6 +236,8 @@ def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: P
         results, problems = run_file(tests)
         assert problems == []
         assert [result for result in results if not result.ok] == []
+    elif "apiVersion" in tree:
+        assert inject(block.text, "vllm.yaml", Options("dsobs:1")).problems == []
     elif "services" in tree:
         taken = [port for service in tree["services"].values() for port in _ports_on_the_host(service)]
         assert len(taken) == len(set(taken)), "two services listen on one port of the host"

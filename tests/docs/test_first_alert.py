@@ -84,7 +84,7 @@ async def test_five_steps_lead_to_an_alert_that_is_told_and_ends(stage: Scene, m
         async def over() -> bool:
             return await alerts(stage) == {"Watchdog": "firing"}
 
-        await stage.until(over, 20.0, "Busy is over")
+        await stage.until(over, 40.0, "Busy is over")
         first.send_signal(signal.SIGINT)
         await asyncio.wait_for(first.wait(), 20.0)
 

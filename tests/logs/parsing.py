@@ -53,6 +53,13 @@ def fields(record: Record) -> dict[str, Any]:
     return document if isinstance(document, dict) else orjson.loads(document)
 
 
+def by_offset(records: list[Record]) -> list[tuple[int, bytes, dict[str, Any]]]:
+    """Records in the order of their offsets, with their documents as fields."""
+    return sorted(
+        ((start, raw, fields((start, raw, document))) for start, raw, document in records), key=lambda r: r[0]
+    )
+
+
 def documents(parser: Parser, *lines: str | bytes) -> list[dict[str, Any]]:
     """Documents of these lines, in the order of their offsets."""
     data = b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines)

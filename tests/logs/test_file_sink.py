@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from dsobs.config.logs import LogFileSink
 from dsobs.logs import metrics
 from tests.logs.shipping import append, lines, records, settings, ship_once
@@ -22,6 +24,7 @@ async def test_records_are_lines_with_index_and_id_in_front(tmp_path: Path) -> N
     assert found[0]["_id"] != found[1]["_id"]
 
 
+@pytest.mark.fault(5)
 async def test_files_are_rotated_within_their_bound_and_what_goes_is_counted(tmp_path: Path) -> None:
     before = metrics.REGISTRY.get_sample_value("dsobs_log_lost_bytes_total", {"reason": "file_sink_full"}) or 0.0
     small = LogFileSink(max_bytes=1024 * 1024, files=2)

@@ -1,5 +1,6 @@
 """What holds for any bytes: nothing raises, each line is in one record or was counted as blank, blocks don't matter."""
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -17,7 +18,7 @@ from dsobs.logs.formats.json_fields import SPECIAL
 from dsobs.logs.metrics import BLANK_LINES
 from dsobs.logs.record import Common, Lines, Record
 from dsobs.logs.transforms import open_transforms
-from tests.logs.parsing import READ_AT, blocks, fields, opened
+from tests.logs.parsing import READ_AT, blocks, by_offset, fields, opened
 
 FORMATS = tuple(plugins.available(GROUP))
 """All that are registered: this is the contract of formats."""
@@ -94,9 +95,7 @@ def test_each_line_is_in_one_record_or_counted_as_blank_wherever_blocks_end(
     # Plain text and the text between others' lines have blank lines, of which nothing is sent.
     assert all(not line.split(b" F ")[-1].strip() or b'"log":""' in line or b"pid=" in line for line in left)
     assert left.total() == blank
-    assert sorted(records, key=lambda record: record[0]) == sorted(
-        _all(format_, data, 10**9), key=lambda record: record[0]
-    )
+    assert by_offset(records) == by_offset(_all(format_, data, 10**9))
     for start, raw, _ in records:
         assert data[start:].startswith(raw.split(b"\n")[0])
     assert all("@timestamp" in fields(record) for record in records)
@@ -124,6 +123,73 @@ def test_keys_that_are_not_mapped_keep_their_values(value: dict[str, Any]) -> No
     found = document if isinstance(document, dict) else orjson.loads(document)
     kept = {key: item for key, item in orjson.loads(line).items() if key not in SPECIAL | {"@timestamp", "message"}}
     assert {key: found[key] for key in kept} == kept
+
+
+_key = st.sampled_from(
+    (
+        *sorted(SPECIAL),
+        "@timestamp",
+        "message",
+        "log.level",
+        "process.pid",
+        "error.stack_trace",
+        "a",
+        'x"level',
+        "labels",
+    )
+)
+_value = st.one_of(
+    st.sampled_from(
+        ("INFO", "2026-11-24 08:00:00,123", "2026-11-24T08:00:00Z", "step took 5 s", '"level":', "{", "\\")
+    ),
+    st.text(max_size=6),
+    st.integers(0, 9),
+    st.dictionaries(st.sampled_from(("level", 'x"level', "a")), st.sampled_from(("b", "level")), max_size=2),
+)
+
+
+_AT = {"@timestamp": "2026-11-24T08:00:00Z"}
+_USUAL: tuple[dict[str, Any], ...] = (
+    {},
+    _AT,
+    {**_AT, "level": "INFO", "inner": {"level": "b"}},
+    {**_AT, "msg": "m", "inner": [{"msg": 1}]},
+    {**_AT, "level": "INFO", 'x"level': 1},
+    {**_AT, "level": "INFO", "message": 5},
+    {**_AT, "levelname": "INFO", "message": "Model loading took 4.2 GiB memory and 3.5 seconds"},
+    {**_AT, "error.stack_trace": "Traceback (most recent call last):\n  x\nKeyError: y"},
+    {"asctime": "2026-11-24 08:00:00,123"},
+    {"asctime": "2026-11-24 08:00:00,123", "a": "2026-11-24 08:00:00,123"},
+    {"asctime": "2026-11-24 08:00:00,123", "time": "2026-11-24T09:00:00Z"},
+)
+
+
+@settings(max_examples=3000, deadline=None)
+@given(
+    value=st.dictionaries(_key, _value, max_size=5),
+    usual=st.sampled_from(_USUAL),
+    separators=st.sampled_from(((",", ":"), (", ", ": "), (" , ", " : "))),
+    ascii_=st.booleans(),
+    spelt=st.sampled_from((("", ""), ('"l', '"\\u006c'), ('"m', '"\\u006d'), ('l":', 'l" :'), ('sg":', 'sg" :'))),
+    common=st.sampled_from(({}, {"process.pid": 1}, {"log.level": "x"}, {"message": "x"}, {"event.timezone": "Z"})),
+)
+def test_a_line_that_new_names_are_put_into_says_what_its_object_would(
+    value: dict[str, Any],
+    usual: dict[str, Any],
+    separators: tuple[str, str],
+    ascii_: bool,
+    spelt: tuple[str, str],
+    common: dict[str, Any],
+) -> None:
+    text = json.dumps({**usual, **value}, separators=separators, ensure_ascii=ascii_).replace(*spelt, 1)
+    line = text.encode("utf-8", "surrogatepass")
+    told = []
+    for as_fields in (False, True):
+        parser = opened("json", common=Common(common), as_fields=as_fields)
+        ((_, _, document),) = parser.parse(Lines(0, len(line) + 1, [line], READ_AT))
+        body = Encoder("k", Common(common)).encode([(0, line, document)])
+        told.append(orjson.loads(body.split(b"\n")[1]))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize("format_", FORMATS)

@@ -151,6 +151,7 @@ async def test_files_that_are_rotated_meanwhile_are_followed(server: Elasticsear
     assert arrived(server) == list(range(2000))
 
 
+@pytest.mark.fault(5)
 async def test_what_the_disk_budget_takes_is_given_up_and_counted(server: ElasticsearchStandIn, tmp_path: Path) -> None:
     lost = metrics.LOST.labels("disk_budget")
     before = lost._value.get()

@@ -29,6 +29,7 @@ def documents(server: ElasticsearchStandIn) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("length", [1025, 5000, 256 * 1024, 1024 * 1024 + 17])
+@pytest.mark.fault(12)
 async def test_an_over_long_line_is_cut_marked_and_counted_and_the_file_goes_on(
     server: ElasticsearchStandIn, tmp_path: Path, length: int
 ) -> None:
@@ -44,6 +45,7 @@ async def test_an_over_long_line_is_cut_marked_and_counted_and_the_file_goes_on(
     assert count("dsobs_log_lost_bytes_total", reason="cut") - before[1] == length - 1024
 
 
+@pytest.mark.fault(12)
 async def test_an_over_long_line_gets_the_same_id_however_it_was_written(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -61,6 +63,7 @@ async def test_an_over_long_line_gets_the_same_id_however_it_was_written(
     assert len(server.documents) == 3
 
 
+@pytest.mark.fault(13)
 async def test_what_is_not_utf_8_or_holds_nul_is_shipped_raw_with_an_error_field(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -74,6 +77,7 @@ async def test_what_is_not_utf_8_or_holds_nul_is_shipped_raw_with_an_error_field
     assert "error.message" not in third
 
 
+@pytest.mark.fault(7, 13)
 async def test_a_hole_left_by_a_writer_that_goes_on_at_its_old_offset_is_no_record(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -91,6 +95,7 @@ async def test_a_hole_left_by_a_writer_that_goes_on_at_its_old_offset_is_no_reco
     assert sorted(server.messages()) == ["line 1", "line 2"]
 
 
+@pytest.mark.fault(13)
 async def test_lines_that_are_no_json_are_shipped_raw_with_an_error_field(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -140,6 +145,7 @@ class Broken:
         return self
 
     dataset = "broken"
+    decided = ""
     fields: Mapping[str, Any] = {}
     held_from = None
 

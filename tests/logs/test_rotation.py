@@ -51,6 +51,7 @@ def arrived(server: ElasticsearchStandIn) -> list[str]:
     return sorted(server.messages(), key=lambda text: int(text.split()[1]))
 
 
+@pytest.mark.fault(6)
 async def test_rename_and_create_finishes_the_old_file_and_begins_the_new(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ async def test_rename_and_create_finishes_the_old_file_and_begins_the_new(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(6)
 async def test_rotations_between_two_looks_lose_no_generation(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -82,6 +84,7 @@ async def test_rotations_between_two_looks_lose_no_generation(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(6)
 async def test_rotations_while_dsobs_is_stopped_lose_no_generation(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +100,28 @@ async def test_rotations_while_dsobs_is_stopped_lose_no_generation(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(6)
+async def test_many_generations_that_were_not_sent_before_a_stop_are_found_again_and_none_counts_as_lost(
+    server: ElasticsearchStandIn, log: Path, tmp_path: Path
+) -> None:
+    await server.down()
+    before = lost("rotated_away")
+    wanted = settings(server.url, log)
+    async with shipping(wanted, tmp_path / "state") as shipper:
+        for number in range(30):
+            append(log, lines(number))
+            await until(lambda number=number: len(shipper.sources.feeds) == number + 1)  # type: ignore[misc]
+            move(log, log.with_name(f"app.log.{30 - number}"))
+    append(log, lines(30))
+    assert len(read_checkpoints(tmp_path / "state" / "logs.db")) >= 25
+    await server.up()
+    async with shipping(wanted, tmp_path / "state"):
+        await until(lambda: arrived(server) == named(*range(31)))
+    assert lost("rotated_away") == before
+    assert server.duplicates == 0
+
+
+@pytest.mark.fault(6)
 async def test_what_was_rotated_and_compressed_while_dsobs_is_stopped_is_read_from_there(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +161,7 @@ async def test_files_that_were_rotated_before_the_first_start_are_left_alone(
         await until(lambda: arrived(server) == named(1, 2))
 
 
+@pytest.mark.fault(7)
 async def test_copytruncate_makes_no_duplicates(server: ElasticsearchStandIn, log: Path, tmp_path: Path) -> None:
     append(log, lines(1, 2))
     async with shipping(settings(server.url, log), tmp_path / "state"):
@@ -146,6 +172,7 @@ async def test_copytruncate_makes_no_duplicates(server: ElasticsearchStandIn, lo
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(7)
 async def test_what_copytruncate_cut_off_unread_is_read_from_its_copy(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -160,6 +187,7 @@ async def test_what_copytruncate_cut_off_unread_is_read_from_its_copy(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(7)
 async def test_what_a_truncation_without_a_copy_cut_off_is_counted_as_far_as_it_was_seen(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -174,6 +202,7 @@ async def test_what_a_truncation_without_a_copy_cut_off_is_counted_as_far_as_it_
 
 
 @pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.fault(8)
 async def test_truncated_and_regrown_past_the_old_offset_is_noticed(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path, stopped: bool
 ) -> None:
@@ -191,6 +220,7 @@ async def test_truncated_and_regrown_past_the_old_offset_is_noticed(
 
 
 @pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.fault(8, 9)
 async def test_the_same_place_with_the_same_first_line_and_other_bytes_is_another_document(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path, stopped: bool
 ) -> None:
@@ -206,6 +236,7 @@ async def test_the_same_place_with_the_same_first_line_and_other_bytes_is_anothe
             await until(lambda: arrived(server) == ["line 0 banner", *named(11, 22, 33)])
 
 
+@pytest.mark.fault(9)
 async def test_an_inode_that_is_used_again_is_another_file(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +251,7 @@ async def test_an_inode_that_is_used_again_is_another_file(
         await until(lambda: arrived(server) == named(1, 2, 3, 4, 5))
 
 
+@pytest.mark.fault(9)
 async def test_two_files_with_the_same_first_lines_are_told_apart(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +262,7 @@ async def test_two_files_with_the_same_first_lines_are_told_apart(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(10)
 async def test_a_file_that_is_deleted_while_output_is_blocked_is_read_to_its_end(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -246,6 +279,7 @@ async def test_a_file_that_is_deleted_while_output_is_blocked_is_read_to_its_end
         await until(lambda: not shipper.sources.feeds)
 
 
+@pytest.mark.fault(10)
 async def test_deleted_files_beyond_the_bound_on_held_bytes_are_given_up_and_counted(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -266,6 +300,7 @@ async def test_deleted_files_beyond_the_bound_on_held_bytes_are_given_up_and_cou
     assert lost("rotated_away") - before == whole - read
 
 
+@pytest.mark.fault(11)
 async def test_a_partial_last_line_waits_for_its_end_also_across_a_restart(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -280,6 +315,7 @@ async def test_a_partial_last_line_waits_for_its_end_also_across_a_restart(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(11)
 async def test_a_partial_last_line_is_sent_marked_once_its_file_is_gone(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -293,6 +329,7 @@ async def test_a_partial_last_line_is_sent_marked_once_its_file_is_gone(
     assert document["error.message"] == "the file ended without a line feed"
 
 
+@pytest.mark.fault(11)
 async def test_a_file_without_any_line_feed_is_sent_once_it_is_gone(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
@@ -320,6 +357,7 @@ async def test_a_symlink_that_is_turned_to_another_file_is_followed(
     assert server.duplicates == 0
 
 
+@pytest.mark.fault(2, 3)
 async def test_a_lost_state_directory_yields_the_same_ids_again(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:

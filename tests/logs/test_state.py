@@ -50,6 +50,7 @@ def test_lag_is_bounded_and_never_less_than_it_is() -> None:
     assert 1000.0 <= since <= 1501.0
 
 
+@pytest.mark.fault(2)
 async def test_an_older_checkpoint_leads_to_duplicates_at_most_never_to_a_gap(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ async def test_an_older_checkpoint_leads_to_duplicates_at_most_never_to_a_gap(
     assert server.duplicates == 10
 
 
+@pytest.mark.fault(3)
 async def test_a_corrupt_state_file_is_set_aside_and_everything_sent_again_under_the_same_ids(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:
@@ -78,6 +80,27 @@ async def test_a_corrupt_state_file_is_set_aside_and_everything_sent_again_under
     assert len(list(state.glob("logs.db.corrupt-*"))) == 1
 
 
+@pytest.mark.fault(2, 3)
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+async def test_a_torn_state_file_is_as_of_its_last_transaction_that_is_whole(
+    server: ElasticsearchStandIn, tmp_path: Path, share: float
+) -> None:
+    log, state, torn = tmp_path / "app.log", tmp_path / "state", tmp_path / "torn"
+    async with shipping(settings(server.url, log), state):
+        for number in range(5):
+            append(log, lines(number))
+            await until(lambda number=number: len(server.documents) == number + 1)  # type: ignore[misc]
+        # As a power loss leaves it: files as they are on disk now, the end of the log not written.
+        shutil.copytree(state, torn)
+    wal = torn / "logs.db-wal"
+    wal.write_bytes(wal.read_bytes()[: int(wal.stat().st_size * share)])
+    append(log, lines(5))
+    await ship_once(settings(server.url, log), torn)
+    assert sorted(server.messages()) == named(*range(6))
+    assert not list(torn.glob("logs.db.corrupt-*"))
+
+
+@pytest.mark.fault(4)
 async def test_a_state_that_can_not_be_written_pauses_shipping_and_says_so(
     server: ElasticsearchStandIn, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ async def test_beats_each_minute_while_dsobs_is_well_and_not_while_it_is_not(
 
 
 async def test_a_beat_that_was_held_goes_out_as_soon_as_it_may(
-    switch: Switch, session: aiohttp.ClientSession, time: VirtualTime
+    switch: Switch, session: aiohttp.ClientSession, time: VirtualTime, caplog: pytest.LogCaptureFixture
 ) -> None:
     why: str | None = "the first turn is not done"
     sender = HeartbeatSender(
@@ -100,6 +100,11 @@ async def test_a_beat_that_was_held_goes_out_as_soon_as_it_may(
     await until(lambda: len(switch.beats) == 1 and len(time._waiters) == 1)
     (at,) = [at for _, at in time._waiters.values()]
     assert at == time.clock.now() + 60.0
+    # What holds the first one for a moment is that dsobs has just begun.
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    why = "no turn for 70 s"
+    time.advance(60.0)
+    await until(lambda: "no heartbeat went out: no turn for 70 s" in caplog.text)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

@@ -198,6 +198,15 @@ async def test_the_event_loop_runs_on_during_a_range_query() -> None:
     assert turns > spent / 0.1
 
 
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_a_query_in_slices_gives_what_it_gives_at_once(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, data = promql.compile(expression), store()
+    expected = query.evaluate(data, BEGIN + 1_200)
+    assert promql.finish(query.in_slices(data, BEGIN + 1_200)) == expected
+    monkeypatch.setattr("dsobs.promql.query._AT_ONCE", -1)
+    assert promql.finish(query.in_slices(data, BEGIN + 1_200)) == expected
+
+
 def test_a_selector_without_a_name_reads_all_metrics_and_says_so() -> None:
     query = promql.compile('count({job="a"}) + sum(x)')
     assert query.unnamed

@@ -69,6 +69,7 @@ def messages(documents: list[dict[str, Any]]) -> list[str]:
     return sorted((doc["message"] for doc in documents), key=lambda text: int(text.split()[1]))
 
 
+@pytest.mark.fault(15)
 async def test_records_arrive_in_a_data_stream_and_are_there_already_when_sent_again(
     server: Elasticsearch, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ async def test_records_arrive_in_a_data_stream_and_are_there_already_when_sent_a
     assert documents[0]["_index"].startswith(f".ds-{server.stream}-")
 
 
+@pytest.mark.fault(1)
 async def test_sigkill_in_the_middle_of_bulks_leaves_each_record_once(server: Elasticsearch, tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(*range(30_000)))
     words = (
@@ -111,6 +113,7 @@ async def _how_many(server: Elasticsearch) -> int:
     return int((await server.must("GET", f"/{server.stream}/_count"))["count"])
 
 
+@pytest.mark.fault(14)
 async def test_a_mapping_error_goes_to_the_dead_letters_and_the_others_arrive(
     server: Elasticsearch, tmp_path: Path
 ) -> None:
@@ -126,6 +129,7 @@ async def test_a_mapping_error_goes_to_the_dead_letters_and_the_others_arrive(
     assert said["document"]["message"] == "line 50"
 
 
+@pytest.mark.fault(14)
 async def test_a_wrong_template_holds_shipping_until_it_is_mended(server: Elasticsearch, tmp_path: Path) -> None:
     wrong = {**TEMPLATE, "template": {"mappings": {"properties": {"message": {"type": "long"}}}}}
     await server.must("PUT", "/_index_template/logs", wrong)
@@ -144,6 +148,7 @@ async def test_a_wrong_template_holds_shipping_until_it_is_mended(server: Elasti
     ("who", "reason", "status"),
     [(("writer", "wrong"), "authorization", "401"), (STRANGER, "authorization", "403")],
 )
+@pytest.mark.fault(19)
 async def test_who_may_not_write_is_held_and_told(
     server: Elasticsearch, tmp_path: Path, who: tuple[str, str], reason: str, status: str
 ) -> None:
@@ -163,6 +168,7 @@ async def test_who_may_not_write_is_held_and_told(
         assert messages(await server.documents(server.stream)) == named(1, 2)
 
 
+@pytest.mark.fault(19)
 async def test_a_blocked_index_is_held_and_goes_on_when_it_is_freed(server: Elasticsearch, tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(1))
     async with shipping(as_writer(server, tmp_path / "app.log"), tmp_path / "state") as shipper:
@@ -176,6 +182,7 @@ async def test_a_blocked_index_is_held_and_goes_on_when_it_is_freed(server: Elas
     assert messages(await server.documents(server.stream)) == named(1, 2)
 
 
+@pytest.mark.fault(19)
 async def test_a_closed_name_is_held_not_dropped(server: Elasticsearch, tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(1))
     wanted = settings(server.url, tmp_path / "app.log", index="elsewhere", user=WRITER[0], password=WRITER[1])
@@ -185,6 +192,7 @@ async def test_a_closed_name_is_held_not_dropped(server: Elasticsearch, tmp_path
     assert not (tmp_path / "state/dead-letters.ndjson").exists()
 
 
+@pytest.mark.fault(20)
 async def test_a_kill_of_the_server_in_the_middle_loses_and_doubles_nothing(
     server: Elasticsearch, tmp_path: Path
 ) -> None:
@@ -216,6 +224,7 @@ async def test_a_rollover_between_two_attempts_doubles_at_most_what_was_in_fligh
     assert len({doc["_id"] for doc in documents}) == 1001
 
 
+@pytest.mark.fault(14, 21)
 async def test_a_full_write_queue_refuses_records_and_each_arrives_once(tmp_path: Path) -> None:
     narrow = {"thread_pool.write.size": "1", "thread_pool.write.queue_size": "1"}
     async with Elasticsearch(settings=narrow) as server:
@@ -226,10 +235,15 @@ async def test_a_full_write_queue_refuses_records_and_each_arrives_once(tmp_path
         async with shipping(wanted, tmp_path / "state") as shipper:
             whole = sum(size(tmp_path / f"{number}.log") for number in range(4))
             crowd = [asyncio.create_task(_crowd(server)) for _ in range(4)]
-            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
+            # The crowd holds its ground only until the queue was full: on a busy machine it would hold up all there is.
+            for _ in range(600):
+                if shipper.status().acknowledged_bytes == whole or await _rejections(server) > 20:
+                    break
+                await asyncio.sleep(0.2)
             for task in crowd:
                 task.cancel()
             await asyncio.gather(*crowd, return_exceptions=True)
+            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
         documents = await server.documents(server.stream)
         assert len(documents) == 4000
         assert len({doc["message"] for doc in documents}) == 4000
@@ -249,6 +263,7 @@ async def _rejections(server: Elasticsearch) -> int:
     return sum(int(node["thread_pool"]["write"]["rejected"]) for node in nodes.values())
 
 
+@pytest.mark.fault(18)
 async def test_413_is_split(tmp_path: Path) -> None:
     async with Elasticsearch(settings={"http.max_content_length": "64kb"}) as server:
         await server.must("PUT", "/_index_template/logs", TEMPLATE)

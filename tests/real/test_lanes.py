@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -78,4 +79,37 @@ def test_real_test_without_a_lane_is_refused(tmp_path: Path, mark: str) -> None:
     words = [sys.executable, "-m", "pytest", *lanes.PYTEST, "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=lanes.ROOT, timeout=120)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "test_x: mark it pytest.mark.real(LANE) with one of vllm, seconds, kubernetes, servers" in done.stderr
+    assert (
+        "test_x: mark it pytest.mark.real(LANE) with one of vllm, seconds, kubernetes, servers, faults" in done.stderr
+    )
+
+
+WAITING = """\
+import pathlib, time
+import pytest
+
+@pytest.fixture
+def server():
+    pathlib.Path(__file__).with_name("started").touch()
+    yield
+    pathlib.Path(__file__).with_name("ended").touch()
+
+@pytest.mark.real("vllm")
+def test_that_waits(server):
+    time.sleep(100)
+"""
+
+
+def test_terminated_run_ends_what_its_tests_have_started(tmp_path: Path) -> None:
+    file = tmp_path / "test_made_up.py"
+    file.write_text(WAITING)
+    words = f"from tests.real import lanes; raise SystemExit(lanes.run({{'vllm': 0}}, [{str(file)!r}]))"
+    with subprocess.Popen([sys.executable, "-c", words], cwd=lanes.ROOT, stdout=subprocess.PIPE, text=True) as driver:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "started").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        driver.terminate()
+        said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 1
+    assert (tmp_path / "ended").exists()
+    assert f"FAILED vllm: status {int(pytest.ExitCode.INTERRUPTED)}" in said

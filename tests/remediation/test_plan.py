@@ -131,6 +131,13 @@ def test_a_broken_card_is_never_answered_with_a_restart(action: str) -> None:
     assert restarts(do([alert(), alert("GPUApplicationFault", action="restart_application")])) == [None]
 
 
+def test_an_alert_of_an_xid_holds_nothing_back_that_the_card_itself_does_not() -> None:
+    """Its card may have been cleared meanwhile, while the alert goes on for an hour."""
+    after = alert("GPUResetNeeded", action="reset_gpu")
+    labels = {**after.labels, "cause": "xid"}
+    assert restarts(do([alert(), replace(after, labels=labels)])) == [None]
+
+
 def test_a_ledger_that_can_not_be_written_refuses() -> None:
     book = replace(ledger(EVIDENCE), writable=False, why_not="disk full")
     assert restarts(do([alert()], book=book)) == ["ledger_writable: the ledger can't be written: disk full"]

@@ -1,12 +1,14 @@
 """The alert state machine, group scheduling and the views."""
 
 import math
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsobs import telemetry
+from dsobs import promql, telemetry
 from dsobs.model.alert import AlertState
 from dsobs.model.clock import SteadyClock
 from dsobs.model.samples import Sample, labels
@@ -14,7 +16,7 @@ from dsobs.rules.evaluator import Evaluator
 from dsobs.rules.files import load_text
 from dsobs.rules.formatting import formatted
 from dsobs.series.store import Store
-from tests.rules.conftest import MakeBench
+from tests.rules.conftest import Bench, MakeBench
 
 _PENDING, _FIRING, _RESOLVED = AlertState.PENDING, AlertState.FIRING, AlertState.RESOLVED
 _RULE = """
@@ -446,7 +448,7 @@ def test_reloaded_rule_with_another_expression_keeps_its_alerts_until_it_says_ot
     b = bench(_RULE)
     for now in (0, 15, 30, 45, 60):
         b.at(now, _hot(90))
-    formatted_rule, _ = formatted(_RULE.replace("temperature > 80", "temperature>80"), "test.yaml")
+    formatted_rule = formatted(_RULE.replace("temperature > 80", "temperature>80"), "test.yaml").text
     for text in (_RULE.replace("temperature > 80", "temperature>80"), formatted_rule, _RULE.replace("> 80", "> 85")):
         b.evaluator.replace_groups(load_text([("test.yaml", text)]))
         assert b.at(b.evaluator.alerts()[0].seen_at + 15, _hot(90)) == []
@@ -495,3 +497,53 @@ def test_alerts_say_when_their_rule_last_gave_a_result(bench: MakeBench) -> None
     b.at(30, *good, ("b", {"x": "1", "y": "2"}, 1.0))
     assert b.evaluator.rules()["groups"][0]["rules"][0]["health"] == "err"
     assert b.only().seen_at == 15
+
+
+_HEAVY = """
+groups:
+  - name: heavy
+    interval: 1m
+    rules:
+      - {record: "job:mean", expr: "avg by (job) (stddev_over_time(x[5m]))"}
+      - {alert: Peak, expr: "max by (job) (max_over_time(x[5m:5s])) > 1e9"}
+      - {alert: Each, expr: "x + deriv(x[5m]) > 0", annotations: {summary: "{{ $labels.n }} {{ $value | humanize }}"}}
+      - {alert: Some, expr: "x > on (n) x * 2 or x > 1e9 unless on (n) x"}
+"""
+
+
+def _driven(work: promql.Sliced[Any]) -> tuple[list[float], int]:
+    """CPU seconds of each slice, and how many parts were given away."""
+    held: list[float] = []
+    apart, result = 0, None
+    while True:
+        begun = time.process_time()
+        try:
+            part = work.send(result)
+        except StopIteration:
+            return held, apart
+        held.append(time.process_time() - begun)
+        result = part() if part is not None else None
+        apart += part is not None
+
+
+def test_rules_that_take_long_let_others_work_in_between_and_decide_as_in_one_go(bench: MakeBench) -> None:
+    def filled() -> Bench:
+        made = bench(_HEAVY)
+        for number in range(1100):
+            series = labels("x", job=str(number % 3), n=str(number))
+            for second in range(0, 300, 10):
+                made.store.append(series, second, float((number + second) % 17))
+        return made
+
+    expected = filled()
+    expected.evaluator.evaluate(300)
+
+    b = filled()
+    held, apart = _driven(b.evaluator.evaluation(300))
+    # The operators of the two rules that look at all series, and the last step of the others, run apart.
+    assert apart == 4
+    assert sum(held) > 0.05
+    assert max(held) < sum(held) / 3
+    assert len(held) > sum(held) / 0.02
+    assert b.evaluator.alerts() == expected.evaluator.alerts()
+    assert {a.name for a in b.evaluator.alerts()} == {"Each"}

@@ -23,7 +23,7 @@ from dsobs.telemetry import REGISTRY
 
 _FOLDER = Path(__file__).parents[2] / "alerts"
 _TESTS = sorted(_FOLDER.glob("*.test.yaml"))
-_ALL = (*shipped.FILE_NAMES, shipped.PROMETHEUS_FILE_NAME)
+_ALL = shipped.ALL_FILE_NAMES
 
 
 @pytest.mark.parametrize("path", _TESTS, ids=lambda path: path.name)
@@ -76,7 +76,8 @@ def test_shipped_rules_name_only_canonical_signals_and_dsobs_own() -> None:
     own = {sample.name for family in families for sample in family.samples}
     own |= {family.name + "_total" for family in families if family.type == "counter"}
     own |= {family.name for family in families}
-    recorded = {"dsobs:engine_available:avg30s", "up"}  # `up` is Prometheus's own.
+    # `up` is Prometheus's own, and the other one of dsobs-nvml, which Prometheus may read by itself.
+    recorded = {"dsobs:engine_available:avg30s", "up", "dsobs_nvml_up"}
     unknown = set()
     for rule in _rules().values():
         for name in rule.query.metric_names - recorded:
@@ -84,6 +85,15 @@ def test_shipped_rules_name_only_canonical_signals_and_dsobs_own() -> None:
             if base not in SIGNALS and name not in own:
                 unknown.add(name)
     assert unknown == set()
+
+
+def test_each_metric_of_the_shipped_rules_is_in_the_reference() -> None:
+    page = (_FOLDER.parent / "docs/reference/metrics.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    recorded = {"dsobs:engine_available:avg30s", "up", "dsobs_nvml_up"}
+    named = set().union(*(rule.query.metric_names for rule in _rules().values())) - recorded
+    assert len(named) > 50
+    assert {name for name in named if not {name, re.sub("_(bucket|count|sum)$", "", name)} & listed} == set()
 
 
 def test_shipped_rules_have_severity_summary_description_threshold_and_runbook() -> None:
@@ -111,18 +121,17 @@ def test_only_a_dead_or_hung_engine_asks_for_a_restart() -> None:
 
 
 def test_xids_have_the_consequence_of_the_table() -> None:
-    rules = _rules()
-    numbers = {
-        action.text: set(re.findall(r"\d+", rule.expr.split('"')[1]))
-        for rule in rules.values()
-        if 'xid=~"' in rule.expr or 'xid="' in rule.expr
-        for name, action in rule.labels
-        if name == "action"
-    }
+    rules = {rule.name: rule for rule in _rules().values() if "cause" in dict(rule.labels)}
+    unknown = rules.pop("GPUFaultUnknown")
+    numbers: dict[str, set[str]] = {}
+    for rule in rules.values():
+        told = set(re.findall(r"\d+", re.findall(r'xid=~?"([^"]*)"', rule.expr)[0]))
+        numbers.setdefault(dict(rule.labels)["action"].text, set()).update(told)
     table: dict[str, set[str]] = {}
     for xid in XIDS.values():
         table.setdefault(xid.action.value, set()).add(str(xid.number))
-    assert set(re.findall(r"\d+", rules["GPUFaultUnknown"].expr.split('"')[1])) == set().union(*table.values())
+    (known,) = re.findall(r'xid!~"([^"]*)"', unknown.expr)
+    assert set(known.split("|")) == set().union(*table.values())
     del table["ignore"]
     assert numbers == table
 
@@ -180,11 +189,13 @@ def test_settings_of_objectives_reach_every_place_of_their_rules() -> None:
         assert "budget of 99% over" in dict(availability.annotations)["threshold"].text
 
 
-def test_what_restarts_an_engine_is_evaluated_each_second_and_the_rest_each_fifteen_or_more() -> None:
+def test_what_restarts_an_engine_or_speaks_against_it_is_evaluated_each_second_and_the_rest_each_fifteen_or_more() -> (
+    None
+):
     groups = load_text((name, shipped.source(name)) for name in _ALL)
     intervals = {group.name: group.interval for group in groups}
-    assert {name for name, interval in intervals.items() if interval == 1.0} == {"dsobs-engine"}
-    assert min(interval or 0.0 for name, interval in intervals.items() if name != "dsobs-engine") == 15.0
+    assert {name for name, interval in intervals.items() if interval == 1.0} == {"dsobs-engine", "dsobs-gpu-faults"}
+    assert min(interval or 0.0 for interval in intervals.values() if interval != 1.0) == 15.0
 
 
 def test_evaluating_the_shipped_rules_each_second_costs_less_than_a_millisecond() -> None:

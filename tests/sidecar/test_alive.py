@@ -1,4 +1,4 @@
-"""What /livez and /readyz are told of the main loop."""
+"""The main loop: what /livez and /readyz are told of it, and what waits for it."""
 
 import asyncio
 
@@ -7,6 +7,7 @@ from dsobs.config.models import Target
 from dsobs.model.clock import ManualClock
 from dsobs.pipeline import Pipeline
 from dsobs.sidecar.main import ALIVE_SECONDS, Sidecar
+from dsobs.sidecar.settings import Plan, read_plan
 from dsobs.telemetry import LOOP_ERRORS
 
 
@@ -44,3 +45,23 @@ async def test_turns_that_fail_are_no_life() -> None:
     assert sidecar.alive() is None
     clock.advance(1.0)
     assert sidecar.alive() == "the main loop stands still for 31 s"
+
+
+class Noting(Sidecar):
+    """Notes when settings are put to use."""
+
+    used = 0
+
+    def _use_now(self, plan: Plan) -> None:
+        self.used += 1
+
+
+async def test_settings_are_not_put_to_use_while_rules_are_evaluated() -> None:
+    sidecar = Noting(Config(), ManualClock(1000.0))
+    async with sidecar._turning:
+        reload = asyncio.create_task(sidecar._use(read_plan(sidecar.config)))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert sidecar.used == 0
+    await reload
+    assert sidecar.used == 1

@@ -90,3 +90,15 @@ def test_a_reload_names_what_is_wrong_with_settings_rules_and_inhibition_at_once
         reread_plan(lambda: load(file, {}, {}), running)
     for where in ("dsobs.yaml:3", "own.yaml:1", "am.yaml:1"):
         assert where in str(refused.value)
+
+
+def test_a_reload_looks_into_the_files_that_the_new_settings_name_though_another_setting_is_wrong(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "own.yaml").write_text("groups: [{name: g, rules: [{alert: A, expr: 'up =='}]}]\n")
+    file = tmp_path / "dsobs.yaml"
+    file.write_text("rules: {files: [own.yaml]}\nremediation: {mode: maybe}\n")
+    with pytest.raises(ReloadError) as refused:
+        reread_plan(lambda: load(file, {}, {}), Config())
+    for where in ("dsobs.yaml:2", "own.yaml:1"):
+        assert where in str(refused.value)

@@ -162,6 +162,77 @@ def test_what_was_told_of_outlives_a_restart() -> None:
     assert told(again, ended(a)) == [(RESOLVE, "A")]
 
 
+def late(
+    teller: Teller, receivers: Sequence[str], *alerts: Alert, held: Sequence[Silence] = ()
+) -> dict[str, list[str]]:
+    found = teller.catch_up(receivers, alerts, held, NOW)
+    return {name: [one.labels.get("alertname") or one.summary for one in some] for name, some in found.items()}
+
+
+def saved_and_restored(before: Teller) -> Teller:
+    connection = sqlite3.connect(":memory:")
+    for statement in telling.SCHEMA:
+        connection.execute(statement)
+    before.save(connection, before.unsaved or frozenset())
+    again = teller()
+    again.restore(connection)
+    return again
+
+
+def test_a_receiver_that_is_new_is_told_once_of_what_still_fires() -> None:
+    t, a, b, c = teller(), alert("A"), alert("B", active_at=NOW - 90), alert("C")
+    assert late(t, []) == {}
+    told(t, a, b, c)
+    told(t, a, b, ended(c))
+    assert late(t, ["webhook"], a, b, ended(c)) == {"webhook": ["B", "A"]}
+    assert late(t, ["webhook"], a, b) == {}
+    assert late(t, ["webhook", "slack"], a, b) == {"slack": ["B", "A"]}
+    assert told(t, a, ended(b)) == [(RESOLVE, "B")]
+
+
+def test_what_begins_to_fire_with_a_new_receiver_is_told_by_the_way_of_all() -> None:
+    t, a = teller(), alert("A")
+    assert late(t, ["webhook"], a) == {}
+    assert told(t, a) == [(TRIGGER, "A")]
+    assert late(t, ["webhook"], a) == {}
+
+
+def test_a_new_receiver_is_told_of_a_silenced_alert_when_the_silence_is_over() -> None:
+    t, a, b = teller(), alert("A"), alert("B")
+    told(t, a, b)
+    held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]
+    assert late(t, ["webhook"], a, b, held=held) == {"webhook": ["B"]}
+    assert late(t, ["webhook"], a, b, held=held) == {}
+    assert late(t, ["webhook"], a, b) == {"webhook": ["A"]}
+
+
+def test_which_receivers_are_up_to_date_outlives_a_restart_and_one_that_is_owed_something_is_not() -> None:
+    t, a = teller(), alert("A")
+    held = [silences.new(["alertname=A"], NOW - 1, 60, "me", "")]
+    late(t, ["webhook"])
+    told(t, a)
+    late(t, ["webhook", "slack"], a, held=held)
+    again = saved_and_restored(t)
+    assert late(again, ["webhook", "slack"], replace(a, confirmed=False)) == {}
+    assert late(again, ["webhook", "slack"], a) == {"slack": ["A"]}
+    assert late(saved_and_restored(again), ["webhook", "slack"], a) == {}
+
+
+def test_a_receiver_that_was_gone_in_between_is_new() -> None:
+    t, a = teller(), alert("A")
+    late(t, ["webhook"])
+    told(t, a)
+    assert late(t, [], a) == {}
+    assert late(t, ["webhook"], a) == {"webhook": ["A"]}
+
+
+def test_a_new_receiver_hears_of_an_open_escalation_that_is_a_page_of_its_own() -> None:
+    t = teller()
+    t.escalation("i-1", "the ladder is used up", NOW)
+    assert late(t, ["webhook"]) == {"webhook": ["[critical] gpu-1: the ladder is used up"]}
+    assert late(t, ["webhook"]) == {}
+
+
 def test_an_escalation_and_its_end_have_one_key() -> None:
     t = teller(elsewhere=True)
     sent, over = t.escalation("i-1", "restart failed: no", NOW), t.escalation("i-1", None, NOW)

@@ -66,14 +66,16 @@ async def _replay(config: "Config", directory: Path) -> int:
     from dsobs.logs.replay import replay, waiting
     from dsobs.logs.ship import LockedError, locked
     from dsobs.logs.sinks import SinkSettings
+    from dsobs.logs.transforms import open_transforms
 
+    transforms = open_transforms(config.logs)
     sink = ElasticsearchSink(SinkSettings(config.logs, directory))
     status = ExitCode.DONE
     try:
         for folder in _folders(directory):
             if waiting(folder):
                 with locked(folder / "replay"):
-                    status = max(status, _tell(await replay(folder, sink, time.time())))
+                    status = max(status, _tell(await replay(folder, sink, time.time(), transforms)))
     except (LockedError, DeadLettersFullError) as error:
         raise CommandError(str(error)) from None
     finally:
@@ -83,6 +85,8 @@ async def _replay(config: "Config", directory: Path) -> int:
 
 def _tell(done: "Replayed") -> ExitCode:
     print(f"{done.sent} sent, {done.duplicates} were there already, {done.refused} refused again, {done.left} left")
+    if done.left_out:
+        print_error(f"{done.left_out} are left out by logs.transform, which had failed on them")
     if done.unreadable:
         print_error(f"{done.unreadable} lines are no dead letters; they are in dead-letters.unreadable")
     if done.trouble:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import glob
 import logging
 import signal
 import sys
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from dsobs.config.logs import Logs
     from dsobs.logs.forward import Forwarder
     from dsobs.logs.ship import Shipper, Status
+    from dsobs.logs.spool import Spool
 
+CANNOT_READ = "%s can't be read: %s"
+"""As the log says it of a file."""
+STDIN = "-"
+STDOUT = "-"
+SPOOL_BYTES = 256 * 1024 * 1024
+LEAST_SPOOL_BYTES = 1024 * 1024
 RECORDS = "records:"
 """What stands before a file of the file sink."""
 UNREACHABLE_SECONDS = 15.0
@@ -41,10 +49,13 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         metavar="GLOB",
         action="append",
         help="files to ship (logs.files), as '/var/log/vllm/*.log' or FORMAT:GLOB; may be "
-        "repeated. records:FILE is a file that dsobs wrote (logs.file.path), whose records keep their ids and "
+        "repeated. - or FORMAT:- is stdin, kept in the state folder until it is acknowledged. "
+        "records:FILE is a file that dsobs wrote (logs.file.path), whose records keep their ids and "
         "indices",
     )
-    parser.add_argument("--to", metavar="URL|FILE", help="an Elasticsearch (logs.elasticsearch.urls) or a file")
+    parser.add_argument(
+        "--to", metavar="URL|FILE", help="an Elasticsearch (logs.elasticsearch.urls) or a file; - is stdout"
+    )
     parser.add_argument("--index", metavar="NAME", help="index or data stream (logs.elasticsearch.index)")
     parser.add_argument(
         "--state",
@@ -59,6 +70,13 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         default=0,
         help="with --from records:FILE, at most so many bytes a second (default: no limit)",
     )
+    parser.add_argument(
+        "--spool-bytes",
+        type=int,
+        metavar="BYTES",
+        help="with --from -, how much of stdin may wait in the state folder; then it is not read until some of it is "
+        f"acknowledged (default: {SPOOL_BYTES})",
+    )
     parser.add_argument("--once", action="store_true", help="end when all that is there is acknowledged")
     add_config_options(parser, shorthands=False)
     parser.set_defaults(run=run)
@@ -67,16 +85,40 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run(args: argparse.Namespace) -> int:
     """0 when all was shipped or a stop was asked for; 1 if something needs mending; 3 if the sink is not there."""
     footprint.one_heap()
-    config, wanted = _wanted(args)
+    piped = _take_stdin(args)
+    config, wanted = _wanted(args, piped=piped)
     if not wanted.files:
         raise CommandError("no files; give --from GLOB, such as --from '/var/log/vllm/*.log'", ExitCode.USAGE)
     try:
-        return asyncio.run(_ship(args, config, wanted))
+        return asyncio.run(_ship(args, config, wanted, piped=piped))
     except ModuleNotFoundError as error:
         raise CommandError(f"{error.name} is not installed; pip install 'dsobs[logs]'", ExitCode.USAGE) from error
 
 
-def _wanted(args: argparse.Namespace) -> "tuple[Config, Logs]":
+def _take_stdin(args: argparse.Namespace) -> bool:
+    """Whether stdin is shipped; then the files to ship are those that it is put into."""
+    from dsobs.logs.spool import FOLDER
+
+    args.state = (args.state or Path.home() / ".local/state/dsobs/logs").absolute()
+    given = args.patterns or []
+    piped = [text for text in given if text.rpartition(":")[2] == STDIN]
+    if not piped:
+        if args.spool_bytes is not None:
+            raise CommandError(f"--spool-bytes is for --from {STDIN}; leave it out", ExitCode.USAGE)
+        return False
+    if len(given) > 1:
+        raise CommandError(
+            f"--from {STDIN} goes alone; ship the files in a process of their own, with another --state", ExitCode.USAGE
+        )
+    args.spool_bytes = SPOOL_BYTES if args.spool_bytes is None else args.spool_bytes
+    if args.spool_bytes < LEAST_SPOOL_BYTES:
+        raise CommandError(f"--spool-bytes: write {LEAST_SPOOL_BYTES} or more", ExitCode.USAGE)
+    folder = glob.escape(str(args.state / FOLDER))
+    args.patterns = [f"{piped[0].rpartition(':')[0] or 'auto'}:{folder}/*.lines"]
+    return True
+
+
+def _wanted(args: argparse.Namespace, *, piped: bool) -> "tuple[Config, Logs]":
     from pydantic import ValidationError
 
     from dsobs.config.logs import Logs
@@ -96,6 +138,8 @@ def _wanted(args: argparse.Namespace) -> "tuple[Config, Logs]":
         fields["files"] = args.patterns
     if to is not None and url is None:
         fields |= {"elasticsearch": None, "file": {**fields["file"], "path": Path(to)}}
+    if piped:
+        fields |= {"exclude": (), "from_end": False}
     try:
         return config, Logs.model_validate(fields)
     except ValidationError as error:
@@ -103,29 +147,34 @@ def _wanted(args: argparse.Namespace) -> "tuple[Config, Logs]":
         raise CommandError("\ndsobs: ".join(f"--from: {text}" for text in texts), ExitCode.USAGE) from None
 
 
-async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> int:
+async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs", *, piped: bool) -> int:
     from dsobs.cli.own_log import configure_logging
     from dsobs.logs.ship import LockedError
+    from dsobs.logs.spool import FOLDER, Spool
     from dsobs.state import StateError
 
     bar = _Bar()
-    watch = _Watch(once=args.once)
-    directory = args.state or Path.home() / ".local/state/dsobs/logs"
+    watch = _Watch(once=args.once, to_stdout=args.to == STDOUT)
+    directory: Path = args.state
+    spool = Spool(sys.stdin.fileno(), directory / FOLDER, args.spool_bytes) if piped else None
 
     def tick(status: "Status") -> None:
         bar.show(status)
         if watch.ends(status):
             shipper.stop(drain=False)
 
-    shipper = _shipper(args, config, wanted, directory, tick)
+    shipper = _shipper(args, config, wanted, spool, tick)
     with bar:
         configure_logging(config.log.model_copy(update={"format": "text", "level": "warning"}), stream=bar.stream)
-        if args.once:
+        if args.once or args.to == STDOUT:
             # What becomes of it is said at the end.
             logging.getLogger("dsobs.logs.delivery").setLevel(logging.CRITICAL)
+        if args.once:
+            logging.getLogger("dsobs.logs.sources").addFilter(_not_of_reading)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, shipper.stop)
+        footprint.settle()
         try:
             await shipper.run()
         except LockedError as error:
@@ -134,13 +183,13 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs") -> i
             raise CommandError(f"{directory}: {error}") from error
         except LookupError as error:
             raise CommandError(str(error.args[0]), ExitCode.USAGE) from error
-    return _conclude(shipper, watch, once=args.once)
+    return _conclude(shipper, watch, spool, once=args.once)
 
 
 def _shipper(
-    args: argparse.Namespace, config: "Config", wanted: "Logs", directory: Path, tick: "Callable[[Status], None]"
+    args: argparse.Namespace, config: "Config", wanted: "Logs", spool: "Spool | None", tick: "Callable[[Status], None]"
 ) -> "Shipper | Forwarder":
-    """Of log files, or of what a file sink wrote."""
+    """Of log files, of stdin, or of what a file sink wrote."""
     from dsobs.logs.forward import Forwarder
     from dsobs.logs.ship import Shipper
     from dsobs.logs.sinks import SinkSettings
@@ -149,18 +198,26 @@ def _shipper(
     if not kept:
         if args.rate:
             raise CommandError(f"--rate is for --from {RECORDS}FILE; leave it out", ExitCode.USAGE)
-        return Shipper(wanted, directory, service=config.target.name, once=args.once, on_tick=tick)
+        return Shipper(
+            wanted,
+            args.state,
+            service=config.target.name,
+            once=args.once and spool is None,
+            on_tick=tick,
+            sink="stdout" if args.to == STDOUT else "",
+            spool=spool,
+        )
     if len(wanted.files) > 1 or wanted.elasticsearch is None:
         raise CommandError(
             f"{RECORDS}FILE goes alone, to an Elasticsearch; give one --from and --to URL", ExitCode.USAGE
         )
     if not kept[0].exists():
         raise CommandError(f"{kept[0]} is not there; look at --from", ExitCode.FAILED)
-    settings = SinkSettings(wanted, directory / "forward")
+    settings = SinkSettings(wanted, args.state / "forward")
     return Forwarder(settings, kept[0], most_bytes_per_second=args.rate, once=args.once, on_tick=tick)
 
 
-def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", *, once: bool) -> int:
+def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | None", *, once: bool) -> int:
     """Says what came of it, on stderr; the exit status."""
     from dsobs.logs.metrics import REGISTRY
 
@@ -179,22 +236,33 @@ def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", *, once: bool) ->
     print(f"dsobs: {', '.join(said)}", file=sys.stderr)
     for path, size in shipper.unfinished.items():
         print_error(f"{path}: its last line of {size} bytes has no end; it was sent as it stands")
-    for path, why in status.unreadable.items() if status is not None else ():
+    for path, why in status.unreadable.items() if once and status is not None else ():
         print_error(f"{path} can't be read: {why}")
+    if spool is not None and spool.held_bytes:
+        print_error(
+            f"{spool.held_bytes} bytes of stdin are kept in {spool.folder}; they go on when it is run again with this "
+            "--state, for which --from - </dev/null is enough"
+        )
     if watch.stopped_by is not None:
         reason, text = watch.stopped_by
         print_error(f"{text}; nothing is lost, run it again")
         return ExitCode.UNREACHABLE if reason == "sink" else ExitCode.FAILED
-    if once and status is not None and not status.files and not status.unreadable:
+    if once and spool is None and status is not None and not status.files and not status.unreadable:
         print_error("no file matches; look at --from")
         return ExitCode.FAILED
     return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
 
 
-class _Watch:
-    """With --once: ends what can't go on by itself."""
+def _not_of_reading(line: logging.LogRecord) -> bool:
+    """Files that can't be read are named at the end."""
+    return line.msg != CANNOT_READ
 
-    def __init__(self, *, once: bool) -> None:
+
+class _Watch:
+    """Ends what can't go on by itself: with --once, and where stdout is closed."""
+
+    def __init__(self, *, once: bool, to_stdout: bool) -> None:
+        self._to_stdout = to_stdout
         self.last: Status | None = None
         self.stopped_by: tuple[str, str] | None = None
         self._once = once
@@ -211,6 +279,8 @@ class _Watch:
             return False
         self._trouble_since = self._trouble_since or now
         reason = status.trouble[0]
+        if self._to_stdout and reason in HOLD_REASONS:
+            self.stopped_by = status.trouble
         waited = now - self._trouble_since
         # What another moment may mend is waited for; what somebody must mend is told at once.
         hopeless = reason in HOLD_REASONS or (not status.ever_sent and waited >= UNREACHABLE_SECONDS)

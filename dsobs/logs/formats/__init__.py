@@ -25,6 +25,11 @@ class Parser(Protocol):
         """What all records of this file have in common, by dotted ECS name, beside what dsobs adds; constant."""
 
     @property
+    def decided(self) -> str:
+        """What it found out about its file by what stands in it, in its own words: a parser that is opened with it
+        (`LogFile.decided`) does the same. Empty while it has not, and where there is nothing to find out."""
+
+    @property
     def held_from(self) -> int | None:
         """Offset of the first line of what is not finished yet, where reading begins after a restart; None: nothing."""
 

@@ -6,6 +6,7 @@ the file's name may say whose it is; its lines are read for what they are all th
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -74,10 +75,20 @@ class InsideBody:
         self._common = common
         self._held = held
         self._as_fields = as_fields
-        self._undecided: list[tuple[Piece, float, str]] = []
+        self._undecided: list[tuple[Piece, float, str] | Record] = []
+        """Pieces as they came, and between them records of others."""
+        self._first = 0
+        """Offset of the first of them."""
         self._body: Body | None = None
+        self._found = ""
+        if file.decided:
+            inside, dataset, ends = file.decided.split("/")
+            self._file = replace(file, decided=ends)
+            self._body = self._made(inside, dataset)
+            return
+        head = head[:MOST_UNDECIDED]
         inside = inside_of(head)
-        if inside and (inside != _MAYBE_UVICORN or len(head) >= MOST_UNDECIDED):
+        if (inside and inside != _MAYBE_UVICORN) or len(head) == MOST_UNDECIDED:
             self._body = self._made(inside)
 
     @property
@@ -85,44 +96,71 @@ class InsideBody:
         """That of the body, `plain` while it is not known."""
         return self._body.dataset if self._body is not None else "plain"
 
+    @property
+    def decided(self) -> str:
+        """`INSIDE/DATASET/ENDS`."""
+        return f"{self._found}/{self._body.decided}" if self._body is not None else ""
+
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
         if self._body is not None:
             return self._body.take(pieces, read_at, fault)
-        undecided = self._undecided
         for piece in pieces:
-            if not undecided:
-                self._held.begin("undecided", piece[0])
-            undecided.append((piece, read_at, fault))
-        inside = inside_of(piece[2] for piece, _, _ in undecided[:MOST_UNDECIDED])
-        if (inside and inside != _MAYBE_UVICORN) or len(undecided) >= MOST_UNDECIDED:
+            self._hold(piece[0], (piece, read_at, fault))
+        return self._decide_if_due()
+
+    def pass_on(self, record: Record) -> list[Record]:
+        """Records that go out now, one that is not of this body among those that go to its stream."""
+        if self._body is not None:
+            return [record]
+        self._hold(record[0], record)
+        return self._decide_if_due()
+
+    def _hold(self, start: int, what: tuple[Piece, float, str] | Record) -> None:
+        if not self._undecided:
+            self._first = start
+            self._held.begin("undecided", start)
+        self._undecided.append(what)
+
+    def _decide_if_due(self) -> list[Record]:
+        inside = self._inside()
+        if (inside and inside != _MAYBE_UVICORN) or len(self._undecided) >= MOST_UNDECIDED:
             return self._decide(inside)
         return []
+
+    def _inside(self) -> str:
+        texts = (one[0][2] for one in self._undecided[:MOST_UNDECIDED] if not isinstance(one[0], int))
+        return inside_of(texts)
 
     def flush(self) -> list[Record]:
         """What is not finished, as it stands."""
         out: list[Record] = []
         if self._body is None and self._undecided:
-            inside = inside_of(piece[2] for piece, _, _ in self._undecided)
-            out = self._decide(inside)
+            out = self._decide(self._inside())
         return out + self._body.flush() if self._body is not None else out
 
     def _decide(self, inside: str) -> list[Record]:
         body = self._body = self._made(inside)
         undecided, self._undecided = self._undecided, []
-        self._held.end("undecided", undecided[0][0][0])
+        self._held.end("undecided", self._first)
         out: list[Record] = []
-        for piece, read_at, fault in undecided:
-            out += body.take((piece,), read_at, fault)
+        for one in undecided:
+            if isinstance(one[0], int):
+                out.append(one)
+            else:
+                out += body.take((one[0],), one[1], one[2])
         return out
 
-    def _made(self, inside: str) -> Body:
-        if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
+    def _made(self, inside: str, dataset: str = "") -> Body:
+        if not dataset:
             guess = "vllm" if "vllm" in str(self._file.path).lower() else inside.removeprefix("maybe-") or "plain"
-            dataset = _OBJECTS.get(inside, guess)
-            objects = JsonBody(dataset, self._file, self._common, as_fields=self._as_fields)
-            return MixedBody(objects, text_body(dataset, self._file, self._held))
-        return text_body(inside, self._file, self._held)
+            unclear = inside in ("", _MAYBE_UVICORN)
+            dataset = guess if unclear else _OBJECTS.get(inside, inside)
+        self._found = f"{inside}/{dataset}"
+        text = text_body(dataset, self._file, self._held, None if self._as_fields else self._common)
+        if inside in ("", _MAYBE_UVICORN) or inside in _OBJECTS:
+            return MixedBody(JsonBody(dataset, self._file, self._common, as_fields=self._as_fields), text)
+        return text
 
 
 class AutoParser:
@@ -133,9 +171,17 @@ class AutoParser:
         self._common = common
         self._as_fields = as_fields
         self._head = file.head.split(b"\n")[:-1]
+        self._outside = self._inside = ""
         self._parser: BodyParser | ContainerParser | JsonParser | None = None
         first = next((line for line in self._head if line.strip()), None)
-        if first is not None:
+        if file.decided:
+            self._outside, _, decided = file.decided.partition(":")
+            inside, dataset, ends = decided.split("/")
+            objects = inside in _OBJECTS and not self._outside
+            self._inside = f"{inside}/{dataset}" if objects else ""
+            self._file = replace(file, decided=ends if objects else decided)
+            self._parser = self._opened()
+        elif first is not None:
             self._parser = self._made(first)
 
     @property
@@ -147,6 +193,14 @@ class AutoParser:
     def fields(self) -> Mapping[str, Any]:
         """The parser's."""
         return self._parser.fields if self._parser is not None else {}
+
+    @property
+    def decided(self) -> str:
+        """`OUTSIDE:INSIDE/DATASET/ENDS`."""
+        if self._parser is None:
+            return ""
+        inside = f"{self._inside}/{self._parser.decided}" if self._inside else self._parser.decided
+        return f"{self._outside}:{inside}" if inside else ""
 
     @property
     def held_from(self) -> int | None:
@@ -168,14 +222,22 @@ class AutoParser:
         return self._parser.flush() if self._parser is not None else []
 
     def _made(self, first: bytes) -> BodyParser | ContainerParser | JsonParser:
-        if outside := outside_of(first):
-            return container_parser(outside, self._file, self._common, as_fields=self._as_fields, head=self._head)
-        held = Held()
-        inside = inside_of(self._head or [first])
+        self._outside = outside_of(first)
+        if not self._outside:
+            inside = inside_of((self._head or [first])[:MOST_UNDECIDED])
+            if inside in _OBJECTS:
+                self._inside = f"{inside}/{_OBJECTS[inside]}"
+        return self._opened()
+
+    def _opened(self) -> BodyParser | ContainerParser | JsonParser:
+        file, common, as_fields = self._file, self._common, self._as_fields
+        if self._outside:
+            return container_parser(self._outside, file, common, as_fields=as_fields, head=self._head)
+        inside, _, dataset = self._inside.partition("/")
         if inside in _OBJECTS:
-            dataset = _OBJECTS[inside]
-            return mixed_parser(dataset, self._file, self._common, as_fields=self._as_fields)
-        return BodyParser(InsideBody(self._file, self._common, held, as_fields=self._as_fields, head=self._head), held)
+            return mixed_parser(dataset, file, common, as_fields=as_fields)
+        held = Held()
+        return BodyParser(InsideBody(file, common, held, as_fields=as_fields, head=self._head), held)
 
 
 def container_parser(

@@ -9,7 +9,7 @@ The time is the runtime's, which has a zone; what the text says of its own, in J
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -56,10 +56,17 @@ def _pod(namespace: str, pod: str, container: str) -> dict[str, Any]:
     }
 
 
+class Inside(Body, Protocol):
+    """A body that may not know yet which stream its records go to."""
+
+    def pass_on(self, record: Record) -> list[Record]:
+        """Records that go out now, one that is not of this body among those that go to its stream."""
+
+
 class ContainerParser:
     """Takes off what the runtime put around lines, joins parts, and hands the text to a body."""
 
-    def __init__(self, body: Body, held: Held, file: LogFile, take_off: "TakeOff") -> None:
+    def __init__(self, body: Inside, held: Held, file: LogFile, take_off: "TakeOff") -> None:
         self.fields: Mapping[str, Any] = fields_of(file.path)
         self._body = body
         self._held = held
@@ -71,6 +78,11 @@ class ContainerParser:
     def dataset(self) -> str:
         """That of the text."""
         return self._body.dataset
+
+    @property
+    def decided(self) -> str:
+        """That of the text."""
+        return self._body.decided
 
     @property
     def held_from(self) -> int | None:
@@ -96,7 +108,7 @@ class ContainerParser:
             elif line.strip():
                 out += self._body.take(pieces, read_at)
                 pieces = []
-                out.append((start, line, raw_document(line, read_at, fault, "not_cri")))
+                out += self._body.pass_on((start, line, raw_document(line, read_at, fault, "not_cri")))
             else:
                 BLANK_LINES.inc()
             start += len(line) + 1

@@ -14,7 +14,7 @@ from dsobs.logs.formats.raw import iso_time, note_faults
 from dsobs.logs.formats.text import error_of
 from dsobs.logs.formats.times import iso_of
 
-_TIMES = ("timestamp", "time", "ts", "asctime", "datetime", "@t")
+TIMES = ("timestamp", "time", "ts", "asctime", "datetime", "@t")
 _TEXTS = {
     "level": "log.level",
     "levelname": "log.level",
@@ -51,7 +51,8 @@ _TEXTS = {
     "hostname": "host.name",
 }
 _PYTHON = {"name": "log.logger", "filename": "log.origin.file.name", "funcName": "log.origin.function"}
-"""Keys that mean this only beside `levelname`: attributes of Python's log records."""
+CALLS = frozenset({*_PYTHON, "lineno"})
+"""Keys that mean something only beside `levelname`: attributes of Python's log records."""
 _OBJECTS = {
     "host": "host.name",
     "service": "service.name",
@@ -84,9 +85,28 @@ _METADATA = (
 )
 """Names that Elasticsearch keeps for itself: a document with one of them is refused."""
 
-SPECIAL = frozenset({*_TIMES, *_TEXTS, *_PYTHON, *_OBJECTS, *_METADATA, "pid", "lineno", "traceparent"})
+SPECIAL = frozenset({*TIMES, *_TEXTS, *_PYTHON, *_OBJECTS, *_METADATA, "pid", "lineno", "traceparent"})
 MOST_DEPTH = 200
 """Brackets that open in a line whose document is written anew: orjson reads deeper objects than it writes."""
+
+
+def renamed(key: str, *, python: bool) -> tuple[str, type]:
+    """ECS name of a special key whose value stays as it is, and the type that it must have; "" for another key.
+
+    `python`: it stands beside `levelname`.
+    """
+    if key in _TEXTS:
+        return _TEXTS[key], str
+    if python and key in _PYTHON:
+        return _PYTHON[key], str
+    if python and key == "lineno":
+        return "log.origin.file.line", int
+    return ("process.pid", int) if key in ("process", "pid") else ("", str)
+
+
+def wants_more(logger: Any, message: str) -> bool:
+    """Whether a record of Python's logging has fields that are read out of its message."""
+    return logger == "uvicorn.access" or " took " in message or "KV cache" in message or "SpecDecoding" in message
 
 
 def is_time(value: Any) -> bool:
@@ -109,16 +129,13 @@ def map_fields(
 ) -> dict[str, Any]:
     """`fields` with ECS names in place of the ones known here. `when`: its time by somebody else, or empty."""
     python = "levelname" in fields
-    access = python and fields.get("name") == "uvicorn.access"
+    name = fields.get("name")
     for key in [key for key in fields if key in SPECIAL]:
-        target = _TEXTS.get(key)
-        if target is None and python:
-            target = _PYTHON.get(key)
-        if target is not None:
-            if type(fields[key]) is str and target not in fields and target not in reserved:
-                fields[target] = fields.pop(key)
-        elif key not in _TIMES:
-            _map_other(fields, key, reserved, python=python)
+        target, kind = renamed(key, python=python)
+        if target and type(fields[key]) is kind and target not in fields and target not in reserved:
+            fields[target] = fields.pop(key)
+        elif key not in TIMES:
+            _map_other(fields, key, reserved)
     _time(fields, read_at, when, zone)
     trace_text = fields.get("error.stack_trace")
     if trace_text and "error.type" not in fields and type(trace_text) is str:
@@ -126,36 +143,26 @@ def map_fields(
             fields.setdefault(name, value)
     message = fields.get("message")
     if type(message) is str:
-        if access:
-            fields.update(access_of(message))
-        elif python and (" took " in message or "KV cache" in message or "SpecDecoding" in message):
-            fields.update(numbers_of(message))
+        if python and wants_more(name, message):
+            fields.update(access_of(message) if name == "uvicorn.access" else numbers_of(message))
     elif "message" in fields:
         fields["message"] = orjson.dumps(message).decode()
     return fields
 
 
-def _map_other(fields: dict[str, Any], key: str, reserved: Container[str], *, python: bool) -> None:
-    """A key whose value is no text that goes elsewhere as it is."""
+def _map_other(fields: dict[str, Any], key: str, reserved: Container[str]) -> None:
+    """A key whose value is not kept as it is under another name."""
     value = fields[key]
     kind = type(value)
-    if key == "process" and kind is int and "process.pid" not in fields:
-        fields["process.pid"] = fields.pop(key)
-    elif key in _OBJECTS:
+    if key in _OBJECTS:
         if kind is not dict and not (kind is list and all(type(item) is dict for item in value)):
             _replace_object(fields, key, value, reserved)
     elif key in _METADATA:
-        fields[f"labels.{key}"] = fields.pop(key)
-    elif key == "traceparent":
-        if kind is str and (trace := trace_of(value)):
-            for name in trace:
-                fields.setdefault(name, trace[name])
-            del fields[key]
-    elif key == "lineno":
-        if python and kind is int:
-            fields["log.origin.file.line"] = fields.pop(key)
-    elif key == "pid" and kind is int and "process.pid" not in fields:
-        fields["process.pid"] = fields.pop(key)
+        fields[f"labels.{key}"] = _label(fields.pop(key))
+    elif key == "traceparent" and kind is str and (trace := trace_of(value)):
+        for name in trace:
+            fields.setdefault(name, trace[name])
+        del fields[key]
 
 
 def _replace_object(fields: dict[str, Any], key: str, value: Any, reserved: Container[str]) -> None:
@@ -167,14 +174,19 @@ def _replace_object(fields: dict[str, Any], key: str, value: Any, reserved: Cont
     if target and type(value) is str and target not in fields and target not in reserved:
         fields[target] = value
     else:
-        fields[f"labels.{key}"] = value
+        fields[f"labels.{key}"] = _label(value)
+
+
+def _label(value: Any) -> Any:
+    """As an index takes it for a label: objects, and lists that may hold some, as JSON text."""
+    return orjson.dumps(value).decode() if isinstance(value, dict | list) else value
 
 
 def _time(fields: dict[str, Any], read_at: float, when: str, zone: tzinfo | None) -> None:
     own = fields.get("@timestamp")
     if own is not None and is_time(own):
         return
-    for key in ("@timestamp", *_TIMES):
+    for key in ("@timestamp", *TIMES):
         if key in fields:
             time, taken = iso_of(fields[key], zone)
             if taken and when and key != "@timestamp":

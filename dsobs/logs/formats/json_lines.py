@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from dsobs.logs.formats.json_fields import MOST_DEPTH, SPECIAL, can_be_sent, map_fields
+from dsobs.logs.formats.json_splice import Splicer
 from dsobs.logs.formats.pieces import Held, Piece
 from dsobs.logs.formats.raw import note_faults, raw_document
 from dsobs.logs.formats.text import TextBody, text_body
@@ -33,6 +34,8 @@ class VllmJson:
 class JsonBody:
     """Records of JSON objects. Keeps nothing between lines."""
 
+    decided = ""
+
     def __init__(self, dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> None:
         self.dataset = dataset
         self.special = SPECIAL | common.reserved
@@ -40,6 +43,7 @@ class JsonBody:
         self.as_fields = as_fields
         self._reserved = common.reserved
         self._zone = zone_named(file.timezone)
+        self.splice = Splicer(self._reserved, self._zone).splice
 
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """One record a piece; blank ones are none."""
@@ -97,6 +101,11 @@ class JsonParser:
         self.dataset = body.dataset
 
     @property
+    def decided(self) -> str:
+        """The text's."""
+        return self._text.decided if self._text is not None else ""
+
+    @property
     def held_from(self) -> int | None:
         """Offset of the first line of text that is not in a record yet."""
         return self._held.offset
@@ -107,7 +116,7 @@ class JsonParser:
         records: list[Record] = []
         add = records.append
         body, read_at, fault = self._body, lines.read_at, lines.fault
-        loads, free = orjson.loads, body.special.isdisjoint
+        loads, free, splice = orjson.loads, body.special.isdisjoint, body.splice
         as_it_is = not body.as_fields and not fault
         text = self._text
         for line in lines.lines:
@@ -116,8 +125,10 @@ class JsonParser:
             except ValueError:
                 fields = None
             document: Document | None
-            if as_it_is and type(fields) is dict and free(fields) and line[0] == 123 and can_be_sent(fields):
-                document = line
+            if as_it_is and type(fields) is dict and line[0] == 123:
+                document = line if free(fields) and can_be_sent(fields) else splice(line, fields)
+                if document is None:
+                    document = body.document(line, fields, read_at, fault)
             elif text is not None and line[:1] != b"{":
                 records += text.take(((start, line, line, "", ""),), read_at, fault)
                 start += len(line) + 1
@@ -144,6 +155,11 @@ class MixedBody:
         self._objects = objects
         self._text = text
 
+    @property
+    def decided(self) -> str:
+        """The text's."""
+        return self._text.decided
+
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
         out: list[Record] = []
@@ -160,4 +176,5 @@ class MixedBody:
 def mixed_parser(dataset: str, file: LogFile, common: Common, *, as_fields: bool) -> JsonParser:
     """A parser of files that have JSON objects and text in them."""
     held = Held()
-    return JsonParser(JsonBody(dataset, file, common, as_fields=as_fields), text_body(dataset, file, held), held)
+    text = text_body(dataset, file, held, None if as_fields else common)
+    return JsonParser(JsonBody(dataset, file, common, as_fields=as_fields), text, held)

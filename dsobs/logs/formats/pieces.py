@@ -57,6 +57,10 @@ class Body(Protocol):
     def dataset(self) -> str:
         """As of `dsobs.logs.formats.Parser`."""
 
+    @property
+    def decided(self) -> str:
+        """As of `dsobs.logs.formats.Parser`."""
+
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
 
@@ -76,6 +80,11 @@ class BodyParser:
     def dataset(self) -> str:
         """The body's."""
         return self._body.dataset
+
+    @property
+    def decided(self) -> str:
+        """The body's."""
+        return self._body.decided
 
     @property
     def held_from(self) -> int | None:

@@ -22,6 +22,7 @@ class PlainParser:
 
     dataset = "plain"
     fields: Mapping[str, Any] = {}
+    decided = ""
     held_from = None
 
     def parse(self, lines: Lines) -> list[Record]:

@@ -12,6 +12,7 @@ _FAULTS = {
     "not_utf8": "the line is not UTF-8; what is not is replaced by U+FFFD",
     "not_json": "the line is not a JSON object",
     "no_time": "its time can't be read; it is that of reading",
+    "format_failed": "its format failed on it, so that it is sent as it stands",
     "not_cri": "the line is not of a container runtime's format",
 }
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from dsobs.logs.formats.numbers import LITERALS, access_of, numbers_of, trace_of
 from dsobs.logs.formats.pieces import BodyParser, Held, Piece
 from dsobs.logs.formats.raw import note_faults, text_of
@@ -19,6 +21,8 @@ from dsobs.logs.record import Common, LogFile, Record
 
 MOST_LINES, MOST_BYTES = 2000, 256 * 1024
 """Of one record; what goes beyond is the next one."""
+MOST_ALIKE = 20
+"""Lines at a file's beginning that all end with a carriage return: then all do, and it is a terminal's."""
 MOST_BETWEEN = 200
 """Lines that others may write before a record that is not finished is taken as it stands."""
 
@@ -56,6 +60,8 @@ class _Head:
     fault: str
     quiet: bool
     """Of a level at which no traceback follows, and nothing wrong with it."""
+    text: bytes
+    """JSON of a document up to its message; empty where documents are to be fields."""
 
 
 @dataclass(slots=True)
@@ -97,53 +103,106 @@ class _Group:
 class TextBody:
     """Records of text lines."""
 
-    def __init__(self, dataset: str, times: FileTimes, held: Held, *, terminal: bool = False) -> None:
-        """`terminal`: each line ends with a carriage return, which means nothing then."""
+    def __init__(
+        self,
+        dataset: str,
+        times: FileTimes,
+        held: Held,
+        *,
+        head: bytes = b"",
+        decided: str = "",
+        common: Common | None = None,
+    ) -> None:
+        """`head`: of the file; `decided`: what was found out about it earlier; `common`: its fields, where documents
+        may be text."""
         self.dataset = dataset
+        self.decided = decided or ends_of(head.split(b"\n")[:-1])
+        """`terminal` (each line ends with a carriage return, which means nothing then), or `lines`; empty: not yet."""
+        self._undecided: list[tuple[Piece, float, str]] = []
         self._times = times
         self._held = held
-        self._terminal = terminal
+        self._reserved = common.reserved if common is not None else None
         self._heads: dict[bytes, _Head] = {}
+        self._places: dict[tuple[bytes, ...], dict[str, Any]] = {}
         self._groups: dict[tuple[bytes, str], _Group] = {}
         self._read_at = 0.0
         self._count = 0
 
     def take(self, pieces: Iterable[Piece], read_at: float, fault: str = "") -> list[Record]:
         """Records that `pieces` finish."""
+        if not self.decided:
+            return self._wait(pieces, read_at, fault)
         self._read_at = read_at
         out: list[Record] = []
-        known, groups, slow = self._heads.get, self._groups, bool(fault or self._terminal)
-        literals = LITERALS
-        for piece in pieces:
+        groups, literals = self._groups, LITERALS
+        slow = bool(fault or self.decided == "terminal")
+        all_pieces = list(pieces)
+        following: _Head | None = None
+        for number, piece in enumerate(all_pieces, 1):
             start, raw, text, when, stream = piece
             cut = text.find(b"] ") + 2
-            head = known(text[:cut])
-            if head is None or not head.quiet or groups or slow or text[-1] == 13 or b"\x1b" in text:
+            head, following = following or self._head_of(text, cut), None
+            if head is None or slow or groups or head.fault or text[-1] == 13 or b"\x1b" in text:
                 self._line(piece, fault, out)
                 continue
+            if not head.quiet:
+                # It is a record by itself if the next line says that no traceback of it follows.
+                behind = all_pieces[number] if number < len(all_pieces) else None
+                if behind is not None and behind[4] == stream and b"Traceback" not in behind[2]:
+                    following = self._head_of(behind[2], behind[2].find(b"] ") + 2)
+                if following is None or following.tags != head.tags or _TRACEBACK.match(text, cut):
+                    self._line(piece, fault, out)
+                    continue
             try:
                 message = text[cut:].decode()
             except UnicodeDecodeError:
                 self._line(piece, fault, out)
                 continue
-            if when:
-                document = {"@timestamp": when, **head.timed, "message": message}
-            else:
-                document = {**head.fields, "message": message}
-            if stream:
-                document["stream"] = stream
+            more: dict[str, Any] = {}
             for literal in literals:
                 if literal in text:
-                    document.update(numbers_of(message))
+                    more = numbers_of(message)
                     break
             if b"trace" in text:
-                document.update(trace_of(message))
+                more.update(trace_of(message))
+            if head.text and not (when or stream or more):
+                out.append((start, raw, b"%b%b}" % (head.text, orjson.dumps(message))))
+                continue
+            document = {"@timestamp": when, **head.timed} if when else dict(head.fields)
+            document["message"] = message
+            if stream:
+                document["stream"] = stream
+            document.update(more)
             out.append((start, raw, document))
         return out
+
+    def _wait(self, pieces: Iterable[Piece], read_at: float, fault: str) -> list[Record]:
+        """Holds what came until it is known what a carriage return means."""
+        for piece in pieces:
+            if not self._undecided:
+                self._held.begin("ends", piece[0])
+            self._undecided.append((piece, read_at, fault))
+        ends = ends_of([piece[2] for piece, _, _ in self._undecided])
+        return self._decide(ends) if ends else []
+
+    def _decide(self, ends: str) -> list[Record]:
+        self.decided = ends
+        undecided, self._undecided = self._undecided, []
+        self._held.end("ends", undecided[0][0][0])
+        return [record for piece, read_at, fault in undecided for record in self.take((piece,), read_at, fault)]
+
+    def _head_of(self, text: bytes, cut: int) -> _Head | None:
+        """What stands before the message of a line that has all of it, which is `cut` bytes; None for any other."""
+        head = self._heads.get(text[:cut])
+        if head is None and (match := HEAD.match(text)) is not None and match.end() == cut:
+            return self._head(match)
+        return head
 
     def flush(self) -> list[Record]:
         """What is not finished, as it stands."""
         out: list[Record] = []
+        if self._undecided:
+            out += self._decide("terminal" if len(self._undecided) > 1 else "lines")
         for key in list(self._groups):
             self._close(key, "", out)
         return out
@@ -183,7 +242,7 @@ class TextBody:
         text = piece[2]
         if b"\x1b" in text:
             text = _COLOR.sub(b"", text)
-        if self._terminal and text.endswith(b"\r"):
+        if text.endswith(b"\r") and self.decided == "terminal":
             text = text[:-1]
         match = HEAD.match(text)
         if match is not None:
@@ -204,19 +263,26 @@ class TextBody:
             return head
         tags, level, stamp, file, number = match.groups()
         time, zone = self._times.stamp(stamp, self._read_at)
-        rest = {"log.level": level.decode(), **_process(tags)}
-        rest["log.origin.file.name"] = text_of(file)[0]
-        rest["log.origin.file.line"] = int(number)
-        if time:
-            fields = {"@timestamp": time, **rest, "event.timezone": zone, "labels.time_inferred": "year, zone"}
-        else:
+        origin = (tags, level, file, number)
+        rest = self._places.get(origin)
+        if rest is None:
+            rest = {"log.level": level.decode(), **_process(tags)}
+            rest["log.origin.file.name"] = text_of(file)[0]
+            rest["log.origin.file.line"] = int(number)
+            if len(self._places) >= _REMEMBERED:
+                self._places.clear()
+            self._places[origin] = rest
+        if not time:
             fields = {"@timestamp": self._times.without_stamp(self._read_at), **rest}
-        fault = "" if time else "no_time"
-        head = _Head(tags, (tags, level, file, number), level, fields, rest, fault, level in _QUIET and not fault)
-        if not fault:
-            if len(self._heads) >= _REMEMBERED:
-                self._heads.clear()
-            self._heads[match[0]] = head
+            return _Head(tags, origin, level, fields, rest, "no_time", quiet=False, text=b"")
+        fields = {"@timestamp": time, **rest, "event.timezone": zone, "labels.time_inferred": "year, zone"}
+        text = b""
+        if self._reserved is not None and self._reserved.isdisjoint(fields):
+            text = orjson.dumps(fields)[:-1] + b',"message":'
+        head = _Head(tags, origin, level, fields, rest, "", level in _QUIET, text)
+        if len(self._heads) >= _REMEMBERED:
+            self._heads.clear()
+        self._heads[match[0]] = head
         return head
 
     def _begins(self, line: _Line) -> str:
@@ -345,16 +411,19 @@ def error_of(trace: str) -> dict[str, str]:
     return found
 
 
-def is_terminal(head: bytes) -> bool:
-    """Whether every line of a file's beginning ends with a carriage return, as a terminal's does."""
-    lines = head.split(b"\n")[:-1]
-    return len(lines) > 1 and all(line.endswith(b"\r") for line in lines)
+def ends_of(lines: list[bytes]) -> str:
+    """`terminal` where each of the first lines of a file ends with a carriage return, else `lines`; empty: not known
+    yet. What is known of the first few never changes with those that come."""
+    lines = lines[:MOST_ALIKE]
+    if not all(line.endswith(b"\r") for line in lines):
+        return "lines"
+    return "terminal" if len(lines) == MOST_ALIKE else ""
 
 
-def text_body(dataset: str, file: LogFile, held: Held) -> TextBody:
-    """For `file`."""
+def text_body(dataset: str, file: LogFile, held: Held, common: Common | None = None) -> TextBody:
+    """For `file`. `common`: its fields, where documents may be text."""
     times = FileTimes(file.modified_at, zone_named(file.timezone))
-    return TextBody(dataset, times, held, terminal=is_terminal(file.head))
+    return TextBody(dataset, times, held, head=file.head, decided=file.decided, common=common)
 
 
 class Vllm:
@@ -363,10 +432,9 @@ class Vllm:
     dataset = "vllm"
 
     def open(self, file: LogFile, common: Common, *, as_fields: bool) -> BodyParser:
-        """A parser; documents are always fields."""
-        del common, as_fields
+        """A parser."""
         held = Held()
-        return BodyParser(text_body(self.dataset, file, held), held)
+        return BodyParser(text_body(self.dataset, file, held, None if as_fields else common), held)
 
 
 class Uvicorn(Vllm):

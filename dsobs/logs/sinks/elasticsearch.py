@@ -6,8 +6,10 @@ The client is version 8's, whose compatibility headers both servers understand; 
 import asyncio
 import base64
 import contextlib
+import errno
 import logging
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +42,8 @@ _CHUNK_BYTES = 256 * 1024
 _REASON_CHARACTERS = 500
 _BULK = "?filter_path=errors,items.*.status,items.*.error,items.*.failure_store"
 _TAKEN = {"status": 201}
+NO_BULK = "no_bulk_api"
+"""As `Answer.type`: there is no bulk API at the address."""
 _JSON = "application/json"
 
 
@@ -83,7 +87,11 @@ class Node(AiohttpHttpNode):
         except (ssl.SSLError, aiohttp.ClientSSLError) as error:
             raise TlsError(_why(error), errors=(error,)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ConnectionError(_why(error), errors=(error,)) from error
+            why = _why(error)
+            if self.config.scheme == "https" and _is_hang_up(error):
+                # With TLS 1.3 that is all that one may see of a client certificate that is missing or refused.
+                why += "; if it asks for a client certificate, look at logs.elasticsearch.cert_file"
+            raise ConnectionError(why, errors=(error,)) from error
         meta = ApiResponseMeta(
             node=self.config,
             duration=loop.time() - began,
@@ -105,10 +113,51 @@ def _why(error: BaseException) -> str:
     inner = getattr(error, "os_error", None) or error
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         inner = error.certificate_error
+    if isinstance(inner.__cause__, ssl.SSLError):
+        # An alert that came later than the handshake, wrapped as an error of reading.
+        inner = inner.__cause__
     if isinstance(inner, ssl.SSLError):
-        return f"TLS: {getattr(inner, 'verify_message', '') or inner.reason or 'failed'}"
+        return _why_tls(inner)
+    if isinstance(inner, socket.gaierror):
+        return inner.strerror or "its name can't be looked up"
     number = getattr(inner, "errno", None)
     return os.strerror(number) if number else getattr(inner, "strerror", None) or type(error).__name__
+
+
+def _is_hang_up(error: BaseException) -> bool:
+    if isinstance(error.__cause__, ssl.SSLError):
+        return False
+    return isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError | BrokenPipeError) or (
+        getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
+    )
+
+
+_TLS_ADVICE = {
+    "WRONG_VERSION_NUMBER": "no TLS is spoken there; write http://",
+    "HTTP_REQUEST": "no TLS is spoken there; write http://",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server asks for a client certificate; set logs.elasticsearch.cert_file",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the server says that the client certificate has expired; renew "
+    "logs.elasticsearch.cert_file",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the server does not take the client certificate; look at "
+    "logs.elasticsearch.cert_file",
+    "TLSV1_ALERT_UNKNOWN_CA": "the server does not know who signed the client certificate; look at "
+    "logs.elasticsearch.cert_file",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the server does not take the client certificate; look at "
+    "logs.elasticsearch.cert_file",
+}
+_SELF_SIGNED, _NO_ISSUER = (18, 19), (2, 20, 21)
+"""As OpenSSL numbers what it finds."""
+
+
+def _why_tls(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code in (*_SELF_SIGNED, *_NO_ISSUER):
+            return (
+                f"TLS: the server's certificate is not trusted ({error.verify_message}); set logs.elasticsearch.ca_file"
+            )
+        # Such as: certificate has expired; Hostname mismatch, certificate is not valid for 'es'.
+        return f"TLS: the server's certificate: {error.verify_message.rstrip('.')}"
+    return f"TLS: {_TLS_ADVICE.get(error.reason or '', error.reason or 'failed')}"
 
 
 class _Raw(Serializer):
@@ -167,6 +216,15 @@ class ElasticsearchSink:
             # They may have been changed since they were read.
             self._headers = None
         type_, reason = _error(error.body)
+        if error.status_code == 401:
+            reason = (
+                "user and password, key or token are refused: check logs.elasticsearch.user and password, api_key or "
+                "bearer_token"
+            )
+        elif not type_ and error.status_code in (400, 405):
+            # Whoever answered has not looked at the records: a proxy, a wrong path, another port.
+            type_ = NO_BULK
+            reason = f"{reason.partition(' for uri')[0] or 'not by Elasticsearch'}; check logs.elasticsearch.urls"
         after = error.meta.headers.get("retry-after") or ""
         return Answer(
             error.status_code,

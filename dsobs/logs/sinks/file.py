@@ -38,7 +38,7 @@ class FileSink:
         del count
         async with self._lock:
             try:
-                await asyncio.to_thread(self._append, _lines(index, body))
+                await asyncio.to_thread(self._append, sink_lines(index, body))
             except OSError as error:
                 return Answer(None, detail=f"{self.path}: {error.strerror or error}")
         return Answer(200)
@@ -94,7 +94,8 @@ class FileSink:
             self._fd = -1
 
 
-def _lines(index: str, body: Sequence[bytes]) -> list[bytes]:
+def sink_lines(index: str, body: Sequence[bytes]) -> list[bytes]:
+    """A line a record, with its line feed."""
     head = b'{"_index":' + orjson.dumps(index) + b","
     lines = b"".join(body).split(b"\n")
     return [

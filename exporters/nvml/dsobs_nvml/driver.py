@@ -26,6 +26,8 @@ BUS_SECONDS = 10.0
 """Between two looks at which cards the kernel's driver has."""
 BUS = Path("/proc/driver/nvidia/gpus")
 """One folder for each card that the kernel's driver has. Not there in some containers."""
+CHANGED_BY_XIDS = frozenset({"recovery", "remapped_rows", "ecc"})
+"""Questions whose answer an XID may change: what to do about it must not be 10 s old when it is told."""
 MAX_EVENTS = 64
 """XID events taken in one reading; what is left waits for the next."""
 
@@ -288,6 +290,9 @@ class Nvml:
         return found
 
     def _read(self, card: _Card, now: float, xids: list[int] | None, dear: tuple[_Card, str] | None = None) -> Reading:
+        if xids:
+            # What they change is asked at once.
+            card.due.update(dict.fromkeys(CHANGED_BY_XIDS & card.due.keys(), now))
         values: dict[str, Any] = {}
         more: list[Any] = []
         error = ""

@@ -9,8 +9,9 @@ import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dsobs_nvml.pods import SOCKET
 
@@ -161,6 +162,14 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
+class _Version(argparse.Action):
+    """Prints the version; it is looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"dsobs-nvml {version('dsobs-nvml')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line. Values stay text here, so that all errors are told together."""
     made = argparse.ArgumentParser(
@@ -169,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"Every option may be given as an environment variable too: {PREFIX}LISTEN, {PREFIX}DEVICES, …",
         allow_abbrev=False,
     )
+    made.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     for option in OPTIONS:
         text = f"{option.help.replace('%', '%%')} (default: {option.default or 'none'})"
         if option.placeholder:

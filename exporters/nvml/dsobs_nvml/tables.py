@@ -55,6 +55,7 @@ XIDS: dict[int, Xid] = {
         Xid(13, XidAction.RESTART_APPLICATION, "graphics engine exception"),
         Xid(31, XidAction.RESTART_APPLICATION, "GPU memory page fault"),
         Xid(43, XidAction.IGNORE, "GPU stopped processing for one application"),
+        Xid(45, XidAction.IGNORE, "preemptive cleanup: a process with work on the GPU was ended"),
         Xid(46, XidAction.RESET_GPU, "GPU stopped processing"),
         Xid(48, XidAction.ESCALATE, "double-bit ECC error"),
         Xid(62, XidAction.RESET_GPU, "internal micro-controller halt"),
@@ -69,6 +70,11 @@ XIDS: dict[int, Xid] = {
         Xid(119, XidAction.RESET_GPU, "GSP RPC time-out"),
         Xid(120, XidAction.RESET_GPU, "GSP error"),
         Xid(140, XidAction.RESET_GPU, "unrecovered ECC error"),
+        Xid(154, XidAction.IGNORE, "advice on recovery changed"),
     )
 }
-"""Actions as in NVSentinel's table, meanings from NVIDIA's XID catalogue. What is not here has no known answer."""
+"""Actions as in NVSentinel's table, meanings from NVIDIA's XID catalogue. What is not here has no known answer.
+
+45 and 154 by the catalogue: 45 comes of any kill of a process that uses the card, and beside another XID that one says
+what helps; 154 says that `dsobs_gpu_recovery_action` changed, and that is what to go by.
+"""

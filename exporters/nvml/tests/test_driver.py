@@ -92,6 +92,21 @@ def test_energy_is_asked_each_ten_seconds_and_never_of_all_cards_at_once_again(l
     assert max(asked[1:]) == 1
 
 
+def test_what_an_xid_changes_is_asked_at_once(library: Any) -> None:
+    clock = Monotonic()
+    nvml = started(library, clock=clock)
+    asked = []
+    for second in range(30):
+        if second == 23:
+            library.events.append((1, 119))
+        calls = len(library.calls)
+        nvml.read()
+        asked.append(library.calls[calls:].count("nvmlDeviceGetRemappedRows"))
+        clock.now += 1.0
+    assert asked[0] == 2
+    assert [second for second, cards in enumerate(asked) if cards] == [0, 5, 10, 15, 20, 23, 25]
+
+
 def test_energy_of_a_card_that_was_lost_is_unknown(library: Any) -> None:
     nvml = started(library)
     nvml.read()

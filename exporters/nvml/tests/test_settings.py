@@ -1,6 +1,7 @@
 """What the exporter is told, and the process that it is."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -140,3 +141,10 @@ def test_a_signal_ends_the_process_cleanly(tmp_path: Path, number: int) -> None:
     assert process.returncode == 0
     assert told.splitlines()[-1].endswith("INFO ended")
     assert not path.exists()
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        settings_of(["--version"], {})
+    assert ended.value.code == 0
+    assert re.fullmatch(r"dsobs-nvml \d+\.\d+\.\d+\n", capsys.readouterr().out)
