@@ -17,7 +17,7 @@ from dsobs.model.observation import Unknown
 from dsobs.model.turn import Fleet
 from dsobs.runtimes.kubernetes.pod import DAY, LWS_LABEL, Json, condition, parse_time, workload
 
-ACTIONS = "dsobs/actions"
+ACTIONS = "dsobs.io/actions"
 """The annotation with the actions of the last 24 hours, a JSON list."""
 DURATION_SECONDS = 15
 """A Lease that was not renewed for this long is free, by the looker's own clock."""

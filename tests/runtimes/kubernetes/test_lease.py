@@ -104,7 +104,7 @@ def test_actions_that_cannot_be_read_are_unknown_and_not_none(text: str) -> None
     told["metadata"]["annotations"] = {leases.ACTIONS: text}
     actions = leases.read_lease(told).actions
     assert isinstance(actions, Unknown)
-    assert "annotation dsobs/actions of Lease dsobs-deployment-vllm can't be read" in actions.reason
+    assert "annotation dsobs.io/actions of Lease dsobs-deployment-vllm can't be read" in actions.reason
     assert "remove the annotation" in actions.reason
 
 
