@@ -196,12 +196,14 @@ class LeaseTurn:
             return Fleet(acting=f"pod {holder.rpartition('_')[0] or holder} acts on {workload(me)}")
         if isinstance(held.actions, Unknown):
             return Fleet(budget=held.actions.reason)
-        above: Json | None = await self._around.desired(me)
-        wanted = int((above.get("spec") or {}).get("replicas", 1)) if above is not None else None
         label, settings, now = self._around.group_label, self.settings, self._clock()
+        key = leases.replica_key(me, label)
+        # It counts pods, and says nothing of engines of several pods.
+        above: Json | None = await self._around.desired(me) if key == me["metadata"]["name"] else None
+        wanted = int((above.get("spec") or {}).get("replicas", 1)) if above is not None else None
         return leases.breaker(
             leases.replicas(pods, me, label),
-            leases.replica_key(me, label),
+            key,
             wanted,
             leases.kept(held.actions, now),
             now,

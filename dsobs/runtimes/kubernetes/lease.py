@@ -230,8 +230,9 @@ def breaker(
     acted = {replica.key for replica in found if replica.key != mine and replica.acted_on(actions, now)}
     if me is not None and me.ready:
         away = acted | {replica.key for replica in found if replica.key != mine and not replica.ready}
-        count = len(away) + total - len(found) + 1
-        names = ", ".join(sorted(away)) or f"{total - len(found)} that are not there"
+        missing = total - len(found)
+        count = len(away) + missing + 1
+        names = ", ".join([*sorted(away), *([f"{missing} that there should be"] if missing else [])])
     else:
         count, names = len(acted) + 1, ", ".join(sorted(acted))
     if count <= may:

@@ -56,14 +56,23 @@ class World:
         }
         self.server.further[name] = pod
 
-    async def turn(self, name: str = POD, token: str = "act", *, clock: float = NOW, **settings: Any) -> LeaseTurn:
+    async def turn(
+        self,
+        name: str = POD,
+        token: str = "act",
+        *,
+        clock: float = NOW,
+        desired: int | None = None,
+        group_label: str = "",
+        **settings: Any,
+    ) -> LeaseTurn:
         """Of the sidecar in the pod of that name, whose rights are known."""
         api = api_of(self.server.url, token, Identity(NAMESPACE, name))
 
-        async def above(_: Json) -> None:
-            return None
+        async def above(_: Json) -> Json | None:
+            return {"kind": "StatefulSet", "metadata": {}, "spec": {"replicas": desired}} if desired else None
 
-        around = Surroundings(lambda: self.pod(name), above, lambda _: (NOW - 500,))
+        around = Surroundings(lambda: self.pod(name), above, lambda _: (NOW - 500,), group_label)
         made = LeaseTurn(api, around, Remediation(**settings), clock=lambda: clock, monotonic=lambda: self.time)
         self.apis.append(api)
         self.turns.append(made)
@@ -277,6 +286,24 @@ async def test_workload_keeps_its_minimum_of_ready_pods(world: World) -> None:
             pytest.fail("below the minimum")
     assert turn.fleet().unready is not None
     assert world.server.leases == {}
+
+
+async def test_replicas_that_there_should_be_count_where_each_pod_is_one(world: World) -> None:
+    world.add("b")
+    async with (await world.turn("b", desired=2)).taken("i1"):
+        pass
+    with pytest.raises(RuntimeHeld, match=r"4 of 4 replicas .*; not ready: b, 2 that there should be"):
+        async with (await world.turn(desired=4)).taken("i2"):
+            pytest.fail("below the minimum")
+
+
+async def test_engine_of_several_pods_is_one_replica_whatever_number_of_pods_there_should_be(world: World) -> None:
+    world.add("b")
+    assert world.server.pod is not None
+    for pod in (world.server.pod, world.server.further["b"]):
+        pod["metadata"]["labels"]["engine"] = "one"
+    async with (await world.turn("b", desired=2, group_label="engine")).taken("i1"):
+        assert world.actions() == ["b"]
 
 
 async def test_missing_right_is_said_with_the_rule_that_grants_it(
