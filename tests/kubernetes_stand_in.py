@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import copy
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -113,8 +114,8 @@ class StandIn:
         """Requests, as `verb path`."""
         self.silent = asyncio.Event()
         """Set: it accepts and does not answer."""
-        self.begun = 0
-        """Watches so far."""
+        self.begun_at: list[float] = []
+        """When each watch began, monotonic."""
         self.oldest = 0
         """A watch from a version before this is told 410."""
         self._history: list[dict[str, Any]] = []
@@ -165,6 +166,11 @@ class StandIn:
             queue.put_nowait(None)
 
     @property
+    def begun(self) -> int:
+        """Watches so far."""
+        return len(self.begun_at)
+
+    @property
     def watches(self) -> int:
         """How many are open."""
         return len(self._watches)
@@ -190,7 +196,7 @@ class StandIn:
         version = int(request.query["resourceVersion"])
         name = request.query["fieldSelector"].removeprefix("metadata.name=")
         await answer.prepare(request)
-        self.begun += 1
+        self.begun_at.append(time.monotonic())
         if version < self.oldest:
             status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             await answer.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")

@@ -262,7 +262,7 @@ def test_samples_are_the_canonical_signals_with_their_labels() -> None:
     more = GpuSignals().samples((replace(FULL, more=RARE),), 1.0)
     assert {measure.name for measure in RARE} < names_of(more)
     made_elsewhere = {"dsobs_gpu_memory_used_ratio", "dsobs_gpu_memory_effective_ratio"}
-    elsewhere = made_elsewhere | {"dsobs_gpu_foreign_memory_bytes", "dsobs_gpu_unknown"}
+    elsewhere = made_elsewhere | {"dsobs_gpu_foreign_memory_bytes", "dsobs_gpu_unknown", "dsobs_gpu_signals_up"}
     assert names_of(more) | elsewhere == {name for name in SIGNALS if name.startswith("dsobs_gpu_")}
     assert len({sample.labels for sample in samples}) == len(samples)
 

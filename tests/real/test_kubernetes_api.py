@@ -10,7 +10,7 @@ import pytest
 
 from dsobs.runtimes.kubernetes.api import Api
 from dsobs.runtimes.kubernetes.identity import Identity
-from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene
+from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.serving import DSOBS, event, pod, said
 from tests.runtimes.kubernetes.accounts import api_of
@@ -128,6 +128,9 @@ class TestApiServer(KubernetesApiContract):
         api = await scene.api("full")
         changes = api.watch((await api.listed())[1])
         await scene.annotate("one")
+        await next_of(changes, "MODIFIED")
+        # None comes before something has changed after the watch began.
+        await scene.annotate("two")
         async with asyncio.timeout(150):
             async for kind, mark in changes:
                 if kind == "BOOKMARK":

@@ -49,8 +49,8 @@ def test_request_without_effect_is_paged_at_once() -> None:
 def test_request_without_effect_counts_against_the_budget() -> None:
     book = in_vain(700)
     assert book.attempts(NOW - 86400) == 1
-    assert restarts(do([alert()], replace(VIEW, restarts_24h=1), book)) == [None]
-    assert restarts(do([alert()], replace(VIEW, restarts_24h=2), book)) == [
+    assert restarts(do([alert()], replace(VIEW, restarts_24h=1), book, ENFORCE)) == [None]
+    assert restarts(do([alert()], replace(VIEW, restarts_24h=2), book, ENFORCE)) == [
         "budget: budget used: 3 restarts in 24 h, limit 3"
     ]
 

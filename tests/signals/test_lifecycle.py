@@ -400,6 +400,6 @@ def test_instance_was_ready_from_its_first_health_until_the_next_instance() -> N
     assert not life.was_ready
     life.observe(seen(101, health=200), new_instance=False)
     life.observe(silent(102), new_instance=False)
-    assert (life.ready, life.was_ready) == (True, True)
+    assert (life.ready, life.was_ready) == (False, True)
     life.observe(seen(103, health=503), new_instance=True)
     assert not life.was_ready

@@ -251,7 +251,7 @@ class KubernetesRuntime:
                     watch.take(await self._api.pod())
                     reason = await self._others_at_work()
             except (ApiError, OSError, TimeoutError) as error:
-                log.warning("acting on what was last known of the pod: %s", error)
+                log.warning("acting on what was last known of the pod: %s", str(error) or "no answer in time")
             else:
                 if reason is not None:
                     self._held = (reason, self._clock())

@@ -26,15 +26,9 @@ from tests.runtimes.kubernetes.accounts import api_of
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (
-        ("RESTART_SECONDS", 0.8),
-        ("LATE_SECONDS", 0.3),
-        ("LOOK_SECONDS", 0.01),
-        ("SUCCESSOR_SECONDS", 0.5),
-        ("CHECK_SECONDS", 0.3),
-    ):
-        monkeypatch.setattr(module, name, seconds)
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "CHECK_SECONDS", 30.0)
 
 
 class Kubelet:
@@ -111,7 +105,7 @@ class World:
     async def seeing(self, **settings: Any) -> KubernetesRuntime:
         """One that has seen the pod."""
         made = self.runtime(**settings)
-        await until(made.view, lambda view: isinstance(view, RuntimeView) and view.running is not None, 5.0)
+        await until(made.view, lambda view: isinstance(view, RuntimeView) and view.running is not None)
         return made
 
     def change(self, **status: Any) -> dict[str, Any]:
@@ -186,7 +180,11 @@ async def test_request_is_withdrawn_when_the_page_tells_of_another_start(world: 
     assert not world.asked()
 
 
-async def test_request_without_effect_is_withdrawn_at_its_end_and_said_so(world: World) -> None:
+async def test_request_without_effect_is_withdrawn_at_its_end_and_said_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESTART_SECONDS", 0.2)
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.1)
     world.kubelet.deaf = True
     runtime = world.runtime(None)
     with pytest.raises(RestartWithoutEffect, match="kubelet did not restart the engine's container"):
@@ -257,7 +255,7 @@ async def test_new_instance_is_told_with_its_start_and_the_events_that_led_to_it
     before = await runtime.view()
     assert isinstance(before, RuntimeView)
     result = await restart(runtime, before.started_at)
-    view = await until(runtime.view, lambda seen: isinstance(seen, RuntimeView) and bool(seen.events), 5.0)
+    view = await until(runtime.view, lambda seen: isinstance(seen, RuntimeView) and bool(seen.events))
     assert isinstance(view, RuntimeView)
     assert result.started_at == view.started_at
     assert view.started_at != before.started_at
@@ -336,11 +334,15 @@ async def test_what_holds_dsobs_back_is_looked_at_anew_until_it_is_over(
     assert view.hold == "a roll-out of Deployment vllm is under way (1 of 1 updated)"
     world.server.others[("deployments", "vllm")]["status"] = {"replicas": 1, "updatedReplicas": 1}
     monkeypatch.setattr(module, "HELD_SECONDS", 0.0)
-    await until(runtime.view, lambda seen: isinstance(seen, RuntimeView) and seen.hold is None, 5.0)
+    await until(runtime.view, lambda seen: isinstance(seen, RuntimeView) and seen.hold is None)
 
 
-async def test_sick_engine_does_not_wait_for_an_api_server_that_is_silent(world: World) -> None:
+async def test_sick_engine_does_not_wait_for_an_api_server_that_is_silent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = await world.seeing()
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SUCCESSOR_SECONDS", 0.1)
     world.server.silent.set()
     world.kubelet.tells = False
     assert "refused connections" in (await restart(runtime)).detail
