@@ -18,9 +18,9 @@ from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
-from dsobs.model.observation import Failure, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
+from dsobs.model.observation import Failure, HostView, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
 from dsobs.model.samples import Labels, Page, Sample, labels
-from dsobs.model.view import View, Witness
+from dsobs.model.view import CANNOT_REPLACE, View, Witness
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.promql import Limits, Sliced, finish
 from dsobs.remediation.guard import Switches
@@ -188,6 +188,8 @@ class Pipeline:
         self._prepare_rules()
         self.can_restart = False
         """The runtime that the sidecar found can restart the engine."""
+        self.cannot_replace = CANNOT_REPLACE
+        """Why it can't replace it as a whole; empty: it can."""
         self.page: Page | None = None
         """The engine's last page, for passing native metrics through."""
 
@@ -551,6 +553,10 @@ class Pipeline:
             runtime=runtime,
             # What can restart it must be there to be asked now.
             can_restart=self._assume_restart or (self.can_restart and isinstance(runtime, RuntimeView)),
+            cannot_replace=self.cannot_replace,
+            shm_left_over=_left_over(obs.host)
+            if isinstance(runtime, RuntimeView) and runtime.running is False
+            else None,
             witness=self.tracker.witness,
             still_since=self._witness.still_since,
             worked_at=self._witness.worked_at,
@@ -564,6 +570,12 @@ class Pipeline:
             gpu_faults=self.cards.faults(),
             others_gpus=tuple(sorted(self.cards.others)),
         )
+
+
+def _left_over(host: HostView | Unknown) -> float | None:
+    if isinstance(host, Unknown) or not host.shm_size_bytes or host.shm_used_bytes is None:
+        return None
+    return host.shm_used_bytes / host.shm_size_bytes
 
 
 _FAILURES: dict[Failure, Labels] = {f: labels("dsobs_engine_scrape_failures_total", reason=f.value) for f in Failure}

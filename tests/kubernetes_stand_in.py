@@ -85,6 +85,13 @@ ALL_RIGHTS = frozenset(
         ("get", "nodes"),
     }
 )
+ACTING_RIGHTS = ALL_RIGHTS | {
+    ("get", "leases"),
+    ("create", "leases"),
+    ("update", "leases"),
+    ("create", "pods/eviction"),
+    ("create", "events"),
+}
 
 
 class StandIn:
@@ -94,6 +101,11 @@ class StandIn:
         self.pod: dict[str, Any] | None = pod_json()
         self.others: dict[tuple[str, str], dict[str, Any]] = {}
         """(plural, name) → object."""
+        self.further: dict[str, dict[str, Any]] = {}
+        """Pods beside `pod`, by name."""
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.budget: str | None = None
+        """What the disruption budget says to an eviction, if it does not allow one."""
         self.events: list[dict[str, Any]] = []
         self.log = "ready\n"
         self.tokens: dict[str, frozenset[tuple[str, str]]] = {"all": ALL_RIGHTS}
@@ -172,6 +184,9 @@ class StandIn:
                 403, "Forbidden", f'{resource} is forbidden: User "sidecar" cannot {verb} resource "{resource}"'
             )
 
+    def _all(self) -> list[dict[str, Any]]:
+        return [*([self.pod] if self.pod is not None else []), *self.further.values()]
+
     async def _pods(self, request: web.Request) -> web.StreamResponse:
         if not request.query.get("watch"):
             return self._list(request)
@@ -203,11 +218,13 @@ class StandIn:
 
     def _list(self, request: web.Request) -> web.Response:
         self._may(request, "list", "pods")
-        name = request.query["fieldSelector"].removeprefix("metadata.name=")
-        items = [self.pod] if self.pod is not None and self.pod["metadata"]["name"] == name else []
-        return web.json_response(
-            {"kind": "PodList", "metadata": {"resourceVersion": str(self._version)}, "items": items}
-        )
+        name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+        pods = [pod for pod in self._all() if name in ("", pod["metadata"]["name"])]
+        first, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 500))
+        meta = {"resourceVersion": str(self._version)}
+        if first + limit < len(pods):
+            meta["continue"] = str(first + limit)
+        return web.json_response({"kind": "PodList", "metadata": meta, "items": pods[first : first + limit]})
 
     async def _pod(self, request: web.Request) -> web.Response:
         self._may(request, "get", "pods")
@@ -223,6 +240,51 @@ class StandIn:
     async def _events(self, request: web.Request) -> web.Response:
         self._may(request, "list", "events")
         return web.json_response({"kind": "EventList", "metadata": {}, "items": self.events})
+
+    async def _create_event(self, request: web.Request) -> web.Response:
+        self._may(request, "create", "events")
+        event = await request.json()
+        self.events.append(event)
+        return web.json_response(event, status=201)
+
+    def _remove(self, name: str, uid: str | None) -> None:
+        found = next((pod for pod in self._all() if pod["metadata"]["name"] == name), None)
+        if found is None:
+            raise _error(404, "NotFound", f'pods "{name}" not found')
+        if uid is not None and uid != found["metadata"]["uid"]:
+            raise _error(409, "Conflict", f"the UID in the precondition ({uid}) does not match the UID in record")
+        if found is self.pod:
+            self.change({**found, "metadata": {**found["metadata"], "deletionTimestamp": "2026-11-23T12:00:00Z"}})
+        else:
+            del self.further[name]
+
+    async def _evict(self, request: web.Request) -> web.Response:
+        self._may(request, "create", "pods/eviction")
+        if self.budget is not None:
+            raise _error(429, "TooManyRequests", self.budget)
+        wanted = (await request.json()).get("deleteOptions") or {}
+        self._remove(request.match_info["name"], (wanted.get("preconditions") or {}).get("uid"))
+        return web.json_response({"kind": "Status", "status": "Success", "code": 201}, status=201)
+
+    async def _lease(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name")
+        verb = {"GET": "get", "POST": "create", "PUT": "update"}[request.method]
+        self._may(request, verb, "leases")
+        if verb == "get":
+            if name not in self.leases:
+                raise _error(404, "NotFound", f'leases.coordination.k8s.io "{name}" not found')
+            return web.json_response(self.leases[name])
+        told = await request.json()
+        name = told["metadata"]["name"]
+        before = self.leases.get(name)
+        if verb == "create" and before is not None:
+            raise _error(409, "AlreadyExists", f'leases.coordination.k8s.io "{name}" already exists')
+        if before is not None and told["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]:
+            raise _error(409, "Conflict", f'Operation cannot be fulfilled on leases "{name}": it has been modified')
+        self._version += 1
+        told["metadata"] |= {"namespace": NAMESPACE, "uid": f"uid-{name}", "resourceVersion": str(self._version)}
+        self.leases[name] = told
+        return web.json_response(told, status=201 if verb == "create" else 200)
 
     async def _other(self, request: web.Request) -> web.Response:
         plural, name = request.match_info["plural"], request.match_info["name"]
@@ -260,7 +322,13 @@ class StandIn:
         app.router.add_get(f"{base}/pods", self._pods)
         app.router.add_get(f"{base}/pods/{{name}}", self._pod)
         app.router.add_get(f"{base}/pods/{{name}}/log", self._pod_log)
+        app.router.add_post(f"{base}/pods/{{name}}/eviction", self._evict)
         app.router.add_get(f"{base}/events", self._events)
+        app.router.add_post(f"{base}/events", self._create_event)
+        leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+        app.router.add_post(leases, self._lease)
+        for add in (app.router.add_get, app.router.add_put):
+            add(f"{leases}/{{name}}", self._lease)
         app.router.add_get(f"/apis/apps/v1/namespaces/{NAMESPACE}/{{plural}}/{{name}}", self._other)
         app.router.add_get("/api/v1/{plural}/{name}", self._other)
         app.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self._review)
@@ -277,7 +345,13 @@ class StandIn:
 
 def _error(code: int, reason: str, message: str) -> web.HTTPException:
     body = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
-    kinds = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound}
+    kinds = {
+        401: web.HTTPUnauthorized,
+        403: web.HTTPForbidden,
+        404: web.HTTPNotFound,
+        409: web.HTTPConflict,
+        429: web.HTTPTooManyRequests,
+    }
     error = kinds[code](text=json.dumps(body))
     # The real one names no charset.
     error.headers["Content-Type"] = "application/json"

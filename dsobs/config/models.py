@@ -110,6 +110,9 @@ class RuntimeSettings(Model):
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     """Kubernetes: folder with the `token` and `ca.crt` of a service account. Not there: dsobs works without the API
     server, and sees the engine by its page alone."""
+    group_label: str = ""
+    """Kubernetes: a label whose value names the pods that are one engine together; they are restarted together, by
+    eviction. Empty: those of a LeaderWorkerSet's group, else each pod is one."""
     timeout: PositiveSeconds = 10.0
     """Deadline of one question to the runtime."""
     stop_grace: Seconds = 10.0
@@ -380,9 +383,9 @@ class Remediation(Model):
     kill_switch_file: Path = Path("/run/dsobs/kill")
     """While this file exists nothing is done."""
     coordination: Coordination = Coordination.LEASE
-    """`lease`: a Kubernetes Lease, else observe only; `single`: this is the only sidecar of the workload;
-    `uncoordinated`: several that do not talk. Both of the latter wait a random delay first. Docker and process engines
-    are owned by one host, so `lease` counts as `single` there."""
+    """`lease`: a Kubernetes Lease, one for each workload, else observe only; `single`: this is the only sidecar of the
+    workload; `uncoordinated`: several that do not talk. Both of the latter wait a random delay first. Docker and
+    process engines are owned by one host, so `lease` counts as `single` there."""
     max_restarts_24h: int = Field(default=3, ge=0)
     """Budget: with this many restarts in 24 h, whoever made them, dsobs makes no further one."""
     cooldown: Seconds = 600.0
@@ -397,7 +400,13 @@ class Remediation(Model):
     """Upper bound of the random delay before an action where no Lease coordinates; 0: none. Unset: 2 s, in Kubernetes
     60 s, since other replicas may have the same fault at the same time."""
     fleet_breaker: Share = 0.3
-    """Nothing is done while more than this share of the fleet is being acted on, where the fleet is known."""
+    """With a Lease: share of the workload's replicas that may be unready at once, the one that is acted on among them;
+    rounded down, one at least. The others are the minimum that stays ready. 1: no minimum."""
+    fleet_max_actions: int = Field(default=5, ge=0)
+    """With a Lease: actions on all replicas of the workload within `fleet_window`; after that many a person is
+    paged."""
+    fleet_window: PositiveSeconds = 3600.0
+    """The time in which they are counted."""
     evidence_timeout: Seconds = 5.0
     """What gathering evidence may take; never holds up a restart for longer."""
     drain_timeout: Seconds = 30.0

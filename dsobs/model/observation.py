@@ -170,6 +170,8 @@ class RuntimeView:
     pids: tuple[int, ...] = ()
     started_history: tuple[float, ...] = ()
     """Starts in the last 24 hours that the runtime itself remembers, oldest first; also while dsobs was away."""
+    restarts_before: tuple[float, ...] = ()
+    """Restarts, in the last 24 hours, of what this instance's pod stands in for; oldest first."""
     brings_back: bool = False
     """The runtime itself starts again whatever ended (kubelet, with its back-off): dsobs restarts only what lives."""
     hold: str | None = None

@@ -62,6 +62,28 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
+class Replaces(Protocol):
+    """A runtime that can put another in the place of the engine and of all that is left of it."""
+
+    def cannot_replace(self) -> str | None:
+        """Why it can't now, and what to do; None if it can."""
+        ...
+
+    async def replace(self, *, incident: str = "") -> RestartResult:
+        """As `Runtime.restart`, for what a restart does not help."""
+        ...
+
+
+@runtime_checkable
+class Announces(Protocol):
+    """A runtime in whose own log of events people look."""
+
+    async def announce(self, reason: str, message: str) -> None:
+        """One event, where there is the right to write it. Never raises; bounded."""
+        ...
+
+
+@runtime_checkable
 class SeesByThePage(Protocol):
     """A runtime that can't always see the engine itself, and is told what the engine's own page says."""
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from dsobs.model.engine import EngineKey
 from dsobs.model.observation import RuntimeView, Unknown
 
+CANNOT_REPLACE = "the runtime can't do that"
+
 
 class Witness(StrEnum):
     """What CPU time and GPU utilization say, beside the engine's own page."""
@@ -87,6 +89,10 @@ class View:
     runtime: RuntimeView | Unknown = field(default_factory=lambda: Unknown("no runtime configured"))
     can_restart: bool = False
     """The runtime can restart it (assumed in a replay)."""
+    cannot_replace: str = CANNOT_REPLACE
+    """Why what is left of it can't be replaced as a whole; empty: it can be."""
+    shm_left_over: float | None = None
+    """Share of /dev/shm that is still in use though the engine has ended; None where it has not, or is not known."""
     witness: Witness = Witness.UNKNOWN
     still_since: float | None = None
     """Since when the witness shows it standing still, without a break."""

@@ -141,7 +141,7 @@ def runtime_of(record: Mapping[str, Any]) -> RuntimeView | None:
     if not isinstance(told, dict):
         return None
     known = {name: value for name, value in told.items() if name in RuntimeView.__dataclass_fields__}
-    for name in ("pids", "started_history"):
+    for name in ("pids", "started_history", "restarts_before"):
         if name in known:
             known[name] = tuple(known[name])
     try:

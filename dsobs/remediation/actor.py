@@ -11,12 +11,12 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import Clock
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
+from dsobs.model.runtime import Announces, Replaces, RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
+from dsobs.model.turn import Turn
 from dsobs.model.view import View
 from dsobs.remediation import ledger as lines
 from dsobs.remediation.ledger import Entry, Ledger
 from dsobs.remediation.plan import Step
-from dsobs.remediation.turn import Turn
 from dsobs.state import StateDb, StateError
 from dsobs.telemetry import LEDGER_WRITABLE, STEPS
 
@@ -291,6 +291,9 @@ class Actor:
                 STEPS.labels("restart", "refused").inc()
                 log.warning("incident %s: restart refused: %s", step.incident, step.refused)
                 await self._write(step.incident, "restart", "refused", reason=step.reason, guard=step.refused)
+                runtime = self._runtime()
+                if guard == "gpu_well" and isinstance(runtime, Announces):
+                    self._start(runtime.announce("GPUFault", f"incident {step.incident}: {step.refused}"))
             return
         if self._settings.mode is Mode.OBSERVE:
             log.warning("incident %s: would restart the engine (observe): %s", step.incident, step.reason)
@@ -302,7 +305,12 @@ class Actor:
             return
         started = view.runtime.started_at if isinstance(view.runtime, RuntimeView) else None
         entry = await self._write(
-            step.incident, "restart", "reserved", reason=step.reason, instance_started_at=view.instance_started_at
+            step.incident,
+            "restart",
+            "reserved",
+            reason=step.reason,
+            instance_started_at=view.instance_started_at,
+            **({"how": step.how} if step.how != "restart" else {}),
         )
         self._acting.add(entry.id)
         self._start(self._restart(entry, runtime, started, view))
@@ -317,7 +325,8 @@ class Actor:
         detail: dict[str, Any] = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}
         state, mistake = "failed", False
         try:
-            async with self._hands.turn().taken(entry.incident):
+            how = str(detail.get("how", "restart"))
+            async with self._hands.turn().taken(entry.incident, how):
                 # Nothing is waited for between this and the act.
                 refused = self._second_look(before, entry)
                 if refused is not None:
@@ -325,15 +334,21 @@ class Actor:
                 grace = self._stop_grace
                 self._hands.restarting(entry.incident, self._clock.now() + grace + RESTART_SLACK_SECONDS)
                 log.warning(
-                    "incident %s: restarting the engine: %s",
+                    "incident %s: %s the engine: %s",
                     entry.incident,
+                    "replacing" if how == "replace" else "restarting",
                     detail["reason"],
                     extra={"event.action": "restart-begun"},
                 )
                 async with asyncio.timeout(grace + RESTART_SLACK_SECONDS):
-                    result = await runtime.restart(
-                        grace_seconds=grace, expect_started_at=started, incident=entry.incident
-                    )
+                    if how == "replace":
+                        if not isinstance(runtime, Replaces):
+                            raise RuntimeRefused(f"{runtime.name} can't replace the engine")
+                        result = await runtime.replace(incident=entry.incident)
+                    else:
+                        result = await runtime.restart(
+                            grace_seconds=grace, expect_started_at=started, incident=entry.incident
+                        )
             state = "done"
             if result.started_at is None:
                 self._hands.restarting_longer(self._clock.now() + self._startup_budget)

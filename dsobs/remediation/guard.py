@@ -1,11 +1,12 @@
 """Guards: each gives the reason why a restart must not be done now, or nothing. All are on by default."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.turn import Fleet
 from dsobs.model.view import View
 from dsobs.remediation.ledger import Ledger
 
@@ -24,8 +25,8 @@ class Switches:
     """A state file that could not be read was set aside and nobody has agreed to go on."""
     uncoordinated: str | None = None
     """Why this process may not act beside other sidecars of the workload; None: it may, see `Turn`."""
-    fleet_acting_share: float | None = None
-    """Share of the fleet that is being acted on, where the fleet is known."""
+    fleet: Fleet = field(default_factory=Fleet)
+    """What other replicas of the workload have to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Case:
     now: float
     gpu_fault: str = ""
     """What says that the card has to be reset, or worse."""
+    replaces: bool = False
+    """What is left of the engine is to be replaced as a whole: a restart would not help."""
 
 
 def kill_switch(case: Case) -> str | None:
@@ -70,6 +73,9 @@ def coordination(case: Case) -> str | None:
 def runtime_known(case: Case) -> str | None:
     """Nothing is repaired on missing data."""
     runtime = case.view.runtime
+    if case.replaces:
+        why = case.view.cannot_replace
+        return f"a restart would not help, and the engine can't be replaced: {why}" if why else None
     if case.view.can_restart:
         return None
     if isinstance(runtime, Unknown):
@@ -167,12 +173,19 @@ def refused_before(case: Case) -> str | None:
     return f"the runtime refused, next try in {left:.0f} s" if left > 0 else None
 
 
+def others_acting(case: Case) -> str | None:
+    """Another sidecar acts on the same workload."""
+    return case.switches.fleet.acting
+
+
 def breaker(case: Case) -> str | None:
-    """A fault of the whole fleet is no fault of this engine."""
-    share = case.switches.fleet_acting_share
-    if share is not None and share > case.settings.fleet_breaker:
-        return f"breaker: {share:.0%} of the fleet is being acted on"
-    return None
+    """A fault of the whole fleet is no fault of this engine: what still serves is not taken away."""
+    return case.switches.fleet.unready
+
+
+def fleet_budget(case: Case) -> str | None:
+    """Acting on one replica after the other has not helped the workload."""
+    return case.switches.fleet.budget
 
 
 GUARDS: tuple[Callable[[Case], str | None], ...] = (
@@ -193,6 +206,8 @@ GUARDS: tuple[Callable[[Case], str | None], ...] = (
     budget,
     cooldown,
     refused_before,
+    fleet_budget,
+    others_acting,
     breaker,
 )
 

@@ -37,6 +37,8 @@ QUIET_SECONDS = 60.0
 """An incident whose alerts are gone is closed after this long without one."""
 FRESH_SECONDS = 15.0
 """A standstill that was seen longer ago proves nothing about now."""
+SHM_LEFT_OVER = 0.9
+"""As HostShmNearlyFull."""
 SILENT_RUNTIME_SECONDS = 60.0
 """A runtime that says nothing about the engine may only be slow (a daemon whose host is busy), and then tells of a
 planned stop: nobody is paged for that before it has been asked for this long beyond `down_grace`. The alert's own page
@@ -57,6 +59,8 @@ class Step:
     refused: str | None = None
     """Why it is not done."""
     alerts: tuple[str, ...] = ()
+    how: str = "restart"
+    """Of a restart: `replace` where the engine's container alone does not help."""
 
 
 def plan(
@@ -247,7 +251,7 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
         return None
     if isinstance(runtime, RuntimeView) and runtime.brings_back and not runtime.running:
         # It has ended, or may have: who brings it back is at it already.
-        return None
+        return _left_over(view, now)
     if isinstance(runtime, RuntimeView) and runtime.running and view.starting_since is None:
         # What lives behind the closed port may be starting the engine again (a wrapper), and then it works. What only
         # failed to exit stands still.
@@ -256,6 +260,14 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
         if now - max(view.still_since, view.down_since) < settings.confirm_unresponsive:
             return None
     return f"down for {now - view.down_since:.0f} s: {view.down_reason}"
+
+
+def _left_over(view: View, now: float) -> str | None:
+    """What has ended left so much behind in shared memory that the next start would find no room: it outlives the
+    container, and goes with the pod (vllm#54002, llm-d#364: an emptyDir; the pod's own /dev/shm is the same)."""
+    if view.shm_left_over is None or view.shm_left_over <= SHM_LEFT_OVER or view.down_since is None:
+        return None
+    return f"down for {now - view.down_since:.0f} s, and what has ended holds {view.shm_left_over:.0%} of /dev/shm"
 
 
 def _gpu_fault(alerts: Sequence[Alert], view: View) -> str:
@@ -298,14 +310,15 @@ def _restart(
         return [Step("restart", incident.id, "no progress, probe failed", refused=why, alerts=names)]
     if not reasons or (failed is not None and now - failed.at < RETRY_SECONDS):
         return []
-    refused = refusal(Case(view, ledger, switches, settings, now, gpu_fault))
-    step = Step("restart", incident.id, reasons[0], refused=refused, alerts=names)
+    how = "replace" if reasons[0] == _left_over(view, now) else "restart"
+    refused = refusal(Case(view, ledger, switches, settings, now, gpu_fault, replaces=how == "replace"))
+    step = Step("restart", incident.id, reasons[0], refused=refused, alerts=names, how=how)
     if refused is None:
         waiting = _drain(step, incident, view, now, settings)
         return [step] if waiting is None else waiting
     told = incident.last("page")
     final = refused.startswith(
-        ("budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
+        ("budget", "fleet_budget", "runtime_known", "gpu_well", "ledger_writable", "coordination", "state_agreed")
     )
     silent = refused.startswith("runtime_known") and isinstance(view.runtime, Unknown)
     if silent and now - incident.opened_at < settings.down_grace + SILENT_RUNTIME_SECONDS:

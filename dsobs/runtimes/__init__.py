@@ -5,12 +5,23 @@ A runtime is one module with a class of the `dsobs.model.runtime.Runtime` protoc
 """
 
 import os
+from typing import Protocol, runtime_checkable
 
 from dsobs import plugins
-from dsobs.config.models import RuntimeSettings, Target
+from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
+from dsobs.model.turn import Turn
 from dsobs.runtimes.kubernetes.identity import in_pod
+
+
+@runtime_checkable
+class Coordinates(Protocol):
+    """A runtime whose engine is one replica of a workload, and that can ask the others."""
+
+    def turn(self, settings: Remediation) -> Turn | Unknown:
+        """By these settings from now on; Unknown, with the reason, where there is nobody to ask."""
+        ...
 
 
 async def select(settings: RuntimeSettings, target: Target) -> Runtime | Unknown:

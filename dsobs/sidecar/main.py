@@ -14,12 +14,13 @@ from typing import Any
 from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
-from dsobs.config import Config, ReloadError
+from dsobs.config import Config, Coordination, ReloadError
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.notification import Notification
 from dsobs.model.observation import Unknown
 from dsobs.model.samples import Page, Sample
+from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.pipeline import Memory, Pipeline, Turn
@@ -32,9 +33,9 @@ from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry
 from dsobs.remediation.turn import Alone
-from dsobs.remediation.turn import Turn as TurnToAct
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
+from dsobs.runtimes import Coordinates
 from dsobs.series.exposition import Parser
 from dsobs.series.store import Store
 from dsobs.sidecar import telling
@@ -284,6 +285,8 @@ class Sidecar:
             )
         await self._keep(turn)
         await self._actor.settle()
+        if any(step.action == "restart" for step in turn.steps):
+            self._turn_to_act().wanted()
         if turn.steps:
             await self._actor.carry_out(turn.steps, turn.view)
         for key in turn.probes_wanted[:1]:
@@ -306,19 +309,28 @@ class Sidecar:
         else:
             killed = self._kill_file.on(settings.kill_switch_file)
         aside = self.keeping.set_aside()
+        turn = self._turn_to_act()
         return Switches(
             killed=killed,
             state_set_aside=str(aside) if aside is not None else None,
-            uncoordinated=self._turn_to_act().refusal(),
+            uncoordinated=turn.refusal(),
+            fleet=turn.fleet(),
         )
 
     def _turn_to_act(self) -> TurnToAct:
         """How this sidecar and others of the same workload keep out of each other's way."""
-        runtime = self.watch.runtime
+        runtime, settings = self.watch.runtime, self.config.remediation
+        why = ""
+        if isinstance(runtime, Coordinates) and settings.coordination is Coordination.LEASE:
+            turn = runtime.turn(settings)
+            if not isinstance(turn, Unknown):
+                return turn
+            why = turn.reason
         return Alone(
-            self.config.remediation,
+            settings,
             owned=not isinstance(runtime, Unknown) and runtime.name in ("process", "docker"),
             fleet=not isinstance(runtime, Unknown) and runtime.name == "kubernetes",
+            why=why,
         )
 
     # Keeping and telling.

@@ -29,8 +29,8 @@ from dsobs.model.observation import (
     Scrape,
     Unknown,
 )
-from dsobs.model.runtime import Runtime, SeesByThePage
-from dsobs.model.view import View
+from dsobs.model.runtime import Replaces, Runtime, SeesByThePage
+from dsobs.model.view import CANNOT_REPLACE, View
 from dsobs.pipeline import Pipeline
 from dsobs.runtimes import select
 from dsobs.series.exposition import Parser
@@ -177,12 +177,17 @@ class Watch:
             self.runtime = found
             if isinstance(found, SeesByThePage):
                 found.page_started_at = lambda: self._pipeline.restarts.known.page_start
-            self._pipeline.can_restart = not isinstance(found, Unknown) and found.can_restart
+            self._take_abilities()
         if isinstance(self.runtime, Unknown):
             return self.runtime
         view = await self.runtime.view()
-        self._pipeline.can_restart = self.runtime.can_restart
+        self._take_abilities()
         return view
+
+    def _take_abilities(self) -> None:
+        runtime, pipeline = self.runtime, self._pipeline
+        pipeline.can_restart = not isinstance(runtime, Unknown) and runtime.can_restart
+        pipeline.cannot_replace = (runtime.cannot_replace() or "") if isinstance(runtime, Replaces) else CANNOT_REPLACE
 
     def probe(self, rank: str | None) -> None:
         """Sends a synthetic request to engine `rank` (None: not addressed), unless one is in flight."""

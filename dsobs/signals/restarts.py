@@ -48,6 +48,8 @@ class RestartWindow:
         """When the runtime was asked last: what is new since then began since then, whatever the wall clock says."""
         self._page_owed = False
         """The runtime's new instance has yet to show its page."""
+        self._before: tuple[float, ...] = ()
+        """Restarts of what the engine's pod stands in for, by the runtime's word."""
         counted_last = self._restarts[-1].at if self._restarts else None
         self._page_ahead = counted_last if counted_last == self.known.page_start else None
         """Start, by the page, of an instance that the runtime has yet to tell of."""
@@ -75,6 +77,7 @@ class RestartWindow:
         fresh: list[Restart] = []
         runtime_start, count = known.runtime_start, known.count
         if isinstance(runtime, RuntimeView):
+            self._before = runtime.restarts_before
             if runtime.running and runtime.started_at is not None:
                 runtime_start = runtime.started_at
             count = runtime.restart_count if runtime.restart_count is not None else count
@@ -149,7 +152,7 @@ class RestartWindow:
 
     def in_24h(self, now: float) -> int:
         """How many there were in (now − 24 h, now]."""
-        return sum(1 for restart in self._restarts if restart.at > now - DAY)
+        return sum(1 for at in (*self._before, *(restart.at for restart in self._restarts)) if at > now - DAY)
 
 
 def _between(known: float, start: float, history: tuple[float, ...]) -> list[float]:

@@ -6,8 +6,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from dsobs.runtimes.kubernetes.api import FURTHER, NEEDED, READ_POD, Api, ApiError, Right
-from dsobs.runtimes.kubernetes.pod import Json
+from dsobs.runtimes.kubernetes.api import CREATE_EVENT, FURTHER, NEEDED, READ_POD, Api, ApiError, Right
+from dsobs.runtimes.kubernetes.pod import Json, event_line
+from dsobs.runtimes.kubernetes.replacing import tell
+from tests.contracts.runtime_contract import until
 
 DEADLINE = 30.0
 
@@ -16,8 +18,8 @@ class Scene(Protocol):
     """A server with one pod, which has a container `engine` that said `ready`, and accounts with different rights."""
 
     async def api(self, account: str, *, pod: str | None = None) -> Api:
-        """As `full` (all that a sidecar uses), `get` (only to get pods), `none` or `forged` (a token of nobody);
-        `pod`: another pod's name."""
+        """As `full` (all that a sidecar looks at), `act` (that, Leases, evictions and Events), `get` (only
+        to get pods), `none` or `forged` (a token of nobody); `pod`: another pod's name."""
         ...
 
     async def annotate(self, value: str) -> None:
@@ -26,6 +28,10 @@ class Scene(Protocol):
 
     async def delete(self) -> None:
         """Deletes the pod, at once."""
+        ...
+
+    async def protect(self) -> None:
+        """A disruption budget that allows no eviction of the pod."""
         ...
 
     async def forget_versions(self) -> None:
@@ -130,3 +136,71 @@ class KubernetesApiContract:
             await api.pod()
         with pytest.raises(OSError, match=r"."):
             await next_of(api.watch("1"), "ADDED")
+
+    async def test_lease_is_created_once_and_replaced_by_who_has_read_it_last(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        assert await api.lease("dsobs-pod-one") is None
+        lease = {"metadata": {"name": "dsobs-pod-one"}, "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15}}
+        first = await api.write_lease(lease)
+        with pytest.raises(ApiError) as caught:
+            await api.write_lease(lease)
+        assert caught.value.status == 409
+        moment = "2026-11-23T10:00:00.000000Z"
+        second = await api.write_lease({**first, "spec": {**first["spec"], "holderIdentity": "", "renewTime": moment}})
+        assert second["metadata"]["resourceVersion"] != first["metadata"]["resourceVersion"]
+        with pytest.raises(ApiError) as caught:
+            await api.write_lease(first)
+        assert caught.value.status == 409
+        found = await api.lease("dsobs-pod-one")
+        assert found is not None
+        assert (found["spec"].get("holderIdentity"), found["spec"]["renewTime"]) == ("", moment)
+
+    async def test_lease_without_the_right_is_refused(self, scene: Scene) -> None:
+        api = await scene.api("full")
+        for question in (api.lease("x"), api.write_lease({"metadata": {"name": "x"}, "spec": {}})):
+            with pytest.raises(ApiError) as caught:
+                await question
+            assert caught.value.status == 403
+
+    async def test_all_pods_of_the_namespace_are_listed(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        assert [pod["metadata"]["name"] for pod in await api.pods()] == [api.identity.name]
+
+    async def test_eviction_respects_budgets_and_takes_no_other_pod_of_the_name(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        pod = await api.pod()
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        with pytest.raises(ApiError) as caught:
+            await api.evict(name, "00000000-0000-0000-0000-000000000000")
+        assert caught.value.status == 409
+        await scene.protect()
+        with pytest.raises(ApiError, match="disruption budget") as caught:
+            await api.evict(name, uid)
+        assert caught.value.status == 429
+        assert not (await api.pod())["metadata"].get("deletionTimestamp")
+
+    async def test_event_that_was_written_is_listed(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        assert await tell(api, await api.pod(), frozenset({CREATE_EVENT}), "GPUFault", "XID 79", 1_795_000_000.0)
+        (line,) = [event_line(event) for event in await api.events() if event["reason"] == "GPUFault"]
+        assert line == "2026-11-18T11:06:40Z Warning GPUFault: XID 79"
+
+    async def test_evicted_pod_goes(self, scene: Scene) -> None:
+        api = await scene.api("act")
+        pod = await api.pod()
+        await api.evict(pod["metadata"]["name"], pod["metadata"]["uid"])
+        await gone(api)
+
+
+async def gone(api: Api) -> None:
+    """Until the pod is there no more, or on its way."""
+
+    async def there() -> bool:
+        try:
+            return not (await api.pod())["metadata"].get("deletionTimestamp")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+
+    await until(there, lambda found: not found, DEADLINE)

@@ -22,6 +22,11 @@ FURTHER = (
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
     {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get"]},
 )
+ACTING = (
+    {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+)
 NODES = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}
 
 
@@ -53,6 +58,7 @@ class ClusterScene:
 
     def prepare(self) -> None:
         account(self.namespace, "full", READ, *FURTHER, nodes=True)
+        account(self.namespace, "act", READ, *FURTHER, *ACTING)
         account(self.namespace, "get", {**READ, "verbs": ["get"]})
         account(self.namespace, "none")
         container = {
@@ -64,7 +70,7 @@ class ClusterScene:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": "one"},
+                "metadata": {"name": "one", "labels": {"app": "one"}},
                 "spec": {"terminationGracePeriodSeconds": 0, "containers": [container]},
             }
         )
@@ -81,6 +87,15 @@ class ClusterScene:
 
     async def delete(self) -> None:
         await asyncio.to_thread(self.namespace.kubectl, "delete", "pod", "one", "--grace-period=0", "--force")
+
+    async def protect(self) -> None:
+        budget = {
+            "apiVersion": "policy/v1",
+            "kind": "PodDisruptionBudget",
+            "metadata": {"name": "one"},
+            "spec": {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "one"}}},
+        }
+        await asyncio.to_thread(self.namespace.apply, budget)
 
     async def forget_versions(self) -> None:
         """A server that was just begun knows only what is to come."""

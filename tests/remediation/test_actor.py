@@ -1,13 +1,14 @@
 """The one place that acts."""
 
 import asyncio
+import dataclasses
 import random
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -434,3 +435,42 @@ def test_sidecar_that_is_not_alone_may_act_only_where_somebody_said_so() -> None
     )
     assert Alone(Settings()).refusal() is None
     assert Alone(Settings(coordination=Coordination.SINGLE), owned=False).refusal() is None
+
+
+async def test_engine_is_replaced_where_the_plan_says_so(db: StateDb) -> None:
+    class Replacing(Engine):
+        replaced: ClassVar[list[str]] = []
+
+        def cannot_replace(self) -> str | None:
+            return None
+
+        async def replace(self, *, incident: str = "") -> RestartResult:
+            self.replaced.append(incident)
+            return RestartResult(None, "evicted a")
+
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine = Replacing(ok)
+    assert await scene.do(dataclasses.replace(RESTART, how="replace")) == ["restart reserved", "restart done"]
+    assert (Replacing.replaced, scene.engine.restarts) == (["i1"], [])
+    reserved, done = scene.store.current.entries
+    assert (reserved.detail["how"], done.detail["how"]) == ("replace", "evicted a")
+
+
+async def test_runtime_that_cannot_replace_is_not_asked_to_restart_instead(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    assert await scene.do(dataclasses.replace(RESTART, how="replace")) == ["restart reserved", "restart failed"]
+    assert scene.engine.restarts == []
+
+
+async def test_broken_card_is_told_in_the_runtimes_own_events(db: StateDb) -> None:
+    class Telling(Engine):
+        told: ClassVar[list[tuple[str, str]]] = []
+
+        async def announce(self, reason: str, message: str) -> None:
+            self.told.append((reason, message))
+
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine = Telling(ok)
+    await scene.do(dataclasses.replace(RESTART, refused="gpu_well: XID 79"))
+    await scene.do(dataclasses.replace(RESTART, refused="gpu_well: XID 79"))
+    assert Telling.told == [("GPUFault", "incident i1: gpu_well: XID 79")]

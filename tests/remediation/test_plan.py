@@ -9,6 +9,7 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.observation import RuntimeView, Unknown
+from dsobs.model.turn import Fleet
 from dsobs.model.view import EngineProgress, View, Witness
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
@@ -103,7 +104,9 @@ def test_evidence_never_holds_up_a_restart() -> None:
         (VIEW, Switches(silenced="s1"), SETTINGS, "silence"),
         (VIEW, Switches(state_set_aside="state.db.corrupt-1"), SETTINGS, "state_agreed"),
         (VIEW, Switches(uncoordinated="no Lease"), SETTINGS, "coordination"),
-        (VIEW, Switches(fleet_acting_share=0.5), SETTINGS, "breaker"),
+        (VIEW, Switches(fleet=Fleet(acting="pod b acts")), SETTINGS, "others_acting"),
+        (VIEW, Switches(fleet=Fleet(unready="2 of 3")), SETTINGS, "breaker"),
+        (VIEW, Switches(fleet=Fleet(budget="5 in an hour")), SETTINGS, "fleet_budget"),
         (replace(VIEW, restarts_24h=3), NO, SETTINGS, "budget"),
         (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
         (replace(VIEW, can_restart=False, runtime=Unknown("gone")), NO, SETTINGS, "runtime_known"),
@@ -445,3 +448,47 @@ def test_the_same_instance_is_proof_only_after_a_restart_whose_outcome_is_not_kn
     book = after_restart(90.0, state).with_entry(Entry(NOW - 20, "i1", "verify", "failed", {}, 5))
     book = book.with_entry(Entry(NOW - 19, "i1", "page", "done", {}, 6))
     assert ("verified" in [s.action for s in do([alert()], same, book)]) is verified
+
+
+LEFT_OVER = replace(
+    DOWN,
+    can_restart=True,
+    cannot_replace="",
+    shm_left_over=0.97,
+    runtime=replace(RUNNING, runtime="kubernetes", running=False, brings_back=True),
+)
+
+
+def test_engine_that_left_shared_memory_full_is_replaced_and_not_restarted() -> None:
+    (step,) = [s for s in do([alert("EngineDown")], LEFT_OVER) if s.action == "restart"]
+    assert (step.how, step.refused) == ("replace", None)
+    assert step.reason == "down for 60 s, and what has ended holds 97% of /dev/shm"
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        replace(LEFT_OVER, shm_left_over=0.9),
+        replace(LEFT_OVER, shm_left_over=None),
+        replace(LEFT_OVER, down_since=NOW - 14),
+    ],
+)
+def test_ended_engine_that_left_nothing_behind_is_left_to_its_runtime(view: View) -> None:
+    assert restarts(do([alert("EngineDown")], view)) == []
+
+
+def test_replacing_without_the_right_is_refused_and_paged_with_the_rule() -> None:
+    view = replace(LEFT_OVER, cannot_replace="no right to replace the pod; add to the Role: {...}")
+    steps = do([alert("EngineDown")], view, settings=ENFORCE)
+    why = (
+        "runtime_known: a restart would not help, and the engine can't be replaced: no right to replace the pod; add "
+        "to the Role: {...}"
+    )
+    assert restarts(steps) == [why]
+    assert [s.reason for s in steps if s.action == "page"] == [f"restart refused: {why}"]
+
+
+def test_breaker_and_others_hold_quietly_and_a_used_up_workload_is_paged() -> None:
+    for fleet, pages in ((Fleet(acting="b"), 0), (Fleet(unready="2 of 3"), 0), (Fleet(budget="5 in an hour"), 1)):
+        steps = do([alert()], settings=ENFORCE, switches=Switches(fleet=fleet))
+        assert len([s for s in steps if s.action == "page"]) == pages, fleet

@@ -193,3 +193,12 @@ def test_own_restart_whose_instance_begins_late_is_dsobs_own_while_it_is_waited_
     assert window.observe(700, NO, 690) == [Restart(690, by_dsobs=True)]
     window.expect_own_longer(9000)
     assert window.observe(900, NO, 890) == [Restart(890, by_dsobs=False)]
+
+
+def test_restarts_of_the_pod_before_count_too_for_as_long_as_they_are_younger_than_a_day() -> None:
+    window = RestartWindow()
+    view = RuntimeView("kubernetes", "engine", running=True, started_at=100_000.0, restarts_before=(20_000.0, 99_000.0))
+    assert window.observe(100_100.0, view, None) == []
+    assert window.in_24h(100_100.0) == 2
+    assert window.in_24h(20_000.0 + 86400.0) == 1
+    assert window.own_in_24h(100_100.0) == 0

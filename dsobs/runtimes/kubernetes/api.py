@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dsobs.model.observation import Unknown
 from dsobs.runtimes.kubernetes.identity import Identity
@@ -41,6 +41,7 @@ POLL_SECONDS = 60.0
 REVIEW_SECONDS = 600.0
 """Between two questions whether a missing right has been granted."""
 EVENTS = 20
+_COORDINATION = "coordination.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ FURTHER = (
     Right("get", "nodes", purpose="no restart while the node is drained", namespaced=False),
 )
 """What is used where it is granted, and not missed where it is not."""
+EVICT = Right("create", "pods/eviction", purpose="to replace a pod that no restart helps, and all pods of one engine")
+CREATE_EVENT = Right("create", "events", purpose="to tell of faults of the node")
+ACTING = (EVICT, CREATE_EVENT)
+"""The same for what changes something."""
 
 
 def rule(rights: Iterable[Right]) -> str:
@@ -105,6 +110,49 @@ class Api:
     async def node(self, name: str) -> Json:
         """One node."""
         return await self._get("Node", "", name, namespaced=False)
+
+    async def pods(self) -> list[Json]:
+        """All pods of the namespace, read by the hundred."""
+
+        async def listed() -> list[Json]:
+            found = self._client.list(resource("", "Pod"), namespace=self.identity.namespace, chunk_size=100)
+            return [dict(pod) async for pod in found]
+
+        pods: list[Json] = await self._asked("list", listed())
+        return pods
+
+    async def lease(self, name: str) -> Json | None:
+        """A Lease of this namespace; None if there is none."""
+        try:
+            return await self._get("Lease", _COORDINATION, name)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def write_lease(self, lease: Json) -> Json:
+        """Creates it, or replaces the one of its resourceVersion; ApiError 409 where somebody was faster."""
+        kind = resource(_COORDINATION, "Lease")
+        there = "resourceVersion" in lease["metadata"]
+        write: Any = self._client.replace if there else self._client.create
+        return dict(
+            await self._asked(
+                "replace" if there else "create", write(kind(dict(lease)), namespace=self.identity.namespace)
+            )
+        )
+
+    async def evict(self, name: str, uid: str) -> None:
+        """Evicts a pod as far as disruption budgets allow it; ApiError 429 where one does not. A pod of that name that
+        is another one by now is left alone (409)."""
+        made = eviction()({"metadata": {"name": name}, "deleteOptions": {"preconditions": {"uid": uid}}})
+        create = cast("Any", self._client.create)
+        await self._asked("evict", create(made, name, namespace=self.identity.namespace))
+
+    async def create_event(self, event: Json) -> None:
+        """An Event of this namespace."""
+        made = resource("", "Event")(dict(event))
+        create = cast("Any", self._client.create)
+        await self._asked("create", create(made, namespace=self.identity.namespace))
 
     async def events(self) -> list[Json]:
         """The pod's last events, oldest first."""
@@ -210,6 +258,22 @@ def resource(group: str, kind: str, *, namespaced: bool = True) -> Any:
 
     base = GenericNamespacedResource if namespaced else GenericGlobalResource
     return type(kind, (base,), {"_api_info": create_api_info(group, "v1", kind, f"{kind.lower()}s")})
+
+
+@cache
+def eviction() -> Any:
+    """The subresource `pods/eviction` of policy/v1."""
+    from lightkube.core.resource import ApiInfo, NamespacedSubResource, ResourceDef
+    from lightkube.generic_resource import Generic
+
+    info = ApiInfo(
+        resource=ResourceDef("policy", "v1", "Eviction"),
+        parent=ResourceDef("", "v1", "Pod"),
+        plural="pods",
+        verbs=["post"],
+        action="eviction",
+    )
+    return type("Eviction", (NamespacedSubResource, Generic), {"_api_info": info})
 
 
 def _plain(error: Exception) -> Exception:
@@ -354,8 +418,8 @@ class PodWatch:
                 purposes,
                 rule(self.missing),
             )
-        self.granted = frozenset([right for right in FURTHER if await self._api.allowed(right)])
-        others = [right for right in FURTHER if right not in self.granted]
+        self.granted = frozenset([right for right in (*FURTHER, *ACTING) if await self._api.allowed(right)])
+        others = [right for right in (*FURTHER, *ACTING) if right not in self.granted]
         if others and not before:
             log.info(
                 "not granted, and done without: %s", "; ".join(f"{r.verb} {r.resource} ({r.purpose})" for r in others)

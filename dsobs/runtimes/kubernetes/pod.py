@@ -107,7 +107,7 @@ def hold(pod: Json) -> str | None:
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
     if meta.get("deletionTimestamp"):
         return deletion(pod)
-    target = _condition(status, "DisruptionTarget")
+    target = condition(status, "DisruptionTarget")
     if target is not None and target.get("status") == "True":
         return f"the pod is to be disrupted: {target.get('reason', '')} {target.get('message', '')}".strip()
     for each in status.get("ephemeralContainerStatuses") or ():
@@ -120,7 +120,7 @@ def deletion(pod: Json) -> str | None:
     """Who is seen to stop the pod, with the reason where one is given."""
     if not (pod.get("metadata") or {}).get("deletionTimestamp"):
         return None
-    target = _condition(pod.get("status") or {}, "DisruptionTarget")
+    target = condition(pod.get("status") or {}, "DisruptionTarget")
     why = target.get("reason") if target is not None and target.get("status") == "True" else None
     return f"{DELETED} ({why})" if why else DELETED
 
@@ -147,7 +147,7 @@ def runtime_view(pod: Json, container: str, *, now: float, held: str | None, eve
     running, ended = state.get("running"), state.get("terminated") or last
     count = int(status.get("restartCount", 0))
     deleted = deletion(pod)
-    started = _time((running or state.get("terminated") or last).get("startedAt"))
+    started = parse_time((running or state.get("terminated") or last).get("startedAt"))
     return RuntimeView(
         runtime="kubernetes",
         name=container,
@@ -156,10 +156,10 @@ def runtime_view(pod: Json, container: str, *, now: float, held: str | None, eve
         exit_code=int(ended["exitCode"]) if "exitCode" in ended else None,
         oom_killed=ended.get("reason") == "OOMKilled" if ended else None,
         restart_count=count,
-        ended_at=_time(ended.get("finishedAt")),
+        ended_at=parse_time(ended.get("finishedAt")),
         planned_stop=deleted,
         stopping=deleted if running is not None else None,
-        started_history=_history(pod, now, count, _time(last.get("startedAt")), started),
+        started_history=_history(pod, now, count, parse_time(last.get("startedAt")), started),
         brings_back=True,
         hold=hold(pod) or held,
         events=tuple(events),
@@ -170,7 +170,7 @@ def _history(pod: Json, now: float, count: int, before: float | None, started: f
     """The starts of the last 24 hours. kubelet tells of the last two and counts the rest: of a pod that is younger than
     that, the rest was within that time too, at the latest when the last but one began."""
     told = [at for at in (before, started) if at is not None]
-    born = _time((pod.get("status") or {}).get("startTime"))
+    born = parse_time((pod.get("status") or {}).get("startTime"))
     if told and born is not None and born > now - DAY:
         told = [min(told)] * (count + 1 - len(set(told))) + sorted(set(told))
     return tuple(at for at in sorted(told) if at >= now - DAY)
@@ -207,7 +207,7 @@ def node_going_down(node: Json) -> str | None:
     for taint in spec.get("taints") or ():
         if taint.get("effect") == "NoExecute":
             return f"node {name} is tainted {taint.get('key')}:NoExecute"
-    ready = _condition(status, "Ready")
+    ready = condition(status, "Ready")
     if ready is not None and ready.get("status") != "True":
         return f"node {name} is not ready: {ready.get('reason', '')}"
     return None
@@ -220,10 +220,11 @@ def event_line(event: Json) -> str:
     return f"{at} {event.get('type')} {event.get('reason')}: {str(event.get('message', ''))[:500]}{often}"
 
 
-def _condition(status: Json, kind: str) -> Json | None:
+def condition(status: Json, kind: str) -> Json | None:
+    """The status's condition of this type."""
     return next((c for c in status.get("conditions") or () if c.get("type") == kind), None)
 
 
-def _time(text: object) -> float | None:
+def parse_time(text: object) -> float | None:
     """RFC 3339 of the API server, in seconds since the Unix epoch."""
     return datetime.fromisoformat(text).timestamp() if isinstance(text, str) and text else None

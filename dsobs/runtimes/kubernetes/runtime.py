@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from dsobs.config.models import RuntimeSettings, Target
+from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.runtimes.control_folder import RESTART_SECONDS, ControlFolder, Kind, Request, expiry
+from dsobs.runtimes.kubernetes import lease as leases
 from dsobs.runtimes.kubernetes import pod as pods
+from dsobs.runtimes.kubernetes import replacing
 from dsobs.runtimes.kubernetes.api import FURTHER, Api, ApiError, PodWatch
+from dsobs.runtimes.kubernetes.coordination import LeaseTurn, Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,7 @@ class KubernetesRuntime:
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._wanted = settings.container
+        self._group_label = settings.group_label
         self._mounted = str(settings.control_folder)
         self._folder = folder
         self._no_folder = no_folder
@@ -77,6 +81,7 @@ class KubernetesRuntime:
         self._said: set[str] = set()
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._turn: LeaseTurn | None = None
         self.page_started_at: Callable[[], float | None] = lambda: None
 
     @property
@@ -101,7 +106,8 @@ class KubernetesRuntime:
             held=self._held[0] if self._held is not None else None,
             events=self._events,
         )
-        return self._with_marker(replace(view, look_only=self._look_only()))
+        before = self._turn.inherited if self._turn is not None else ()
+        return self._with_marker(replace(view, look_only=self._look_only(), restarts_before=before))
 
     def _container(self) -> str | Unknown:
         """Name of the engine's container in the pod as it is now; Unknown while the pod is not known."""
@@ -178,6 +184,38 @@ class KubernetesRuntime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    # Others.
+
+    def turn(self, settings: Remediation) -> LeaseTurn | Unknown:
+        """How this sidecar and those of the workload's other replicas keep out of each other's way."""
+        if isinstance(self._api, Unknown):
+            return self._api
+        if self._turn is None:
+            around = Surroundings(self._seen_pod, self._above, self._own_restarts, self._group_label)
+            self._turn = LeaseTurn(self._api, around, settings, clock=self._clock)
+        self._turn.settings = settings
+        return self._turn
+
+    def _seen_pod(self) -> pods.Json | Unknown:
+        if self._watch is None or self._watch.pod is None:
+            return Unknown(self._watch.error or "not asked yet" if self._watch is not None else "closed")
+        return self._watch.pod
+
+    async def _above(self, pod: pods.Json) -> pods.Json | None:
+        below = pods.workload(pod).rolled_out_by
+        if below is None or self._watch is None or isinstance(self._api, Unknown):
+            return None
+        right = _DEPLOYMENT if below[0] == "Deployment" else _STATEFUL_SET
+        return await self._api.workload(*below) if right in self._watch.granted else None
+
+    def _own_restarts(self, pod: pods.Json) -> tuple[float, ...]:
+        container = self._container()
+        if isinstance(container, Unknown):
+            return ()
+        view = pods.runtime_view(pod, container, now=self._clock(), held=None)
+        # Its oldest start is no restart.
+        return view.started_history[1:]
+
     # Before acting.
 
     def _look_again_at_hold(self) -> None:
@@ -195,11 +233,9 @@ class KubernetesRuntime:
         watch = self._watch
         if isinstance(self._api, Unknown) or watch is None or watch.pod is None:
             return None
-        below = pods.workload(watch.pod).rolled_out_by
-        if below is not None and (_DEPLOYMENT if below[0] == "Deployment" else _STATEFUL_SET) in watch.granted:
-            reason = pods.rollout(await self._api.workload(*below))
-            if reason is not None:
-                return reason
+        above = await self._above(watch.pod)
+        if above is not None and (reason := pods.rollout(above)) is not None:
+            return reason
         node = (watch.pod.get("spec") or {}).get("nodeName")
         if node and _NODE in watch.granted:
             return pods.node_going_down(await self._api.node(node))
@@ -247,13 +283,24 @@ class KubernetesRuntime:
         incident: str = "",
     ) -> RestartResult:
         """Asks kubelet for it by a request file, which is withdrawn on the first of: the port refuses connections,
-        another start (the container's or the page's), its expiry, the end of dsobs."""
+        another start (the container's or the page's), its expiry, the end of dsobs. An engine of several pods is
+        replaced as a whole where there is the right to."""
         await self._check(expect_started_at)
+        try:
+            group = await self._group()
+        except (ApiError, OSError, TimeoutError) as error:
+            raise RuntimeRefused(f"the pods of the engine can't be looked at: {error}") from error
+        if len(group) > 1:
+            if (why := self.cannot_replace()) is None:
+                return await self._evict(group)
+            self._say(f"of {len(group)} pods that are one engine only this one is restarted: {why}")
         before = await self._before()
         page = before.page_started_at
         started = page if page is not None else before.container[1] if before.container is not None else None
         begun = time.monotonic()
         try:
+            if (lost := self._lost_turn()) is not None:
+                raise RuntimeHeld(lost)
             request = Request(expiry(self._clock(), RESTART_SECONDS), started, incident or "-")
             self._folder.write(Kind.RESTART, request)
             effect = await self._effect(before, begun + RESTART_SECONDS)
@@ -273,6 +320,59 @@ class KubernetesRuntime:
             started_at=await self._successor(before),
             detail=f"{effect} {took:.1f} s after the request in {self._mounted}/{Kind.RESTART}",
         )
+
+    def _lost_turn(self) -> str | None:
+        return self._turn.lost() if self._turn is not None else None
+
+    def cannot_replace(self) -> str | None:
+        """Of `dsobs.model.runtime.Replaces`."""
+        watch = self._watch
+        if watch is None or watch.pod is None or watch.error is not None:
+            return f"the pod is not known ({watch.error})" if watch is not None else "there is no API server"
+        return replacing.cannot_replace(watch.pod, watch.granted)
+
+    async def replace(self, *, incident: str = "") -> RestartResult:  # noqa: ARG002 - the Lease has it
+        """Evicts the engine's pods: what is left in their volumes and in shared memory goes with them."""
+        if (why := self.cannot_replace()) is not None:
+            raise RuntimeRefused(why)
+        view = await self.view()
+        if isinstance(view, RuntimeView) and view.hold is not None:
+            raise RuntimeHeld(view.hold)
+        try:
+            reason = await self._others_at_work()
+            group = await self._group()
+        except (ApiError, OSError, TimeoutError) as error:
+            raise RuntimeRefused(f"the API server can't be asked: {error}") from error
+        if reason is not None:
+            raise RuntimeHeld(reason)
+        return await self._evict(group)
+
+    async def _group(self) -> tuple[pods.Json, ...]:
+        """The pods of this engine, this one last; only this one where others can't be seen."""
+        watch = self._watch
+        if watch is None or watch.pod is None or watch.error is not None or isinstance(self._api, Unknown):
+            return ()
+        mine = watch.pod
+        key = leases.replica_key(mine, self._group_label)
+        if key == mine["metadata"]["name"]:
+            return (mine,)
+        found = leases.replicas(await self._api.pods(), mine, self._group_label)
+        others = [pod for each in found if each.key == key for pod in each.pods]
+        return (*(pod for pod in others if pod["metadata"]["uid"] != mine["metadata"]["uid"]), mine)
+
+    async def _evict(self, group: tuple[pods.Json, ...]) -> RestartResult:
+        assert not isinstance(self._api, Unknown)
+        return await replacing.evict(self._api, group, self._lost_turn)
+
+    async def announce(self, reason: str, message: str) -> None:
+        """An Event about the pod."""
+        watch = self._watch
+        if watch is None or watch.pod is None or isinstance(self._api, Unknown):
+            return
+        try:
+            await replacing.tell(self._api, watch.pod, watch.granted, reason, message, self._clock())
+        except (ApiError, OSError, TimeoutError) as error:
+            log.warning("an Event can't be written: %s", error)
 
     def _withdraw(self) -> None:
         try:
@@ -359,6 +459,8 @@ class KubernetesRuntime:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._turn is not None:
+            await self._turn.close()
         self._folder.close()
         if not isinstance(self._api, Unknown):
             api, self._api = self._api, Unknown("closed")

@@ -13,7 +13,7 @@ from dsobs.runtimes.kubernetes.api import READ_POD, WATCH_PODS, Api, PodWatch, R
 from dsobs.runtimes.kubernetes.identity import Identity
 from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
 from tests.contracts.runtime_contract import until
-from tests.kubernetes_stand_in import ALL_RIGHTS, NAMESPACE, POD, StandIn, pod_json
+from tests.kubernetes_stand_in import ACTING_RIGHTS, ALL_RIGHTS, NAMESPACE, POD, StandIn, pod_json
 from tests.runtimes.kubernetes.accounts import api_of
 
 UID = pod_json()["metadata"]["uid"]
@@ -24,7 +24,12 @@ class StandInScene:
         self.server = server
         self._serving = stack
         self._apis: list[Api] = []
-        server.tokens |= {"full": ALL_RIGHTS, "get": frozenset({("get", "pods")}), "none": frozenset()}
+        server.tokens |= {
+            "act": ACTING_RIGHTS,
+            "full": ALL_RIGHTS,
+            "get": frozenset({("get", "pods")}),
+            "none": frozenset(),
+        }
 
     async def api(self, account: str, *, pod: str | None = None) -> Api:
         self._apis.append(api_of(self.server.url, account, Identity(NAMESPACE, pod or POD)))
@@ -38,6 +43,9 @@ class StandInScene:
 
     async def delete(self) -> None:
         self.server.change(None)
+
+    async def protect(self) -> None:
+        self.server.budget = "Cannot evict pod as it would violate the pod's disruption budget."
 
     async def forget_versions(self) -> None:
         self.server.forget()

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from dsobs.config.models import RuntimeSettings, Target
+from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.runtimes import select
 from dsobs.runtimes.control_folder import ControlFolder, Kind
-from dsobs.runtimes.kubernetes import KubernetesRuntime, open_runtime
+from dsobs.runtimes.kubernetes import KubernetesRuntime, open_runtime, replacing
 from dsobs.runtimes.kubernetes import runtime as module
 from dsobs.runtimes.kubernetes.identity import Identity
 from dsobs.runtimes.process import ProcessRuntime
 from tests.contracts.runtime_contract import until
-from tests.kubernetes_stand_in import ALL_RIGHTS, NAMESPACE, POD, StandIn, pod_json
+from tests.kubernetes_stand_in import ACTING_RIGHTS, ALL_RIGHTS, NAMESPACE, POD, StandIn, pod_json
 from tests.runtimes.kubernetes.accounts import api_of
 
 
@@ -125,7 +125,12 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     folder = tmp_path / "control"
     folder.mkdir()
     server = StandIn()
-    server.tokens |= {"full": ALL_RIGHTS, "get": frozenset({("get", "pods")}), "none": frozenset()}
+    server.tokens |= {
+        "act": ACTING_RIGHTS,
+        "full": ALL_RIGHTS,
+        "get": frozenset({("get", "pods")}),
+        "none": frozenset(),
+    }
     server.others[("deployments", "vllm")] = {"kind": "Deployment", "metadata": {"name": "vllm"}, "spec": {}}
     server.others[("deployments", "vllm")]["status"] = {"replicas": 1, "updatedReplicas": 1}
     server.others[("nodes", "node-1")] = {"kind": "Node", "metadata": {"name": "node-1"}}
@@ -431,3 +436,104 @@ async def test_auto_is_kubernetes_in_a_pod_with_a_control_folder_and_a_process_e
     assert isinstance(
         await select(settings.model_copy(update={"control_folder": tmp_path / "no"}), Target()), ProcessRuntime
     )
+
+
+async def test_request_is_not_written_where_the_lease_may_be_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = await world.seeing()
+    turn = runtime.turn(Remediation())
+    assert not isinstance(turn, Unknown)
+    monkeypatch.setattr(turn, "lost", lambda: "not renewed in time")
+    with pytest.raises(RuntimeHeld, match="not renewed in time"):
+        await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+    assert world.kubelet.seen == []
+
+
+async def test_without_an_api_server_there_is_nobody_to_coordinate_with(world: World) -> None:
+    assert world.runtime(token=None).turn(Remediation()) == Unknown("no token")
+
+
+async def test_pod_is_replaced_by_eviction_and_what_made_it_makes_another(world: World) -> None:
+    runtime = await world.seeing(token="act")
+    assert runtime.cannot_replace() is None
+    result = await runtime.replace(incident="i1")
+    assert (result.started_at, result.detail) == (None, f"evicted {POD}")
+    assert world.server.pod is not None
+    assert world.server.pod["metadata"]["deletionTimestamp"]
+
+
+async def test_pod_is_not_replaced_without_the_right_or_where_nothing_would_make_another(world: World) -> None:
+    runtime = await world.seeing()
+    assert runtime.cannot_replace() == (
+        'no right to replace the pod; add to the Role: {apiGroups: [""], resources: ["pods/eviction"], verbs: [create]}'
+    )
+    with pytest.raises(RuntimeRefused, match="no right to replace"):
+        await runtime.replace()
+    await runtime.close()
+    alone = world.change()
+    del alone["metadata"]["ownerReferences"]
+    world.server.change(alone)
+    other = world.runtime(token="act")
+    await until(other.view, lambda view: isinstance(view, RuntimeView) and view.running is not None, 5.0)
+    assert "nothing would make the pod anew" in (other.cannot_replace() or "")
+
+
+async def test_disruption_budget_is_waited_for_and_then_refuses(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replacing, "BUDGET_SECONDS", 0.3)
+    monkeypatch.setattr(replacing, "BUDGET_LOOK_SECONDS", 0.1)
+    world.server.budget = "Cannot evict pod as it would violate the pod's disruption budget."
+    runtime = await world.seeing(token="act")
+    with pytest.raises(
+        RuntimeRefused, match=r"allowed no eviction of .* for 0 s: Cannot evict pod as it would violate"
+    ):
+        await runtime.replace()
+    assert len([asked for asked in world.server.asked if asked.endswith("/eviction")]) > 1
+
+    async def allow() -> None:
+        await asyncio.sleep(0.15)
+        world.server.budget = None
+
+    result, _ = await asyncio.gather(runtime.replace(), allow())
+    assert result.detail == f"evicted {POD}"
+
+
+def grouped(world: World) -> None:
+    """This pod and another are one engine."""
+    mine = world.change()
+    mine["metadata"]["labels"]["engine"] = "one"
+    other = copy.deepcopy(mine)
+    other["metadata"] |= {"name": "worker", "uid": "worker-uid"}
+    world.server.further["worker"] = other
+    world.server.change(mine)
+
+
+async def test_engine_of_several_pods_is_restarted_as_a_whole_this_pod_last(world: World) -> None:
+    grouped(world)
+    runtime = await world.seeing(token="act", group_label="engine")
+    result = await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+    assert result.detail == f"evicted worker, {POD}"
+    assert world.server.further == {}
+    assert world.kubelet.seen == []
+    with pytest.raises(RuntimeHeld, match="being deleted"):
+        await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+
+
+async def test_without_the_right_only_this_pod_of_several_is_restarted(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    grouped(world)
+    runtime = await world.seeing(group_label="engine")
+    await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+    assert len(world.kubelet.seen) == 1
+    assert "of 2 pods that are one engine only this one is restarted: no right to replace the pod" in caplog.text
+
+
+async def test_fault_of_the_node_is_told_as_an_event_where_there_is_the_right(world: World) -> None:
+    without = await world.seeing()
+    await without.announce("GPUFault", "XID 79")
+    assert world.server.events == []
+    await without.close()
+    await (await world.seeing(token="act")).announce("GPUFault", "XID 79")
+    (event,) = world.server.events
+    assert (event["reason"], event["involvedObject"]["name"]) == ("GPUFault", POD)
