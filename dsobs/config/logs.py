@@ -19,6 +19,7 @@ from dsobs.config.fields import (
 )
 from dsobs.config.log_expression import LogPattern
 from dsobs.config.log_transform import LogTransform
+from dsobs.config.otlp import OtlpLogs
 from dsobs.config.secret import Secret
 
 Bytes = Annotated[int, Field(ge=1)]
@@ -139,6 +140,7 @@ class Logs(Model):
     and costs far less. The name of one that ships replaces it; `NAME=` switches it off."""
     transform: LogTransform = LogTransform()
     elasticsearch: Elasticsearch | None = None
+    otlp: OtlpLogs | None = None
     file: LogFileSink = LogFileSink()
     edge: Edge = Edge()
 

@@ -27,6 +27,7 @@ from dsobs.config.fields import (
     Share,
 )
 from dsobs.config.logs import Logs
+from dsobs.config.otlp import Otlp
 from dsobs.config.secret import Secret
 
 
@@ -474,6 +475,7 @@ class Config(Model):
     remediation: Remediation = Remediation()
     state: State = State()
     logs: Logs = Logs()
+    otlp: Otlp | None = None
     api: Api = Api()
     log: Log = Log()
     reload: Reload = Reload()

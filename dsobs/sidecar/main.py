@@ -42,6 +42,7 @@ from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.exporting import Exporting
 from dsobs.sidecar.folder_lock import folder_lock
 from dsobs.sidecar.journal import INCIDENTS_FILE, Journal
 from dsobs.sidecar.keeping import Keeping
@@ -163,7 +164,7 @@ class Sidecar:
         )
         self._journal = Journal(self.folder / INCIDENTS_FILE)
         self.ledger = LedgerStore(
-            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._journal.entry
+            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._committed
         )
         self._journal.begin(self.ledger.current.entries)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
@@ -174,6 +175,13 @@ class Sidecar:
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
             self.watch.shipped_pool = self.shipping.kv_pool
             self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
+            self.exporting = Exporting(
+                config.logs.service or self.name,
+                self.clock,
+                session,
+                samples=self.metric_samples,
+                engine=lambda: self.pipeline.adapter.name if self.pipeline.adapter is not None else "",
+            )
             self._actor = Actor(
                 self.ledger,
                 lambda: self.watch.runtime,
@@ -196,6 +204,7 @@ class Sidecar:
             await self._serve(stack)
             self.receivers.use(config, notifiers)
             self.shipping.use(config)
+            self.exporting.use(config.otlp)
             following = asyncio.create_task(self.reloader.follow_files(config.reload.interval))
             calendar = self._calendar()
             self._running = True
@@ -334,6 +343,10 @@ class Sidecar:
         )
 
     # Keeping and telling.
+
+    def _committed(self, entry: Entry) -> None:
+        self._journal.entry(entry)
+        self.exporting.line(entry, self.ledger.current)
 
     async def _keep(self, turn: Turn) -> None:
         """Commits alert states and the pages that follow from them in one transaction, before they take effect."""
@@ -484,6 +497,7 @@ class Sidecar:
         self._own = Own(self.evaluator.metric_names)
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
+        self.exporting.use(plan.config.otlp)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
 
     # What the API asks for.
@@ -599,6 +613,7 @@ class Sidecar:
         await asyncio.gather(following, *self._background, return_exceptions=True)
         await self._commit([], self.clock.now())
         await self.receivers.stop(5.0)
+        await self.exporting.stop(3.0)
         await self.shipping.stop()
         await self.watch.close()
         self.records.close()

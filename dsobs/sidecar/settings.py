@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
@@ -73,8 +74,11 @@ def _of_rules(problem: RuleProblem) -> Problem:
 
 
 def unusable(config: Config) -> Iterator[Finding]:
-    """Templates and matchers that are none."""
+    """Templates and matchers that are none, and what needs an extra that is not installed."""
     yield from bad_templates(config)
+    for key, section in (("otlp.endpoint", config.otlp), ("logs.otlp.endpoint", config.logs.otlp)):
+        if section is not None and not otlp_installed():
+            yield Finding(key, (key,), "is set, and OpenTelemetry is not installed; pip install 'dsobs[otlp]'")
     alertmanager = config.notifiers.alertmanager
     for text in alertmanager.silence_scope if alertmanager is not None else ():
         try:
@@ -82,6 +86,15 @@ def unusable(config: Config) -> Iterator[Finding]:
         except MatcherError as error:
             key = "notifiers.alertmanager.silence_scope"
             yield Finding(key, (key,), str(error))
+
+
+def otlp_installed() -> bool:
+    """Whether the extra `otlp` is there, without importing it."""
+    names = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.common")
+    try:
+        return all(find_spec(name) is not None for name in names)
+    except ModuleNotFoundError:
+        return False
 
 
 def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:

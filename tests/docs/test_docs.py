@@ -61,6 +61,7 @@ OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat
     "systemctl",
     "vllm",
     "kubectl",
+    "pip",
     "helm",
 }
 """Commands of others, which are only split into words."""
