@@ -225,7 +225,7 @@ async def test_a_silence_that_ends_while_dsobs_is_away_leaves_its_alert_to_be_pa
         assert len(here.critical()) == 1
 
 
-@pytest.mark.parametrize("moments", [(2.0, 6.0), (9.5, 12.5)])
+@pytest.mark.parametrize("moments", [(2.0, 6.0), pytest.param((9.5, 12.5), marks=pytest.mark.real("seconds"))])
 async def test_dsobs_killed_in_the_middle_of_an_incident_restarts_the_engine_once(
     tmp_path: Path, moments: tuple[float, float]
 ) -> None:
