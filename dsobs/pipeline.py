@@ -30,6 +30,7 @@ from dsobs.rules import Evaluator, Group, RuleFileError, load
 from dsobs.rules.files import out_of_reach
 from dsobs.rules.shipped import source, sources
 from dsobs.series.store import Store
+from dsobs.signals.demand import DemandMeter, demand_samples
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.gpu_cards import GpuCards
 from dsobs.signals.lifecycle import Lifecycle
@@ -89,6 +90,10 @@ class Memory:
     kv_pool_bytes: int | None = None
     cards: dict[str, Any] = field(default_factory=dict)
     """As `GpuCards.dump` gives it."""
+    capacity: tuple[str, float] | None = None
+    """(fingerprint of models and flags, tokens per second at its limit)."""
+    start_seconds: float | None = None
+    """What the engine's last start took that was seen from its beginning."""
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -104,6 +109,8 @@ class Memory:
             },
             "kv_pool_bytes": self.kv_pool_bytes,
             "cards": self.cards,
+            "capacity": list(self.capacity) if self.capacity is not None else None,
+            "start_seconds": self.start_seconds,
         }
 
     @classmethod
@@ -119,6 +126,8 @@ class Memory:
             gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
             kv_pool_bytes=value["kv_pool_bytes"],
             cards=value.get("cards", {}),
+            capacity=(str(value["capacity"][0]), float(value["capacity"][1])) if value.get("capacity") else None,
+            start_seconds=value.get("start_seconds"),
         )
 
 
@@ -145,6 +154,12 @@ class Pipeline:
         self.tracker = ProgressTracker(config.hang, probes)
         self.lifecycle = Lifecycle(seen=memory.seen, was_up=memory.was_up, was_ready=memory.was_ready)
         self.restarts = RestartWindow(memory.restarts, memory.known)
+        self.start_seconds = memory.start_seconds
+        """What the engine's last start took that was seen from its beginning."""
+        self.demand: float | None = None
+        """See `dsobs.signals.demand`."""
+        self._meter = DemandMeter()
+        self._capacity = memory.capacity
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
         self.adapter: EngineAdapter | None = None
@@ -218,7 +233,17 @@ class Pipeline:
             gaps=gaps,
             kv_pool_bytes=self.kv_pool_bytes,
             cards=self.cards.dump(),
+            capacity=self._learned_capacity(),
+            start_seconds=self.start_seconds,
         )
+
+    def _learned_capacity(self) -> tuple[str, float] | None:
+        mark = self._served()
+        return (mark, self._meter.capacity) if mark and self._meter.capacity is not None else self._capacity
+
+    def _served(self) -> str:
+        """Fingerprint of what is served, whose capacity is learned; empty while it is not known."""
+        return "".join(sorted(self._fingerprints.values()))
 
     def reconfigure(self, config: Config, groups: Sequence[Group], probes: str) -> None:
         """Other settings and rules from now on; windows, alerts and all that was learned stay."""
@@ -272,6 +297,8 @@ class Pipeline:
         self.view = view
         if view.ready and not before.ready:
             log.info("the engine is ready", extra={"event.action": "engine-ready"})
+            if before.starting_since is not None:
+                self.start_seconds = view.at - before.starting_since
         elif before.up and not view.up:
             log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
         if view.paused != before.paused:
@@ -406,6 +433,8 @@ class Pipeline:
         self._learned = self.memory().gaps
         self.tracker.forget()
         self.tracker.gaps.clear()
+        self._capacity = self._learned_capacity()
+        self._meter.forget(model=True)
         self._fingerprints.clear()
         self._offset = ProbeOffset()
         self.cards.new_instance()
@@ -450,6 +479,7 @@ class Pipeline:
         derived.append(Sample(labels("dsobs_engine_fault"), float(self._in_fault(now))))
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
+        derived += self._demand_samples(now)
         self.store.append_samples(derived, now, source="derived")
         pids = engine_pids(obs.runtime)
         for fault in self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready):
@@ -469,6 +499,19 @@ class Pipeline:
         for outcome, count in self.probe_counts.items():
             derived.append(Sample(_PROBES[outcome], count))
         self._derived, self._gpu, self._container = derived, gpu, container
+
+    def _demand_samples(self, now: float) -> list[Sample]:
+        """Of a server that takes requests; one that starts, sleeps or stands still says nothing of demand."""
+        self.demand = None
+        if self._canonical and self.lifecycle.ready and not (self.tracker.paused or self.tracker.asleep):
+            mark = self._served()
+            if self._meter.capacity is None and self._capacity is not None and self._capacity[0] == mark:
+                self._meter.capacity = self._capacity[1]
+            late = self.config.rules.objectives.ttft_threshold
+            self.demand = self._meter.observe(now, self._canonical, self.config.scaling, late)
+        else:
+            self._meter.forget()
+        return demand_samples(self.demand, self._meter)
 
     def _unverified(self) -> list[Sample]:
         """What was firing when the engine was restarted is not over by that: not before the repair is verified."""

@@ -92,6 +92,18 @@ OTLP_DROPPED = Counter(
     ["signal", "reason"],
     registry=REGISTRY,
 )
+SCALING_REPLICAS = Gauge(
+    "dsobs_scaling_replicas",
+    "Replicas that the workload is to have by its own spec; only where dsobs scales it.",
+    ["workload"],
+    registry=REGISTRY,
+)
+SCALING_DESIRED = Gauge(
+    "dsobs_scaling_desired_replicas",
+    "Replicas that demand and known peaks ask for, within the limits. Absent while it is not known.",
+    ["workload"],
+    registry=REGISTRY,
+)
 BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], registry=REGISTRY)
 
 

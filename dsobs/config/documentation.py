@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from dsobs.config import log_transform, logs, models, otlp
+from dsobs.config import log_transform, logs, models, otlp, scaling
 
 
 @cache
@@ -33,5 +33,5 @@ def of_setting(model: str, attribute: str) -> str:
 
 
 def _classes() -> Iterator[ast.ClassDef]:
-    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs, log_transform, otlp))
+    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs, log_transform, otlp, scaling))
     return (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))

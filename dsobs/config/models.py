@@ -28,6 +28,7 @@ from dsobs.config.fields import (
 )
 from dsobs.config.logs import Logs
 from dsobs.config.otlp import Otlp
+from dsobs.config.scaling import Scaling
 from dsobs.config.secret import Secret
 
 
@@ -473,6 +474,7 @@ class Config(Model):
     inhibition: Inhibition = Inhibition()
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()
+    scaling: Scaling = Scaling()
     state: State = State()
     logs: Logs = Logs()
     otlp: Otlp | None = None

@@ -22,6 +22,11 @@ def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: st
     log.info("synthetic requests: %s (hang.probe)", "on" if config.probes_enabled else "none are sent")
     mode = config.remediation.mode
     log.info("repair: %s (remediation.mode)", "enforce" if mode is Mode.ENFORCE else "observe: nothing is changed")
+    scaling = config.scaling
+    log.info(
+        "scale-out: %s (scaling.mode)",
+        f"up to {scaling.max_replicas} replicas" if scaling.mode == "scale" else "the demand is published",
+    )
     log.info("logs: %s (logs.files)", _shipping(config) if config.logs.files else "none are tailed")
     log.info("OpenTelemetry: %s (otlp)", config.otlp.endpoint if config.otlp is not None else "nothing is exported")
     log.info("control endpoints: %s (api.control_token)", "on" if config.api.control_token else "off")

@@ -50,6 +50,7 @@ from dsobs.sidecar.kill_file import KillFile
 from dsobs.sidecar.plain import plain
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
+from dsobs.sidecar.scaling import Around, Scaling
 from dsobs.sidecar.settings import Plan, read_plan
 from dsobs.sidecar.shipping import Shipping
 from dsobs.sidecar.telling import Policy, Teller
@@ -199,6 +200,20 @@ class Sidecar:
                 ),
                 self.clock,
             )
+            self.scaling = Scaling(
+                config,
+                self.ledger,
+                self.clock,
+                session,
+                Around(
+                    runtime=lambda: self.watch.runtime,
+                    turn=self._turn_to_act,
+                    switches=self._switches,
+                    demand=lambda: self.pipeline.demand,
+                    start_seconds=lambda: self.pipeline.start_seconds,
+                    port=lambda: int(self.address.rpartition(":")[2] or 0),
+                ),
+            )
             self._restore_windows()
             announce(config, self.evaluator, self.folder, self.keeping.error)
             await self._serve(stack)
@@ -303,6 +318,7 @@ class Sidecar:
         if turn.pause_wanted:
             self.watch.ask_paused()
         await self.ledger.retry(obs.at)
+        self.scaling.follow()
         self.watch.read_start_up_log(turn.view)
         if obs.scrape is not None:
             self.records.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
@@ -494,6 +510,7 @@ class Sidecar:
         self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
         self.teller.policy = policy
         self._actor.configure(plan.config.remediation)
+        self.scaling.configure(plan.config)
         self._own = Own(self.evaluator.metric_names)
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
@@ -608,6 +625,7 @@ class Sidecar:
 
     async def _close(self, following: asyncio.Task[None]) -> None:
         await self._actor.stop(5.0)
+        await self.scaling.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(following, *self._background, return_exceptions=True)
