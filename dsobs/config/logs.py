@@ -106,12 +106,16 @@ class Elasticsearch(Model):
 
 
 class Logs(Model):
-    """Log shipping: files are read from where they were left, and each record is sent once. Nothing unless `files`."""
+    """Log shipping: files are read from where they were left, and each record is sent once. Nothing unless there are
+    `files`, or the engine's output is found in a file."""
 
     files: tuple[LogPath, ...] = ()
     """File name patterns, such as `/var/log/vllm/*.log`; `**` is any folders, and relative ones start from the working
-    directory. `FORMAT:PATTERN` names the format, else it is found out from the first lines. Empty: nothing is
-    tailed."""
+    directory. `FORMAT:PATTERN` names the format, else it is found out from the first lines. Empty: none but what
+    `supervised` finds."""
+    supervised: bool = True
+    """The `--log-file` of `dsobs supervise` is one of the files, without being named: the supervisor says where it is
+    (`runtime.supervisor_socket`). false: only `files` are."""
     exclude: tuple[str, ...] = ()
     """File name patterns that are left out."""
     from_end: bool = False

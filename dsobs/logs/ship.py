@@ -415,7 +415,7 @@ class Shipper:
             failed += bad
             # Up to what is still to come; but nobody knows where a record of several lines ends, whose lines may stand
             # between others, and reading must not begin inside it.
-            several = several or any(b"\n" in raw for _, raw, _ in some)
+            several = several or (bool(records) and any(b"\n" in raw for _, raw, _ in some))
             done = end if not records else 0 if several else min(end, *(start for start, _, _ in records))
             batch.add(body, count, feed.progress, 0 if failed else done)
             if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:

@@ -18,7 +18,7 @@ from dsobs.config import Config, Coordination, ReloadError
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.notification import Notification
-from dsobs.model.observation import Unknown
+from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.samples import Page, Sample
 from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
@@ -303,6 +303,8 @@ class Sidecar:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
         self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
+        if isinstance(obs.runtime, RuntimeView) and obs.runtime.log_file:
+            self.shipping.found(obs.runtime.log_file)
         async with self._turning:
             turn = await unhurried(
                 self.pipeline.turning(obs, self.ledger.current, self._switches(), tuple(self._silenced))

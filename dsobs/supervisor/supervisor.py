@@ -67,6 +67,7 @@ class Supervisor:
             self._outputs["stdout"] if self._one_stream else Output(lambda data: write_all(2, data))
         )
         self._log = Output(log_file.write) if log_file is not None else None
+        self._log_path = log_file.path if log_file is not None else None
         if self._log is not None:
             self._outputs["log_file"] = self._log
         self._streams: list[Stream] = []
@@ -133,7 +134,8 @@ class Supervisor:
 
         `started_at`, `pid`: of the present engine or the last one. `exit_code` (128 + n for signal n), `signal`,
         `ended_at`: of the one that ended last. `planned_stop`: who was seen to stop the present engine, or the one that
-        ended last. `history`: starts of the last 24 h. `cpu_seconds`: of all processes of the engine, ended ones too.
+        ended last. `history`: starts of the last 24 h. `cpu_seconds`: of all processes of the engine, ended ones too. `log_file`:
+        what the output is written to as well, its path in full.
         """
         if self._phase in ("running", "stopping", "clearing"):
             self._look()
@@ -153,6 +155,7 @@ class Supervisor:
             "history": [start for start in self._history if start >= oldest],
             "cpu_seconds": self._cpu.seconds,
             "pids": [each.pid for each in self._remaining],
+            "log_file": self._log_path,
             "dropped_bytes": {name: output.dropped_bytes for name, output in self._outputs.items()},
         }
 
