@@ -18,7 +18,17 @@ from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
-from dsobs.model.observation import Failure, HostView, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
+from dsobs.model.observation import (
+    Failure,
+    Health,
+    HostView,
+    Observation,
+    Probe,
+    ProbeOutcome,
+    RuntimeView,
+    Scrape,
+    Unknown,
+)
 from dsobs.model.samples import Labels, Page, Sample, labels
 from dsobs.model.view import CANNOT_REPLACE, View, Witness
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
@@ -188,6 +198,9 @@ class Pipeline:
         self._scrape_duration: float | None = None
         self._last_failure: Failure | None = None
         """Of the scrape that ended last; None: it succeeded."""
+        self.last_scrape: Scrape | None = None
+        """The one that ended last, without its page; None: none has."""
+        self.last_health: Health | None = None
         self._was_away = False
         """Nobody took a scrape at some time since its page was read last."""
         self._canonical: list[Sample] = []
@@ -368,6 +381,8 @@ class Pipeline:
         if scrape is not None:
             self._scrape_duration = scrape.duration_seconds
             self._last_failure = scrape.failure
+            self.last_scrape = replace(scrape, page=None, text=None)
+        self.last_health = obs.health or self.last_health
         self._derive(obs)
         return obs
 

@@ -440,6 +440,9 @@ class Api(Model):
     """Bearer token of the endpoints that change something. Unset: they are off."""
     native_metrics: bool = False
     """Pass the engine's own metrics through on /metrics."""
+    log_lines: int = Field(default=100, ge=0, le=1000)
+    """Last lines of the engine's log and of dsobs's own that the status page shows, without keys, addresses and
+    prompts; 0: none."""
 
 
 class Log(Model):

@@ -43,6 +43,11 @@ class Entry:
     id: int = 0
 
 
+def said(detail: Mapping[str, Any]) -> str:
+    """What a line's detail says for people; empty if it says nothing."""
+    return str(detail.get("why") or detail.get("guard") or detail.get("reason") or detail.get("folder") or "")
+
+
 def incident_id(now: float) -> str:
     """`20261123T171656Z-3f9c`: sortable, and unique beside others of the same second."""
     return f"{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"

@@ -15,11 +15,13 @@ from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
 from dsobs.config import Config, Coordination, ReloadError
+from dsobs.indicators import INDICATORS
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.notification import Notification
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.samples import Page, Sample
+from dsobs.model.status import Charts, ShownSetting, Status
 from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
 from dsobs.notifiers import configured
@@ -43,16 +45,18 @@ from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
 from dsobs.sidecar.exporting import Exporting
+from dsobs.sidecar.facts import Seen
 from dsobs.sidecar.folder_lock import folder_lock
 from dsobs.sidecar.journal import INCIDENTS_FILE, Journal
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.kill_file import KillFile
-from dsobs.sidecar.plain import plain
+from dsobs.sidecar.log_tails import LogTails
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
 from dsobs.sidecar.scaling import Around, Scaling
 from dsobs.sidecar.settings import Plan, read_plan
 from dsobs.sidecar.shipping import Shipping
+from dsobs.sidecar.snapshot import CHART_SECONDS, Held, charts, settings_shown, snapshot
 from dsobs.sidecar.telling import Policy, Teller
 from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
@@ -122,6 +126,11 @@ class Sidecar:
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._kill_file = KillFile()
+        self.log_tails = LogTails(lambda: self.watch.runtime, self.clock, config.api.log_lines)
+        self._settings_of: Config | None = None
+        self._settings_shown: tuple[ShownSetting, ...] = ()
+        for indicator in INDICATORS.values():
+            self.store.want(indicator.record, CHART_SECONDS)
         self._began_at: float | None = None
         self._turned_at: float | None = None
         """When the last turn was done, all of it."""
@@ -215,6 +224,7 @@ class Sidecar:
                 ),
             )
             self._restore_windows()
+            self.log_tails.begin()
             announce(config, self.evaluator, self.folder, self.keeping.error)
             await self._serve(stack)
             self.receivers.use(config, notifiers)
@@ -517,6 +527,7 @@ class Sidecar:
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
         self.exporting.use(plan.config.otlp)
+        self.log_tails.configure(plan.config.api.log_lines)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
 
     # What the API asks for.
@@ -592,33 +603,44 @@ class Sidecar:
             entries = await self.keeping.write(lambda c: ledgers.of_incident(c, incident or ""))
         return ledgers.by_incident(entries)
 
-    def status(self) -> dict[str, Any]:
-        """The engine, the guards and what is unknown."""
-        view = self.pipeline.view
+    def status(self) -> Status:
+        """What page, events and `dsobs status` show."""
+        if self._settings_of is not self.config:
+            self._settings_of, self._settings_shown = self.config, settings_shown(self.config)
+        now, switches, pipeline = self.clock.now(), self._switches(), self.pipeline
         ledger = self.ledger.current
-        going_on = ledger.open_incident()
-        return {
-            "name": self.name,
-            "version": __version__,
-            "target": self.config.target.url,
-            "engine": self.pipeline.adapter.name if self.pipeline.adapter is not None else None,
-            "view": plain(view),
-            "guards": {
-                "mode": self.config.remediation.mode.value,
-                "killed": self._switches().killed,
-                "restarts_24h": view.restarts_24h,
-                "max_restarts_24h": self.config.remediation.max_restarts_24h,
-                "ledger_writable": ledger.writable,
-                "incident": going_on.id if going_on is not None else None,
-            },
-            "reload_error": self.reloader.error,
-            "logs": self.shipping.status,
-            "unknown": {
-                name: value.reason
-                for name, value in (("gpu", self.pipeline.gpus), ("runtime", view.runtime))
-                if isinstance(value, Unknown)
-            },
-        }
+        seen = Seen(
+            now=now,
+            config=self.config,
+            view=pipeline.view,
+            engine=pipeline.adapter.name if pipeline.adapter is not None else None,
+            scrape=pipeline.last_scrape,
+            health=pipeline.last_health,
+            gpus=pipeline.gpus,
+            alerts=self.current_alerts(),
+            has_rules=self.evaluator.has_alert_rules,
+            failing_rules=self.evaluator.failures(),
+            standing=self.prepared() or self.alive(),
+        )
+        held = Held(
+            name=self.name,
+            silenced=self._silenced,
+            next_step=self.teller.policy.next_step,
+            ledger=ledger,
+            switches=switches,
+            steps=pipeline.planned(now, ledger, switches, self._silenced) if seen.standing is None else [],
+            store=self.store,
+            recorded=self.evaluator.metric_names,
+            tails=self.log_tails.read(),
+            settings=self._settings_shown,
+            reload_error=self.reloader.error,
+            logs=self.shipping.status,
+        )
+        return snapshot(seen, held)
+
+    def charts(self) -> Charts:
+        """The last 30 minutes of the indicators."""
+        return charts(self.store, self.clock.now())
 
     def stop(self) -> None:
         """Asks the loop to end; legal before the start and twice."""
@@ -635,6 +657,7 @@ class Sidecar:
         await self.receivers.stop(5.0)
         await self.exporting.stop(3.0)
         await self.shipping.stop()
+        await self.log_tails.close()
         await self.watch.close()
         self.records.close()
         self.keeping.close()
