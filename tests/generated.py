@@ -11,6 +11,7 @@ from dsobs.cli.reference import commands_page
 from dsobs.config.reference import schema_text, settings_page
 from dsobs.logs import metrics as log_metrics
 from dsobs.rules.catalogue import rules_page
+from tests.deploy import packaged
 from tests.log_faults import page as log_faults_page
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/metrics.md", metrics),
     ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
+    *packaged.files(),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 
