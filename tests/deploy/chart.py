@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from tests.manifests.golden import LEFT_OUT, LOG_CODE
+from dsobs.manifests.sidecar import LOG_CODE
+from tests.manifests.golden import LEFT_OUT
 from tests.real.kubernetes import tools
 
 ROOT = Path(__file__).parents[2]

@@ -45,7 +45,7 @@ def values_schema_text() -> str:
     """The schema of the chart's values, in which `settings` are dsobs's own."""
     schema = json.loads((ROOT / CHART / "values.schema.json").read_text(encoding="utf-8"))
     own = json.loads(schema_text())
-    schema["$defs"] = {name: definition for name, definition in own.pop("$defs").items()}
+    schema["$defs"] = own.pop("$defs")
     own.pop("$schema")
     schema["properties"]["settings"] = own
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

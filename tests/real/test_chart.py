@@ -242,8 +242,8 @@ CONFLICTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "logging": (
         {"vllm": {"enabled": True, "env": [{"name": "VLLM_LOGGING_CONFIG_PATH", "value": "/x"}]}},
-        "vllm.env: VLLM_LOGGING_CONFIG_PATH is the chart's own; take it out, or use `dsobs k8s inject` on a manifest of "
-        "yours",
+        "vllm.env: VLLM_LOGGING_CONFIG_PATH is the chart's own; take it out, or use `dsobs k8s inject` on a manifest "
+        "of yours",
     ),
     "numbers of rules": (
         {"settings": {"rules": {"evaluation": "prometheus", "gpu_memory": {"threshold": 0.9}}}},
