@@ -13,6 +13,7 @@ from dsobs.config.reference import schema_text, settings_page
 from dsobs.indicators import RULES_FILE, indicators_page, rules_file
 from dsobs.logs import metrics as log_metrics
 from dsobs.rules.catalogue import rules_page
+from tests.deploy import packaged
 from tests.log_faults import page as log_faults_page
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/metrics.md", metrics),
     ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
+    *packaged.files(),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 
