@@ -278,7 +278,6 @@ class Sidecar:
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
-        self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
         async with self._turning:
             turn = await unhurried(
                 self.pipeline.turning(obs, self.ledger.current, self._switches(), tuple(self._silenced))
