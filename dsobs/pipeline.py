@@ -29,7 +29,8 @@ from dsobs.model.observation import (
     Scrape,
     Unknown,
 )
-from dsobs.model.samples import Labels, Page, Sample, labels
+from dsobs.model.samples import Labels, Page, Sample, labels, metric_name
+from dsobs.model.signals import is_passed
 from dsobs.model.view import CANNOT_REPLACE, View, Witness
 from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibition
 from dsobs.promql import Limits, Sliced, finish
@@ -204,9 +205,10 @@ class Pipeline:
         self._was_away = False
         """Nobody took a scrape at some time since its page was read last."""
         self._canonical: list[Sample] = []
-        self._derived: list[Sample] = []
-        self._gpu: list[Sample] = []
-        self._container: list[Sample] = []
+        self._told: dict[str, list[Sample]] = {}
+        """Every signal as it stands, by source."""
+        self._native_names: frozenset[str] = frozenset()
+        """What rules name that may be the engine's own."""
         self._kv_usage: dict[EngineKey, float] = {}
         self._answered_at: float | None = None
         self._error_at: float | None = None
@@ -225,7 +227,15 @@ class Pipeline:
 
     def samples(self) -> list[Sample]:
         """Every signal as it stands now; what is unknown is not among them."""
-        return [*self._canonical, *self._derived, *self._gpu, *self._container]
+        return [sample for samples in self._told.values() for sample in samples]
+
+    def _tell(self, source: str, samples: list[Sample], at: float) -> None:
+        """What `source` has now, for the page and for the store alike: what is exported a rule can name.
+
+        But for cards of others, of which no rule of this engine says anything.
+        """
+        self._told[source] = samples
+        self.store.append_samples(self.cards.judged(samples) if source == "gpu" else samples, at, source)
 
     @property
     def facts(self) -> EngineFacts:
@@ -273,6 +283,7 @@ class Pipeline:
         )
         for name, seconds in self.evaluator.lookbacks.items():
             self.store.want(name, seconds)
+        self._native_names = frozenset(filter(is_passed, self.evaluator.metric_names))
 
     # One turn.
 
@@ -337,7 +348,8 @@ class Pipeline:
                 self.tracker.forget()
             # A hang that began before dsobs was restarted must not look like a prefill that has just begun.
             self.tracker.observe(obs.at, self._raw, there=self._facts.engine_keys)
-            self.store.append_samples(self._canonical, obs.at, source="engine")
+            self._tell("engine", self._canonical, obs.at)
+            self._keep_native(obs.scrape.page, obs.at)
             self._data_since = obs.at if self._data_since is None else self._data_since
 
     def alerts(self) -> list[Alert]:
@@ -368,16 +380,17 @@ class Pipeline:
             self._new_instance()
         if page is not None:
             self.tracker.observe(now, self._raw, probing=self.probes_in_flight, there=self._facts.engine_keys)
-            self.store.append_samples(self._canonical, now, source="engine")
+            self._tell("engine", self._canonical, now)
+            self._keep_native(page, now)
         elif scrape is not None:
             assert scrape.failure is not None
             if scrape.failure is Failure.TOO_MANY_SERIES and not self._told_too_many:
                 self._told_too_many = True
                 log.warning("the engine's metrics page is not read: %s", scrape.detail)
             self._scrape_failures[scrape.failure] += 1
-            self._canonical = []
             self._kv_usage = {}
-            self.store.mark_stale("engine", now)
+            self._tell("engine", [], now)
+            self._keep_native(None, now)
         if scrape is not None:
             self._scrape_duration = scrape.duration_seconds
             self._last_failure = scrape.failure
@@ -385,6 +398,13 @@ class Pipeline:
         self.last_health = obs.health or self.last_health
         self._derive(obs)
         return obs
+
+    def _keep_native(self, page: Page | None, at: float) -> None:
+        """The engine's own metrics, of which only those are kept that a rule names."""
+        if self._native_names:
+            samples = [] if page is None else page.samples
+            named = [sample for sample in samples if metric_name(sample.labels) in self._native_names]
+            self.store.append_samples(named, at, "native")
 
     def _read_page(self, page: Page, now: float) -> int:
         """How many engines the page has. One with more than are followed is not taken in: what is kept of each would
@@ -495,7 +515,11 @@ class Pipeline:
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
         derived += self._demand_samples(now)
-        self.store.append_samples(derived, now, source="derived")
+        if self._scrape_duration is not None:
+            derived.append(Sample(labels("dsobs_engine_scrape_duration_seconds"), self._scrape_duration))
+        derived += [Sample(_FAILURES[reason], count) for reason, count in self._scrape_failures.items()]
+        derived += [Sample(_PROBES[outcome], count) for outcome, count in self.probe_counts.items()]
+        self._tell("derived", derived, now)
         pids = engine_pids(obs.runtime)
         for fault in self.cards.observe(obs.gpus, now, pids, ready=self.lifecycle.ready):
             log.warning("%s: that is over, the card was initialised anew since and is well", fault)
@@ -504,16 +528,8 @@ class Pipeline:
         pool = max(self._facts.kv_cache_bytes.values(), default=None) or self.kv_pool_bytes
         gpu += self.cards.signals_up(obs.gpus) if self.config.gpu.enabled else []
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves, self.cards.others)
-        self.store.append_samples(self.cards.judged(gpu), now, source="gpu")
-        container = self._container_samples(obs)
-        self.store.append_samples(container, now, source="container")
-        if self._scrape_duration is not None:
-            derived.append(Sample(labels("dsobs_engine_scrape_duration_seconds"), self._scrape_duration))
-        for reason, count in self._scrape_failures.items():
-            derived.append(Sample(_FAILURES[reason], count))
-        for outcome, count in self.probe_counts.items():
-            derived.append(Sample(_PROBES[outcome], count))
-        self._derived, self._gpu, self._container = derived, gpu, container
+        self._tell("gpu", gpu, now)
+        self._tell("container", self._container_samples(obs), now)
 
     def _demand_samples(self, now: float) -> list[Sample]:
         """Of a server that takes requests; one that starts, sleeps or stands still says nothing of demand."""

@@ -83,13 +83,18 @@ class Silence:
         return self.starts_at <= now < self.ends_at and all(matcher.matches(labels) for matcher in self.matchers)
 
 
+def fit_no_label(matchers: Iterable[Matcher]) -> bool:
+    """Whether they all fit a label that is not there, and so whatever has none of them: as a rule by a slip."""
+    return all(matcher.matches({}) for matcher in matchers)
+
+
 def new(matchers: Iterable[str], now: float, seconds: float, created_by: str, comment: str) -> Silence:
     """A silence from now on; MatcherError for a bad matcher, none at all, only such as fit an empty label, or no
     time."""
     parsed = tuple(Matcher.parse(text) for text in matchers)
     if not parsed:
         raise MatcherError("a silence needs at least one matcher, such as alertname=EngineHung")
-    if all(matcher.matches({}) for matcher in parsed):
+    if fit_no_label(parsed):
         # As Alertmanager does: such a slip would silence all alerts and stop all repair.
         raise MatcherError(
             f"{' '.join(str(matcher) for matcher in parsed)} fits whatever has no such label, which may be all alerts; "

@@ -10,15 +10,25 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
+from prometheus_client.core import Metric
 
 from dsobs.model.samples import Sample, labels_of
 
 # The time at which a counter began is of no use to dsobs, and would be a series more for each.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-REGISTRY = CollectorRegistry(auto_describe=False)
-ProcessCollector(registry=REGISTRY)
-"""`process_*`: CPU time, memory and open files of dsobs itself."""
+REGISTRY = CollectorRegistry(auto_describe=False, support_collectors_without_names=True)
+
+
+class _Process(ProcessCollector):
+    """`process_*`: CPU time, memory and open files of dsobs itself."""
+
+    def describe(self) -> Iterable[Metric]:
+        """Its names, so that /proc is read for who wants them alone."""
+        return self.collect()
+
+
+_Process(registry=REGISTRY)
 
 LOOP_TICKS = Counter("dsobs_loop_ticks", "Turns of a loop.", ["loop"], registry=REGISTRY)
 LOOP_MISSED = Counter(
@@ -108,7 +118,7 @@ BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], regis
 
 
 class Own:
-    """dsobs's own metrics of these names, for rules that name them."""
+    """dsobs's own metrics of these names, log shipping's among them, for rules that name them."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._page = REGISTRY.restricted_registry(names)

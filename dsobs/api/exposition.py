@@ -2,7 +2,6 @@
 
 import gzip
 import math
-import re
 import threading
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -16,13 +15,12 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from dsobs.model.samples import Labels, Page, Sample
-from dsobs.model.signals import SIGNALS
+from dsobs.model.samples import Labels, Page, Sample, metric_name
+from dsobs.model.signals import SIGNALS, is_passed
 from dsobs.telemetry import REGISTRY
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _EOF = "# EOF\n"
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _SUFFIXES = ("_bucket", "_count", "_sum")
 _RANKS = {name: rank for rank, name in enumerate(SIGNALS)}
 ALERT_SERIES = {"ALERTS": "Pending and firing alerts.", "ALERTS_FOR_STATE": "When an alert began, Unix time."}
@@ -82,16 +80,6 @@ def family_of(name: str) -> str:
     return name
 
 
-def passes(series: Labels) -> bool:
-    """Whether an engine's own series is passed through.
-
-    Not those of its process, which would be taken for dsobs's; not what is named like dsobs's own series; not names
-    that can't be written in these formats.
-    """
-    name = dict(series).get("__name__", "")
-    return not name.startswith(("process_", "python_", "dsobs_", "ALERTS")) and _NAME.fullmatch(name) is not None
-
-
 class Renderer:
     """Writes pages. Remembers the lines of the last page of each format, so that only values are written anew.
 
@@ -138,7 +126,7 @@ class Renderer:
 
 def native_samples(page: Page | None) -> list[Sample]:
     """The samples of an engine's page that are passed through; none without a page."""
-    return [] if page is None else [sample for sample in page.samples if passes(sample.labels)]
+    return [] if page is None else [sample for sample in page.samples if is_passed(metric_name(sample.labels))]
 
 
 def _line(key: tuple[bool, Labels], openmetrics: bool) -> _Line:

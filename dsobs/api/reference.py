@@ -29,6 +29,10 @@ def metrics_page(log_shipping: Iterable[object]) -> str:
         "What dsobs serves on `/metrics`, as text or OpenMetrics. What is unknown is absent, never 0. A histogram has",
         "the series `_bucket`, `_sum` and `_count`. With `api.native_metrics` the engine's own metrics stand there,",
         "too, by their own names.",
+        "",
+        "A rule that the sidecar evaluates can name each of them, and the engine's own by their own names whether or",
+        "not they are passed through; what no rule names is not kept. Not seen by rules: cards that are known to be",
+        "another engine's.",
     ]
     for title, prefix, text in _PARTS:
         rows = [

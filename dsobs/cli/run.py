@@ -40,15 +40,16 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.sidecar.settings import with_files
 
     try:
-        config = read_config(args).config
+        loaded = read_config(args)
     except ConfigError as error:
         return _refused(with_files(error))
+    config = loaded.config
     configure_logging(config.log)
     footprint.settle()
 
     async def main() -> int:
         try:
-            sidecar = Sidecar(config, reread=lambda: read_config(args).config, file=config_file(args))
+            sidecar = Sidecar(config, placed=loaded.problems, reread=lambda: read_config(args), file=config_file(args))
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGHUP, sidecar.request_reload)
             for number in (signal.SIGINT, signal.SIGTERM):

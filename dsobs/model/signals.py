@@ -3,6 +3,7 @@
 One table; `/metrics`, the engine maps and the reference page are made from it.
 """
 
+import re
 from dataclasses import dataclass
 
 from dsobs_nvml import FAMILIES
@@ -276,3 +277,14 @@ SIGNALS: dict[str, Signal] = _table(
     Signal("dsobs_host_filesystem_avail_bytes", "gauge", "Disk space left.", "bytes", ("mountpoint",)),
     Signal("dsobs_host_filesystem_size_bytes", "gauge", "Size of the file system.", "bytes", ("mountpoint",)),
 )
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+
+
+def is_passed(name: str) -> bool:
+    """Whether an engine's own metric of this name is passed through, to the page and to rules.
+
+    Not those of its process, which would be taken for dsobs's; not what is named like dsobs's own series; not names
+    that can't be written in the formats of the page.
+    """
+    return not name.startswith(("process_", "python_", "dsobs_", "ALERTS")) and _NAME.fullmatch(name) is not None

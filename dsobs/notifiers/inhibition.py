@@ -15,11 +15,13 @@ from typing import Any
 from dsobs.config.document import Document, Place, parse_document, read_document
 from dsobs.config.problem import ConfigError, Problem
 from dsobs.config.settings import dotted
-from dsobs.silences import Matcher, MatcherError
+from dsobs.silences import Matcher, MatcherError, fit_no_label
 
 SHIPPED_FILE = "alertmanager.yaml"
 _KEYS = ("name", "source_matchers", "target_matchers", "equal")
 _OLD_KEYS = {f"{side}_{form}": f"{side}_matchers" for side in ("source", "target") for form in ("match", "match_re")}
+_ALWAYS = {"alertname": "Watchdog", "severity": "none"}
+"""What an alert that always fires has, besides the server's `instance`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +100,17 @@ def _rule(document: Document, place: Place, raw: Any, problems: list[Problem]) -
     sources = _matchers(document, (*place, "source_matchers"), raw.get("source_matchers"), problems)
     targets = _matchers(document, (*place, "target_matchers"), raw.get("target_matchers"), problems)
     equal = raw.get("equal") or []
+    for side, matchers in (("source_matchers", sources), ("target_matchers", targets)):
+        if matchers and _fit_everything(matchers):
+            text = "fits every alert that has no such label; name the alerts, such as alertname=EngineDown"
+            problems.append(_problem(document, (*place, side), f"{_text(matchers)} {text}"))
     if not isinstance(equal, list) or not all(isinstance(name, str) for name in equal):
         problems.append(_problem(document, (*place, "equal"), "must be a list of label names"))
         equal = []
+    if len(problems) == before and set(equal) <= _ALWAYS.keys() | {"instance"} and _all(sources, _ALWAYS):
+        name = _ALWAYS["alertname"]
+        text = f"fits {name}, which always fires, so that its targets are never told; add alertname!={name}"
+        problems.append(_problem(document, (*place, "source_matchers"), f"{_text(sources)} {text}"))
     return InhibitRule(sources, targets, tuple(equal)) if len(problems) == before else None
 
 
@@ -115,6 +125,15 @@ def _matchers(document: Document, place: Place, raw: Any, problems: list[Problem
         except MatcherError as error:
             problems.append(_problem(document, (*place, number), str(error)))
     return tuple(found)
+
+
+def _fit_everything(matchers: Sequence[Matcher]) -> bool:
+    """By a slip: one that says what it does not mean (`severity!=critical`) was thought about."""
+    return fit_no_label(matchers) and all(matcher.op in ("=", "=~") for matcher in matchers)
+
+
+def _text(matchers: Iterable[Matcher]) -> str:
+    return " ".join(map(str, matchers))
 
 
 def _problem(document: Document, place: Place, message: str) -> Problem:

@@ -6,7 +6,7 @@ result: whoever drives it may run it in another thread.
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -34,21 +34,20 @@ class Slice:
 
 def finish(work: Sliced[T]) -> T:
     """All of it in one go."""
-    go_on = partial(work.send, None)
-    while True:
-        try:
-            part = go_on()
-        except StopIteration as finished:
-            found: T = finished.value
-            return found
-        try:
-            go_on = partial(work.send, None if part is None else part())
-        except Exception as error:  # noqa: BLE001 - it is the work's to handle
-            go_on = partial(work.throw, error)
+    try:
+        _driven(work, _here).send(None)
+    except StopIteration as finished:
+        found: T = finished.value
+        return found
+    raise AssertionError("nothing here waits")
 
 
 async def unhurried(work: Sliced[T]) -> T:
     """All of it, without holding the event loop for much longer than a slice."""
+    return await _driven(work, _aside)
+
+
+async def _driven(work: Sliced[T], do: Callable[[Callable[[], Any] | None], Awaitable[Any]]) -> T:
     go_on = partial(work.send, None)
     while True:
         try:
@@ -57,6 +56,14 @@ async def unhurried(work: Sliced[T]) -> T:
             found: T = finished.value
             return found
         try:
-            go_on = partial(work.send, await (asyncio.sleep(0) if part is None else asyncio.to_thread(part)))
+            go_on = partial(work.send, await do(part))
         except Exception as error:  # noqa: BLE001 - it is the work's to handle
             go_on = partial(work.throw, error)
+
+
+async def _here(part: Callable[[], Any] | None) -> Any:
+    return None if part is None else part()
+
+
+async def _aside(part: Callable[[], Any] | None) -> Any:
+    return await (asyncio.sleep(0) if part is None else asyncio.to_thread(part))

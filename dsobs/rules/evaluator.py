@@ -17,13 +17,12 @@ names are there, or the grace (15 s, two intervals at least) is over, since some
 resolves.
 """
 
-import datetime
 import logging
 import math
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -33,8 +32,10 @@ from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
 from dsobs.rules.notation import metric_text
 from dsobs.rules.persistence import SavedAlert, Snapshot
+from dsobs.rules.states import Active, Departed, GroupState, RuleState, alert_of, alert_samples, saved_alert
 from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Data
+from dsobs.rules.views import alert_views, group_view
 from dsobs.series.store import Store
 
 _log = logging.getLogger(__name__)
@@ -43,9 +44,8 @@ RESOLVED_RETENTION_SECONDS = 900.0
 """As Prometheus (`resolvedRetention` in rules/alerting.go)."""
 _SAVE_PENDING_SECONDS = 10.0
 """Pending time that a crash may cost."""
-_EARLY_SECONDS = 0.25
-"""A slot may be begun this much early, so that a loop whose turns jitter misses none."""
-
+NEWS_INTERVAL_SECONDS = 1.0
+"""Groups of this interval or less also run between two slots, where something has come that is not to wait."""
 
 _WITH_SELECTOR = re.compile(r"\b([a-zA-Z_:][a-zA-Z0-9_:]*)\{(?!\{)")
 """A metric in a template's query: the query itself may be known only when it is rendered."""
@@ -55,67 +55,6 @@ _compiled = lru_cache(256)(promql.compile)
 
 class RuleFailure(Exception):
     """A rule's result can't be used; its state stays as it was."""
-
-
-@dataclass(slots=True)
-class _Active:
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    value: float
-    state: AlertState
-    active_at: float
-    fired_at: float | None = None
-    resolved_at: float | None = None
-    kept_since: float | None = None
-    """First evaluation without the condition while `keep_firing_for` holds the alert."""
-    restored: SavedAlert | None = None
-    """Set while unconfirmed."""
-
-
-@dataclass(slots=True)
-class _RuleState:
-    rule: AlertRule | RecordingRule
-    active: dict[Labels, _Active] = field(default_factory=dict)
-    recorded: set[Labels] = field(default_factory=set)
-    """Series that its last evaluation put into the store."""
-    exposed: set[Labels] = field(default_factory=set)
-    """Its `ALERTS` and `ALERTS_FOR_STATE` in the store."""
-    health: str = "unknown"
-    last_error: str = ""
-    evaluated_at: float | None = None
-    succeeded_at: float = 0.0
-    """Last evaluation that gave a result."""
-    seconds: float = 0.0
-
-
-NEWS_INTERVAL_SECONDS = 1.0
-
-
-class _GroupState:
-    def __init__(self, group: Group, default_interval: float) -> None:
-        self.group = group
-        self.interval = group.interval or default_interval
-        self.early = min(_EARLY_SECONDS, self.interval / 4)
-        self.rules = [_RuleState(rule) for rule in group.rules]
-        self.next_slot: float | None = None
-        self.evaluated_at: float | None = None
-        self.seconds = 0.0
-        self.evaluations = telemetry.RULE_EVALUATIONS.labels(group.name)
-        self.missed = telemetry.RULE_MISSED.labels(group.name)
-
-    def slot(self, now: float) -> float | None:
-        """The time to evaluate for, or None if nothing is due; goes on to the next slot."""
-        if self.next_slot is None:
-            self.next_slot = now + self.interval
-            return now
-        if now < self.next_slot - self.early:
-            return None
-        missed = math.floor((now + self.early - self.next_slot) / self.interval)
-        if missed:
-            self.missed.inc(missed)
-        slot = self.next_slot + missed * self.interval
-        self.next_slot = slot + self.interval
-        return slot
 
 
 _Result: TypeAlias = dict[Labels, tuple[dict[str, str], dict[str, str], float]]
@@ -150,8 +89,8 @@ class Evaluator:
         self._default_interval = default_interval
         self.limits = promql.LIMITS
         """What the query of one rule may take, and the step of its subqueries that name none."""
-        self._groups = [_GroupState(group, default_interval) for group in groups]
-        self._departed: list[_Departed] = []
+        self._groups = [GroupState(group, default_interval) for group in groups]
+        self._departed: list[Departed] = []
         self._ready_at: float | None = None
         self._data_since = math.inf
         self._revision = 0
@@ -215,7 +154,7 @@ class Evaluator:
         before = self._groups
         left = {(state.rule.key, state.rule.expr): state for group in before for state in group.rules}
         slots = {(g.group.file, g.group.name, g.interval): g for g in before}
-        self._groups = [_GroupState(group, self._default_interval) for group in groups]
+        self._groups = [GroupState(group, self._default_interval) for group in groups]
         for group in self._groups:
             old = slots.get((group.group.file, group.group.name, group.interval))
             if old is not None:
@@ -226,7 +165,7 @@ class Evaluator:
                 self._store.mark_stale(labels, max((g.evaluated_at or 0.0 for g in before), default=0.0))
             if isinstance(gone.rule, AlertRule):
                 self._departed += [
-                    _Departed(gone.rule.key, gone.rule.name, active)
+                    Departed(gone.rule.key, gone.rule.name, active)
                     for active in gone.active.values()
                     if active.state is not AlertState.PENDING
                 ]
@@ -234,9 +173,9 @@ class Evaluator:
         self._exposes_alerts = self._expose_always or refers
         self._revision += 1
 
-    def _keep(self, left: dict[tuple[str, str], _RuleState]) -> None:
+    def _keep(self, left: dict[tuple[str, str], RuleState]) -> None:
         """Takes the states of rules that are still there out of `left`, by key and expression."""
-        changed: list[tuple[list[_RuleState], int]] = []
+        changed: list[tuple[list[RuleState], int]] = []
         for group in self._groups:
             for n, state in enumerate(group.rules):
                 kept = left.pop((state.rule.key, state.rule.expr), None)
@@ -269,7 +208,7 @@ class Evaluator:
             retained = alert.resolved_at is not None and now - alert.resolved_at < RESOLVED_RETENTION_SECONDS
             if alert.state is AlertState.RESOLVED and not retained:
                 continue
-            active = _Active(
+            active = Active(
                 alert.labels,
                 alert.annotations,
                 alert.value,
@@ -282,7 +221,7 @@ class Evaluator:
             if state is not None:
                 state.active[labels_of(alert.labels)] = active
             elif alert.state is not AlertState.PENDING:
-                self._departed.append(_Departed(alert.rule_key, alert.name, active))
+                self._departed.append(Departed(alert.rule_key, alert.name, active))
         self._revision += 1
 
     def inputs_ready(self, now: float, data_since: float | None = None) -> None:
@@ -306,11 +245,11 @@ class Evaluator:
             if not timed or now - self._saved_at < _SAVE_PENDING_SECONDS:
                 return None
         alerts = [
-            _saved(rule.key, rule.name, active, now if state.evaluated_at is None else state.evaluated_at)
+            saved_alert(rule.key, rule.name, active, now if state.evaluated_at is None else state.evaluated_at)
             for rule, state in states
             for active in state.active.values()
         ]
-        alerts += [_saved(departed.rule_key, departed.name, departed.active, now) for departed in self._departed]
+        alerts += [saved_alert(departed.rule_key, departed.name, departed.active, now) for departed in self._departed]
         return Snapshot(now, self._revision, tuple(alerts))
 
     def saved(self, snapshot: Snapshot) -> None:
@@ -357,7 +296,7 @@ class Evaluator:
         return [(s.rule.name, s.last_error) for group in self._groups for s in group.rules if s.health == "err"]
 
     def _run(
-        self, group: _GroupState, state: _RuleState, at: float, now: float, transitions: list[Transition]
+        self, group: GroupState, state: RuleState, at: float, now: float, transitions: list[Transition]
     ) -> promql.Sliced[None]:
         begun = time.perf_counter()
         group.evaluations.inc()
@@ -386,7 +325,7 @@ class Evaluator:
         return [Sample((), float(result))] if isinstance(result, (int, float)) else result
 
     def _run_recording(
-        self, group: _GroupState, state: _RuleState, rule: RecordingRule, now: float
+        self, group: GroupState, state: RuleState, rule: RecordingRule, now: float
     ) -> promql.Sliced[None]:
         at = now - group.group.query_offset
         recorded: dict[Labels, float] = {}
@@ -404,14 +343,14 @@ class Evaluator:
         state.recorded = set(recorded)
 
     @staticmethod
-    def _check_limit(group: _GroupState, count: int) -> None:
+    def _check_limit(group: GroupState, count: int) -> None:
         if 0 < group.group.limit < count:
             raise RuleFailure(f"{count} results are more than the group's limit of {group.group.limit}")
 
     def _run_alert(
         self,
-        group: _GroupState,
-        state: _RuleState,
+        group: GroupState,
+        state: RuleState,
         rule: AlertRule,
         at: float,
         now: float,
@@ -428,7 +367,7 @@ class Evaluator:
             active = state.active.get(key)
             if active is None or active.state is AlertState.RESOLVED:
                 before = None if active is None else active.state
-                active = _Active(labels, annotations, value, AlertState.PENDING, min(at, now))
+                active = Active(labels, annotations, value, AlertState.PENDING, min(at, now))
                 state.active[key] = active
                 if rule.for_seconds == 0:
                     active.state, active.fired_at = AlertState.FIRING, now
@@ -451,8 +390,8 @@ class Evaluator:
 
     def _without_condition(
         self,
-        group: _GroupState,
-        state: _RuleState,
+        group: GroupState,
+        state: RuleState,
         rule: AlertRule,
         key: Labels,
         at: float,
@@ -506,7 +445,7 @@ class Evaluator:
             found[key] = (labels, _render(rule, rule.annotations, data), sample.value)
         return found
 
-    def _confirm(self, active: _Active, at: float) -> None:
+    def _confirm(self, active: Active, at: float) -> None:
         """The time of the last run goes on from here, without the time in between."""
         assert active.restored is not None
         if active.state is AlertState.PENDING:
@@ -516,7 +455,7 @@ class Evaluator:
         active.restored = None
         self._revision += 1
 
-    def _absence_counts(self, group: _GroupState, rule: AlertRule, now: float) -> bool:
+    def _absence_counts(self, group: GroupState, rule: AlertRule, now: float) -> bool:
         if self._ready_at is None or now - self._data_since < rule.range_seconds:
             return False
         if now - self._ready_at >= max(self._restore_grace, 2 * group.interval):
@@ -525,10 +464,10 @@ class Evaluator:
         return all(promql.finish(self._query(query, now)) for query in queries)
 
     def _note(
-        self, transitions: list[Transition], now: float, rule: AlertRule, active: _Active, before: AlertState | None
+        self, transitions: list[Transition], now: float, rule: AlertRule, active: Active, before: AlertState | None
     ) -> None:
         self._revision += 1
-        transitions.append(Transition(now, _alert(rule.name, active), before))
+        transitions.append(Transition(now, alert_of(rule.name, active), before))
 
     def _depart(self, now: float) -> list[Transition]:
         transitions: list[Transition] = []
@@ -537,7 +476,7 @@ class Evaluator:
             if active.state is AlertState.FIRING:
                 active.state, active.resolved_at, active.restored = AlertState.RESOLVED, now, None
                 self._revision += 1
-                transitions.append(Transition(now, _alert(departed.name, active), AlertState.FIRING))
+                transitions.append(Transition(now, alert_of(departed.name, active), AlertState.FIRING))
         kept = [d for d in self._departed if now - (d.active.resolved_at or now) <= RESOLVED_RETENTION_SECONDS]
         if len(kept) < len(self._departed):
             self._revision += 1
@@ -549,20 +488,20 @@ class Evaluator:
     def alerts(self) -> list[Alert]:
         """Pending, firing and, for 15 minutes, resolved alerts."""
         current = [
-            replace(_alert(state.rule.name, active), seen_at=state.succeeded_at, interval=group.interval)
+            replace(alert_of(state.rule.name, active), seen_at=state.succeeded_at, interval=group.interval)
             for group in self._groups
             for state in group.rules
             for active in state.active.values()
         ]
-        return current + [_alert(departed.name, departed.active) for departed in self._departed]
+        return current + [alert_of(departed.name, departed.active) for departed in self._departed]
 
     def alert_samples(self) -> list[Sample]:
         """`ALERTS` (1 for each pending and firing alert) and `ALERTS_FOR_STATE` (its beginning, Unix seconds)."""
-        return [sample for group in self._groups for state in group.rules for sample in _alert_samples(state)]
+        return [sample for group in self._groups for state in group.rules for sample in alert_samples(state)]
 
-    def _expose(self, state: _RuleState, at: float) -> None:
+    def _expose(self, state: RuleState, at: float) -> None:
         """Rules may refer to `ALERTS`; only then the store gets them."""
-        samples = _alert_samples(state)
+        samples = alert_samples(state)
         for sample in samples:
             self._store.append(sample.labels, at, sample.value)
         present = {sample.labels for sample in samples}
@@ -572,51 +511,11 @@ class Evaluator:
 
     def rules(self) -> dict[str, Any]:
         """`data` of Prometheus' `/api/v1/rules`."""
-        return {"groups": [self._group_view(group) for group in self._groups]}
+        return {"groups": [group_view(group) for group in self._groups]}
 
     def alerts_view(self) -> dict[str, Any]:
         """`data` of Prometheus' `/api/v1/alerts`: pending and firing."""
-        return {"alerts": [view for group in self._groups for state in group.rules for view in _alert_views(state)]}
-
-    def _group_view(self, group: _GroupState) -> dict[str, Any]:
-        return {
-            "name": group.group.name,
-            "file": group.group.file,
-            "interval": group.interval,
-            "limit": group.group.limit,
-            "rules": [_rule_view(state) for state in group.rules],
-            "evaluationTime": group.seconds,
-            "lastEvaluation": _rfc3339(group.evaluated_at),
-        }
-
-
-@dataclass(slots=True)
-class _Departed:
-    """An alert whose rule is gone."""
-
-    rule_key: str
-    name: str
-    active: _Active
-
-
-def _alert_samples(state: _RuleState) -> list[Sample]:
-    samples: list[Sample] = []
-    # A label whose template renders to nothing is not among the alert's and has its raw text here, as in Prometheus
-    # (`sample` in rules/alerting.go).
-    raw = (
-        {name: template.text for name, template in state.rule.labels if template.text}
-        if isinstance(state.rule, AlertRule)
-        else {}
-    )
-    for active in state.active.values():
-        if active.state is AlertState.RESOLVED:
-            continue
-        shown = {**raw, **active.labels}
-        samples.append(Sample(labels_of({**shown, "alertstate": active.state.value, "__name__": "ALERTS"}), 1.0))
-        samples.append(
-            Sample(labels_of({**shown, "__name__": "ALERTS_FOR_STATE"}), float(math.floor(active.active_at)))
-        )
-    return samples
+        return {"alerts": [view for group in self._groups for state in group.rules for view in alert_views(state)]}
 
 
 def _held_for(now: float, since: float, seconds: float) -> bool:
@@ -634,101 +533,3 @@ def _render(rule: AlertRule, templates: Templates, data: Data) -> dict[str, str]
             rendered[name] = f"<error expanding template: {error}>"
             _log.warning("rule %s: %s: template: %s", rule.name, name, error)
     return rendered
-
-
-def _alert(name: str, active: _Active) -> Alert:
-    return Alert(
-        name,
-        active.labels,
-        active.annotations,
-        active.state,
-        active.value,
-        active.active_at,
-        active.fired_at,
-        active.resolved_at,
-        confirmed=active.restored is None,
-    )
-
-
-def _saved(rule_key: str, name: str, active: _Active, evaluated_at: float) -> SavedAlert:
-    if active.restored is not None:
-        return replace(active.restored, value=active.value)
-    return SavedAlert(
-        rule_key,
-        name,
-        active.labels,
-        active.annotations,
-        active.state,
-        active.value,
-        active.active_at,
-        active.fired_at,
-        active.resolved_at,
-        max(0.0, evaluated_at - active.active_at),
-        None if active.kept_since is None else max(0.0, evaluated_at - active.kept_since),
-        evaluated_at,
-    )
-
-
-def _rule_view(state: _RuleState) -> dict[str, Any]:
-    rule = state.rule
-    view: dict[str, Any] = {"name": rule.name, "query": rule.expr}
-    if isinstance(rule, AlertRule):
-        states = {active.state for active in state.active.values()}
-        present = next((s.value for s in (AlertState.FIRING, AlertState.PENDING) if s in states), "inactive")
-        view |= {
-            "state": "unknown" if state.evaluated_at is None else present,
-            "duration": rule.for_seconds,
-            "keepFiringFor": rule.keep_firing_seconds,
-            "labels": {name: template.text for name, template in rule.labels},
-            "annotations": {name: template.text for name, template in rule.annotations},
-            "alerts": _alert_views(state),
-            "type": "alerting",
-        }
-    else:
-        view |= {"labels": dict(rule.labels), "type": "recording"}
-    view |= {
-        "health": state.health,
-        "evaluationTime": state.seconds,
-        "lastEvaluation": _rfc3339(state.evaluated_at),
-    }
-    if state.last_error:
-        view["lastError"] = state.last_error
-    return view
-
-
-def _alert_views(state: _RuleState) -> list[dict[str, Any]]:
-    views: list[dict[str, Any]] = []
-    for active in state.active.values():
-        if active.state is AlertState.RESOLVED:
-            continue
-        view: dict[str, Any] = {
-            "labels": dict(active.labels),
-            "annotations": dict(active.annotations),
-            "state": active.state.value,
-            "activeAt": _rfc3339(active.active_at),
-            "value": _shortest_exponent(active.value),
-        }
-        if active.kept_since is not None:
-            view["keepFiringSince"] = _rfc3339(active.kept_since)
-        views.append(view)
-    return views
-
-
-def _shortest_exponent(value: float) -> str:
-    """As Go's `strconv.FormatFloat(value, 'e', -1, 64)`."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    for digits in range(17):
-        text = f"{value:.{digits}e}"
-        if float(text) == value:
-            return text
-    return repr(value)
-
-
-def _rfc3339(moment: float | None) -> str:
-    if moment is None:
-        return "0001-01-01T00:00:00Z"
-    stamp = datetime.datetime.fromtimestamp(moment, tz=datetime.UTC)
-    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")

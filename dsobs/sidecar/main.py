@@ -14,7 +14,7 @@ from typing import Any
 from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
-from dsobs.config import Config, Coordination, ReloadError
+from dsobs.config import Config, Coordination, Loaded, ReloadError
 from dsobs.indicators import INDICATORS
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
@@ -54,7 +54,7 @@ from dsobs.sidecar.log_tails import LogTails
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
 from dsobs.sidecar.scaling import Around, Scaling
-from dsobs.sidecar.settings import Plan, read_plan
+from dsobs.sidecar.settings import Placed, Plan, read_plan, unplaced
 from dsobs.sidecar.shipping import Shipping
 from dsobs.sidecar.snapshot import CHART_SECONDS, Held, charts, settings_shown, snapshot
 from dsobs.sidecar.telling import Policy, Teller
@@ -90,14 +90,16 @@ class Sidecar:
         config: Config,
         clock: Clock | None = None,
         *,
-        reread: Callable[[], Config] | None = None,
+        placed: Placed = unplaced,
+        reread: Callable[[], Loaded] | None = None,
         file: Path | None = None,
     ) -> None:
-        """`reread` gives the settings anew (ConfigError where they can't be used); `file` is the one they came from.
+        """`placed` says where settings were written; `reread` gives them anew (ConfigError where they can't be used);
+        `file` is the one they came from.
 
         ConfigError for files that the settings name and that can't be used.
         """
-        plan = read_plan(config)
+        plan = read_plan(config, placed)
         self.config = config
         self.clock = clock or SteadyClock()
         self.name = config.target.name or socket.gethostname()
@@ -312,7 +314,6 @@ class Sidecar:
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
-        self.store.append_samples(self.shipping.samples(), obs.at, source="logs")
         if isinstance(obs.runtime, RuntimeView) and obs.runtime.log_file:
             self.shipping.found(obs.runtime.log_file)
         async with self._turning:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
 
-from dsobs.config import Config, ReloadError
+from dsobs.config import Config, Loaded, ReloadError
 from dsobs.model.clock import Clock
 from dsobs.sidecar.settings import Plan, changed, reread_plan
 from dsobs.telemetry import RELOAD_OK, RELOAD_TIME
@@ -62,7 +62,7 @@ class Reloader:
 
     def __init__(
         self,
-        reread: Callable[[], Config] | None,
+        reread: Callable[[], Loaded] | None,
         running: Callable[[], Config],
         paths: Callable[[], Iterable[Path]],
         use: Callable[[Plan], Awaitable[None]],

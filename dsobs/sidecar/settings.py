@@ -1,11 +1,12 @@
 """From settings to what runs: read and checked whole before any of it is used."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import TypeAlias
 
-from dsobs.config import Config, ConfigError, Finding, Problem, ReloadError
+from dsobs.config import Config, ConfigError, Finding, Loaded, Problem, ReloadError
 from dsobs.config.settings import settings, value_of
 from dsobs.notifiers.inhibition import InhibitRule
 from dsobs.pipeline import inhibit_rules, rule_groups
@@ -13,7 +14,7 @@ from dsobs.rules import Group
 from dsobs.rules.files import RuleFileError
 from dsobs.rules.reader import Problem as RuleProblem
 from dsobs.sidecar.page_texts import bad_templates
-from dsobs.silences import Matcher, MatcherError
+from dsobs.silences import Matcher, MatcherError, fit_no_label
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,18 @@ def with_files(error: ConfigError, running: Config | None = None) -> ConfigError
     return ConfigError(problems, error.rest)
 
 
-def read_plan(config: Config) -> Plan:
+Placed: TypeAlias = Callable[[Iterable[Finding]], list[Problem]]
+"""What gives findings the places of the settings that they are about."""
+
+
+def unplaced(findings: Iterable[Finding]) -> list[Problem]:
+    """Of settings that nobody wrote."""
+    return [Problem("", finding.key, finding.message) for finding in findings]
+
+
+def read_plan(config: Config, placed: Placed = unplaced) -> Plan:
     """Reads the files that `config` names; ConfigError with all that is wrong with them and with what pages hold."""
-    problems = [Problem("", finding.key, finding.message) for finding in unusable(config)]
+    problems = placed(unusable(config))
     groups, inhibit = read_files(config, problems)
     if problems:
         raise ConfigError(problems)
@@ -80,12 +90,20 @@ def unusable(config: Config) -> Iterator[Finding]:
         if section is not None and not otlp_installed():
             yield Finding(key, (key,), "is set, and OpenTelemetry is not installed; pip install 'dsobs[otlp]'")
     alertmanager = config.notifiers.alertmanager
-    for text in alertmanager.silence_scope if alertmanager is not None else ():
+    if alertmanager is not None and alertmanager.silence_scope:
+        key = "notifiers.alertmanager.silence_scope"
         try:
-            Matcher.parse(text)
+            scope = [Matcher.parse(text) for text in alertmanager.silence_scope]
         except MatcherError as error:
-            key = "notifiers.alertmanager.silence_scope"
             yield Finding(key, (key,), str(error))
+        else:
+            if fit_no_label(scope):
+                yield Finding(
+                    key,
+                    (key,),
+                    f"{' '.join(map(str, scope))} fits whatever has no such label, so that a silence would hold for "
+                    "every server; write what names this one, such as pod=vllm-0",
+                )
 
 
 def otlp_installed() -> bool:
@@ -97,15 +115,15 @@ def otlp_installed() -> bool:
         return False
 
 
-def reread_plan(reread: Callable[[], Config], running: Config) -> Plan:
+def reread_plan(reread: Callable[[], Loaded], running: Config) -> Plan:
     """What is to run from now on; ReloadError where it can't. Reads files: not on the event loop."""
     try:
         try:
-            wanted = reread()
+            loaded = reread()
         except ConfigError as error:
             raise with_files(error, running) from error
-        left = changed_at_start_only(running, wanted)
-        plan = read_plan(kept(running, wanted))
+        left = changed_at_start_only(running, loaded.config)
+        plan = read_plan(kept(running, loaded.config), loaded.problems)
     except ConfigError as error:
         raise ReloadError(str(error)) from error
     except (OSError, LookupError, ValueError) as error:

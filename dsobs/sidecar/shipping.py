@@ -18,7 +18,6 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from dsobs.config import Config, Secret
-from dsobs.model.samples import Sample, labels
 from dsobs.sidecar.journal import INCIDENTS_FILE
 from dsobs.telemetry import LOG_SHIPPER_RESTARTS, LOG_SHIPPER_UP, REGISTRY
 
@@ -53,10 +52,20 @@ class Shipping(Collector):
         self._task: asyncio.Task[None] | None = None
         self._again = asyncio.Event()
 
-    # Metrics.
+    # What the child says of itself.
+
+    def take(self, told: dict[str, Any]) -> None:
+        """Its last tick: `samples`, each of (name, labels, value), and `status`."""
+        self._samples, self.status = told["samples"], told["status"]
+        LOG_SHIPPER_UP.set(1)
+
+    def forget(self) -> None:
+        """It does not run: nothing is concluded from what it said."""
+        self._samples, self.status = [], None
+        LOG_SHIPPER_UP.set(0)
 
     def collect(self) -> Iterable[Metric]:
-        """The child's metrics, as it last told them."""
+        """The child's metrics, as it last told them; none while it does not run."""
         families: dict[str, Metric] = {}
         for name, names, value in self._samples:
             family = name.removesuffix("_total")
@@ -64,16 +73,10 @@ class Shipping(Collector):
             families.setdefault(family, Metric(family, "Of log shipping.", kind)).add_sample(name, names, value)
         return families.values()
 
-    def samples(self) -> list[Sample]:
-        """The child's metrics, for rules; none while it does not run, so that nothing is concluded from old ones."""
-        if self.status is None:
-            return []
-        return [Sample(labels(name, **names), value) for name, names, value in self._samples]
-
     def kv_pool(self) -> int | None:
         """Bytes of the KV pool that shipped logs named last; None while none did."""
-        named = labels("dsobs_log_engine_start_up_bytes", fact="kv_pool")
-        return next((int(sample.value) for sample in self.samples() if sample.labels == named), None)
+        wanted = ("dsobs_log_engine_start_up_bytes", {"fact": "kv_pool"})
+        return next((int(value) for name, names, value in self._samples if (name, names) == wanted), None)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: names come with the first tick."""
@@ -144,16 +147,13 @@ class Shipping(Collector):
         finally:
             for task in (reading, again):
                 task.cancel()
-            self.status = None
-            LOG_SHIPPER_UP.set(0)
+            self.forget()
             self._idle.set()
 
     async def _listen(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
-            told = orjson.loads(line)
-            self._samples, self.status = told["samples"], told["status"]
-            LOG_SHIPPER_UP.set(1)
+            self.take(orjson.loads(line))
 
     async def _end(self, process: asyncio.subprocess.Process) -> int:
         """Closes its stdin, waits for it to drain, and ends it if it does not."""

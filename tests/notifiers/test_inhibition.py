@@ -136,3 +136,38 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_line(tmp_path: Path) 
         "DIR/bad.yaml:7: inhibit_rules[2]: must be a mapping with source_matchers and target_matchers",
         "DIR/none.yaml: there is no such file; give the path of a settings file",
     ]
+
+
+WIDE = """inhibit_rules:
+  - source_matchers: [alertname=EngineDown]
+    target_matchers: ['alertname=~".*"']
+    equal: [instance]
+  - source_matchers: ['severity=~"|.+"', team=]
+    target_matchers: [severity=warning]
+  - source_matchers: ['severity!="info"']
+    target_matchers: [severity=warning]
+    equal: [instance]
+  - source_matchers: ['alertname=~".+"']
+    target_matchers: [severity=warning]
+  - source_matchers: [severity=critical]
+    target_matchers: ['severity!="critical"']
+  - source_matchers: ['severity!="info"']
+    target_matchers: [severity=warning]
+    equal: [model_name]
+"""
+
+
+def test_a_side_that_fits_every_alert_is_refused_and_so_is_a_source_that_always_fires(tmp_path: Path) -> None:
+    file = tmp_path / "wide.yaml"
+    file.write_text(WIDE)
+    with pytest.raises(ConfigError) as caught:
+        load_inhibition([file])
+    told = str(caught.value).replace(str(tmp_path), "DIR").splitlines()
+    everything = "fits every alert that has no such label; name the alerts, such as alertname=EngineDown"
+    always = "fits Watchdog, which always fires, so that its targets are never told; add alertname!=Watchdog"
+    assert told == [
+        f'DIR/wide.yaml:3: inhibit_rules[0].target_matchers: alertname=~".*" {everything}',
+        f'DIR/wide.yaml:5: inhibit_rules[1].source_matchers: severity=~"|.+" team="" {everything}',
+        f'DIR/wide.yaml:7: inhibit_rules[2].source_matchers: severity!="info" {always}',
+        f'DIR/wide.yaml:10: inhibit_rules[3].source_matchers: alertname=~".+" {always}',
+    ]

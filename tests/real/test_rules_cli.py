@@ -1,12 +1,15 @@
 """`dsobs rules test` and promtool 3 on the same unit tests: the same verdict for each case, and how long each takes."""
 
+import functools
 import json
 import os
 import resource
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,11 @@ pytestmark = pytest.mark.real("servers")
 
 @pytest.fixture(scope="module")
 def promtool() -> str:
+    return built_promtool()
+
+
+@functools.cache
+def built_promtool() -> str:
     script = Path(__file__).with_name("prometheus.sh")
     built = subprocess.run(["bash", str(script), "promtool"], stdout=subprocess.PIPE, text=True, check=True)
     return built.stdout.strip()
@@ -38,49 +46,81 @@ def cases(path: Path) -> Iterator[dict[str, Any]]:
                 number += 1
 
 
-def promtool_verdicts(promtool: str, path: Path, junit: Path) -> dict[str, bool]:
-    """Test's name → whether it passed."""
-    done = subprocess.run([promtool, "test", "rules", f"--junit={junit}", path], capture_output=True, text=True)
-    assert junit.is_file(), done.stderr
-    return {case.attrib["name"]: case.find("failure") is None for case in ET.parse(junit).iter("testcase")}
+@dataclass(frozen=True)
+class Run:
+    """One file's tests by both."""
+
+    theirs: Mapping[str, bool]
+    """Test's name → whether it passed in promtool."""
+    ours: Sequence[Mapping[str, Any]]
+    """Each case as `dsobs rules test --json` tells it."""
+    their_seconds: float
+    our_seconds: float
+    """CPU time of the whole command, its start included."""
 
 
-def dsobs_cases(path: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "dsobs.cli", "rules", "test", "--json", str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+@functools.cache
+def run(path: Path) -> Run:
+    """Once for all tests of this module: promtool takes a minute and more for the shipped ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        junit = Path(folder) / "junit.xml"
+        done, their_seconds = timed([built_promtool(), "test", "rules", f"--junit={junit}", path])
+        assert junit.is_file(), done.stderr
+        theirs = {case.attrib["name"]: case.find("failure") is None for case in ET.parse(junit).iter("testcase")}
+    done, our_seconds = timed([sys.executable, "-m", "dsobs.cli", "rules", "test", "--json", path])
+    ours = [json.loads(line) for line in done.stdout.splitlines()]
+    return Run(theirs, ours, their_seconds, our_seconds)
 
 
-@pytest.mark.parametrize("path", SHIPPED + TRICKY, ids=lambda p: p.name)
+def timed(command: Sequence[str | Path]) -> tuple[subprocess.CompletedProcess[str], float]:
+    """What it said, and seconds of CPU."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "GOMAXPROCS": "2"})
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+@pytest.mark.parametrize("path", TRICKY, ids=lambda p: p.name)
 def test_each_case_has_promtools_verdict(promtool: str, path: Path, tmp_path: Path) -> None:
+    """promtool judges tests: with one case in each it judges cases."""
     document = yaml.safe_load(path.read_text())
     document["rule_files"] = [str(path.parent / name) for name in document.get("rule_files", [])]
     document["tests"] = list(cases(path))
     split = tmp_path / "split.test.yaml"
     split.write_text(yaml.safe_dump(document))
-    theirs = promtool_verdicts(promtool, split, tmp_path / "junit.xml")
-    ours = {case["name"]: case["ok"] for case in dsobs_cases(split)}
-    assert len(theirs) == len(document["tests"])
-    assert ours == theirs
+    both = run(split)
+    ours = {case["name"]: case["ok"] for case in both.ours}
+    assert len(both.theirs) == len(document["tests"])
+    assert ours == both.theirs
     print(
         f"{path.name}: {len(ours)} cases, {sum(ours.values())} pass, {len(ours) - sum(ours.values())} fail, all alike"
     )
 
 
-@pytest.mark.parametrize("path", SHIPPED + TRICKY, ids=lambda p: p.name)
-def test_each_test_has_promtools_verdict(promtool: str, path: Path, tmp_path: Path) -> None:
-    theirs = promtool_verdicts(promtool, path, tmp_path / "junit.xml")
+@pytest.mark.parametrize("path", TRICKY, ids=lambda p: p.name)
+def test_each_test_has_promtools_verdict(promtool: str, path: Path) -> None:
+    both = run(path)
     ours: dict[str, bool] = {}
-    for case in dsobs_cases(path):
+    for case in both.ours:
         ours[case["name"]] = ours.get(case["name"], True) and case["ok"]
-    assert ours == {name: ok for name, ok in theirs.items() if name in ours}
-    assert all(ok for name, ok in theirs.items() if name not in ours)
+    assert ours == {name: ok for name, ok in both.theirs.items() if name in ours}
+    assert all(ok for name, ok in both.theirs.items() if name not in ours)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_all_shipped_tests_pass_in_both(promtool: str, path: Path) -> None:
+    """A test that passes in promtool passes with each of its cases."""
+    both = run(path)
+    named = {case["name"] for case in both.ours}
+    assert named == both.theirs.keys() == {test["name"] for test in yaml.safe_load(path.read_text())["tests"]}
+    assert [name for name, ok in both.theirs.items() if not ok] == []
+    assert [case for case in both.ours if not case["ok"]] == []
+    assert len(both.ours) == len(list(cases(path)))
 
 
 def test_shipped_tests_take_at_most_ten_times_promtools_time(promtool: str) -> None:
-    """CPU time of the whole command, its start included; the best of three."""
-    ours = min(_cpu_seconds([sys.executable, "-m", "dsobs.cli", "rules", "test", *SHIPPED]) for _ in range(3))
-    theirs = min(_cpu_seconds([promtool, "test", "rules", *SHIPPED]) for _ in range(3))
+    """A command for each file: its start counts as often."""
+    ours, theirs = sum(run(path).our_seconds for path in SHIPPED), sum(run(path).their_seconds for path in SHIPPED)
     print(f"dsobs rules test {ours:.2f} s, promtool {theirs:.2f} s: {ours / theirs:.2f} times")
     assert ours <= 10 * theirs
 
@@ -108,14 +148,9 @@ tests:
     promql_expr_test: [{{expr: 'count(ALERTS)', eval_time: 1d, exp_samples: [{{value: 3}}]}}]
 """
     )
-    ours = min(_cpu_seconds([sys.executable, "-m", "dsobs.cli", "rules", "test", path]) for _ in range(3))
-    theirs = min(_cpu_seconds([promtool, "test", "rules", path]) for _ in range(3))
+    both = run(path)
+    ours, theirs = both.our_seconds, both.their_seconds
+    assert [case["ok"] for case in both.ours] == [True, True]
+    assert list(both.theirs.values()) == [True]
     print(f"a day: dsobs rules test {ours:.2f} s, promtool {theirs:.2f} s: {ours / theirs:.2f} times")
     assert ours <= 10 * theirs
-
-
-def _cpu_seconds(command: Sequence[str | Path]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, stdout=subprocess.DEVNULL, cwd=ROOT, check=True, env={**os.environ, "GOMAXPROCS": "2"})
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

@@ -12,7 +12,7 @@ from dsobs.config import Config, Secret
 from dsobs.config.models import Log
 from dsobs.model.samples import labels
 from dsobs.sidecar.shipping import Shipping
-from dsobs.telemetry import REGISTRY
+from dsobs.telemetry import REGISTRY, Own
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import append, lines, named, settings, until
 
@@ -108,14 +108,15 @@ async def test_what_logs_say_reaches_rules_and_signals_of_the_sidecar(
         "(Worker pid=1) INFO 11-23 17:17:05 [gpu_worker.py:1] Available KV cache memory: 56.13 GiB\n"
         "torch.OutOfMemoryError: CUDA out of memory.\n"
     )
-    assert (shipping.samples(), shipping.kv_pool()) == ([], None)
+    own = Own(["dsobs_log_matches_total"])
+    assert (own.samples(), shipping.kv_pool()) == ([], None)
     shipping.use(config(server, f"auto:{log}"))
     await until(lambda: shipping.kv_pool() == int(56.13 * 2**30), 20)
-    found = {sample.labels: sample.value for sample in shipping.samples()}
+    found = {sample.labels: sample.value for sample in own.samples()}
     assert found[labels("dsobs_log_matches_total", pattern="cuda_out_of_memory")] == 1
     assert found[labels("dsobs_log_matches_total", pattern="nccl_watchdog")] == 0
     await shipping.stop()
-    assert (shipping.samples(), shipping.kv_pool()) == ([], None)
+    assert (own.samples(), shipping.kv_pool()) == ([], None)
 
 
 async def test_the_preset_goes_to_the_child(server: ElasticsearchStandIn, shipping: Shipping, tmp_path: Path) -> None:
