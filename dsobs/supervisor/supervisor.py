@@ -135,8 +135,8 @@ class Supervisor:
 
         `started_at`, `pid`: of the present engine or the last one. `exit_code` (128 + n for signal n), `signal`,
         `ended_at`: of the one that ended last. `planned_stop`: who was seen to stop the present engine, or the one that
-        ended last. `history`: starts of the last 24 h. `cpu_seconds`: of all processes of the engine, ended ones too. `log_file`:
-        what the output is written to as well, its path in full.
+        ended last. `history`: starts of the last 24 h. `cpu_seconds`: of all processes of the engine, ended ones too.
+        `log_file`: what the output is written to as well, its path in full.
         """
         if self._phase in ("running", "stopping", "clearing"):
             self._look()
