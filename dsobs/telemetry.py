@@ -11,6 +11,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from dsobs.model.samples import Sample, labels_of
 
@@ -125,8 +126,17 @@ class Own:
 
     def samples(self) -> list[Sample]:
         """As they stand now."""
-        return [
-            Sample(labels_of({**sample.labels, "__name__": sample.name}), sample.value)
-            for metric in self._page.collect()
-            for sample in metric.samples
-        ]
+        return _samples(self._page)
+
+    def others(self) -> list[Sample]:
+        """All that no rule names, for those who look."""
+        there = {sample.labels for sample in self.samples()}
+        return [sample for sample in _samples(REGISTRY) if sample.labels not in there]
+
+
+def _samples(registry: Collector) -> list[Sample]:
+    return [
+        Sample(labels_of({**sample.labels, "__name__": sample.name}), sample.value)
+        for metric in registry.collect()
+        for sample in metric.samples
+    ]

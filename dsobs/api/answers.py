@@ -1,6 +1,6 @@
 """Answers in the form of Prometheus' HTTP API: https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -9,9 +9,10 @@ from starlette.responses import Response
 JSON = "application/json"
 
 
-def answer(data: Any = None, status: int = 200) -> Response:
+def answer(data: Any = None, status: int = 200, *, warnings: Sequence[str] = ()) -> Response:
     """A success with `data`. Numbers that JSON can't hold are null."""
-    return Response(orjson.dumps({"status": "success", "data": data}, default=str), status, media_type=JSON)
+    told = {"status": "success", "data": data} | ({"warnings": list(warnings)} if warnings else {})
+    return Response(orjson.dumps(told, default=str), status, media_type=JSON)
 
 
 def error_answer(status: int, kind: str, text: str, headers: Mapping[str, str] | None = None) -> Response:

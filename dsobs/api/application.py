@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, ValidationError
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
+from dsobs.api import queries
 from dsobs.api.answers import answer, error_answer, plain
 from dsobs.api.exposition import Renderer
 from dsobs.api.limits import BodyLimit, RequestLimit
 from dsobs.api.page.routes import add_page
+from dsobs.api.queries import Window
 from dsobs.config import ReloadError, Secret, SecretError, parse_duration
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
@@ -34,6 +36,10 @@ _KINDS = {401: "unauthorized", 403: "forbidden", 404: "not_found", 503: "unavail
 
 class Source(Protocol):
     """What the sidecar gives to the API."""
+
+    def window(self) -> Window:
+        """What can be asked for in PromQL."""
+        ...
 
     def metric_samples(self) -> Sequence[Sample]:
         """Canonical signals as they stand, and ALERTS."""
@@ -178,6 +184,7 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
     app = FastAPI(title="dsobs", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLimit)
+    app.include_router(queries.router(source.window))
     renderer = Renderer()
 
     def reads(path: str) -> Callable[[Endpoint], Endpoint]:

@@ -239,9 +239,14 @@ class Queries(Model):
     """Samples that it reads from the store, makes in subqueries and gives as its result."""
     timeout: PositiveSeconds = 10.0
     """Time from its start to its end."""
+    max_points: int = Field(default=500_000, ge=1)
+    """Values in the answer of a range query."""
     subquery_step: PositiveSeconds = 60.0
     """Step of a subquery that names none, `x[1h:]`. Prometheus takes its own `evaluation_interval`; for the same
     results give the same here."""
+    keep: Seconds = Field(default=3600.0, le=21_600.0)
+    """How far back dashboards and the query API see what no rule reads, one sample in 15 s; 6 h at most. 0: they see
+    only what rules read."""
 
 
 class PagerDuty(Model):

@@ -1,15 +1,17 @@
 """PromQL over the local store, with the results of Prometheus 3; what is not supported is refused when it is
 compiled."""
 
-from dsobs.promql.errors import EvaluationError, LimitError, PromqlError, UnsupportedError
+from dsobs.promql.errors import EvaluationError, LimitError, PromqlError, QueryTimeoutError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Limits
 from dsobs.promql.query import (
     Points,
     Query,
     Result,
+    Selection,
     compile,  # noqa: A004 - the word for it
     instant_query,
     range_query,
+    selection,
 )
 from dsobs.promql.slices import Slice, Sliced, finish, unhurried
 
@@ -21,7 +23,9 @@ __all__ = [
     "Points",
     "PromqlError",
     "Query",
+    "QueryTimeoutError",
     "Result",
+    "Selection",
     "Slice",
     "Sliced",
     "UnsupportedError",
@@ -29,5 +33,6 @@ __all__ = [
     "finish",
     "instant_query",
     "range_query",
+    "selection",
     "unhurried",
 ]

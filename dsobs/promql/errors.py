@@ -23,3 +23,7 @@ class EvaluationError(Exception):
 
 class LimitError(EvaluationError):
     """The query takes more samples or time than one query may."""
+
+
+class QueryTimeoutError(LimitError):
+    """It takes more time."""

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from dsobs.promql.errors import LimitError
+from dsobs.promql.errors import LimitError, QueryTimeoutError
 from dsobs.series.store import Store
 
 
@@ -16,6 +16,8 @@ class Limits:
     """Samples read from the store or made by subqueries, and values of the result."""
     seconds: float = 10.0
     """Time from its start, what others did meanwhile included."""
+    points: int = 500_000
+    """Values of a range query's result."""
     steps: int = 11_000
     """Evaluations of a range query, as Prometheus' API."""
     subquery_step: float = 60.0
@@ -28,11 +30,12 @@ LIMITS = Limits()
 class Budget:
     """What is left of a query's limits."""
 
-    __slots__ = ("_deadline", "_left", "_limits", "subquery_step")
+    __slots__ = ("_deadline", "_given", "_left", "_limits", "subquery_step")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._left = limits.samples
+        self._given = 0
         self._deadline = time.monotonic() + limits.seconds
         self.subquery_step = max(1, round(limits.subquery_step * 1000))
         """Milliseconds."""
@@ -46,10 +49,19 @@ class Budget:
                 "wider steps"
             )
 
+    def give(self, points: int) -> None:
+        """`LimitError` where the result has these values more than it may have."""
+        self._given += points
+        if self._given > self._limits.points:
+            raise LimitError(
+                f"the result has more than {self._limits.points} values; select fewer series, a shorter time or wider "
+                "steps"
+            )
+
     def check_time(self) -> None:
         """`LimitError` where the query's time is over."""
         if time.monotonic() > self._deadline:
-            raise LimitError(
+            raise QueryTimeoutError(
                 f"the query takes longer than {self._limits.seconds:g} s; select fewer series, a shorter range or "
                 "wider steps"
             )

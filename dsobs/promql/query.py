@@ -2,19 +2,22 @@
 
 import asyncio
 from array import array
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
+
+import promql_parser as tree
 
 from dsobs.model.samples import Labels, Sample
 from dsobs.promql import syntax
 from dsobs.promql.compiler import Compiler, Evaluate
 from dsobs.promql.errors import LimitError, PromqlError, UnsupportedError
 from dsobs.promql.evaluation import LIMITS, Budget, Evaluation, Limits
+from dsobs.promql.matchers import fits, metric_names
 from dsobs.promql.slices import Slice, Sliced, finish, unhurried
 from dsobs.promql.sources import Source, prepare
 from dsobs.promql.vectors import Vector
-from dsobs.series.store import Store
+from dsobs.series.store import Series, Store
 
 _Found: TypeAlias = "dict[Labels, tuple[array[int], array[float]]]"
 _AT_ONCE = 10_000
@@ -104,6 +107,7 @@ class Query:
             result = self._evaluate(evaluation)
             vector = result if isinstance(result, list) else [((), float(result))]
             evaluation.budget.spend(len(vector))
+            evaluation.budget.give(len(vector))
             for labels, value in vector:
                 points = found.get(labels)
                 if points is None:
@@ -151,6 +155,7 @@ async def instant_query(expression: str, store: Store, t: float, limits: Limits 
     if evaluate is not None:
         return Result(kind, _told(await asyncio.to_thread(evaluate, evaluation)))
     tracks = evaluation.prepared[matrix]
+    evaluation.budget.give(sum(len(track.times) for track in tracks))
     return Result(kind, [Points(track.labels, track.times, track.values) for track in tracks])
 
 
@@ -182,3 +187,31 @@ def _located(expression: str) -> Iterator[None]:
         if error.position is None:
             error.position = syntax.position(expression, str(error))
         raise
+
+
+class Selection:
+    """Which series a selector such as `{job="a"}` names."""
+
+    def __init__(self, names: tuple[str, ...], fits: Callable[[Labels], bool] | None) -> None:
+        self._names = names
+        self._fits = fits
+
+    def series(self, store: Store, start: int, end: int) -> Iterator[Series]:
+        """Those with a sample from `start` to `end`, milliseconds."""
+        for name in self._names or (None,):
+            for series in store.series(name, self._fits):
+                first = (series.old_times or series.times)[0]
+                if first <= end and series.last_time >= start:
+                    yield series
+
+
+def selection(selector: str) -> Selection:
+    """Compiles a selector of series; PromqlError for what is none, and for one that names no series at all."""
+    parsed = syntax.parse(selector)
+    with _located(selector):
+        if not isinstance(parsed, tree.VectorSelector):
+            raise PromqlError('a selector of series such as up{job="a"} is expected')
+        matchers = list(parsed.matchers.matchers)
+        if parsed.matchers.or_matchers:
+            raise UnsupportedError("`or` between matchers")
+        return Selection(metric_names(parsed.name, matchers), fits(matchers))

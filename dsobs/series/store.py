@@ -5,8 +5,11 @@ far back as anybody reads it. Where a value falls once within 15 s, as a counter
 after the fall are kept too: a thinned counter has lost no increase (unless it was reset twice in 15 s). Windows that
 reach beyond ten minutes read like those of a Prometheus that scrapes each 15 s.
 
+What nobody asked for can be kept for those who look (`show`): one sample in 15 s, so that a dashboard has something to
+show, within a limit of its own, so that it takes no place from what rules need.
+
 Memory: 16 bytes a sample; at one sample a second at most 750 + 1,440 samples a series, 750 where nobody reads further
-back than ten minutes.
+back than ten minutes; of a series that is only shown 290 samples for an hour.
 """
 
 import math
@@ -22,6 +25,8 @@ LOOKBACK_SECONDS = 300.0
 """How old a sample may be and still be the present one (Prometheus' `query.lookback-delta`)."""
 NEVER = -(2**63)
 """Before any time in milliseconds."""
+_EARLY = 500
+"""Milliseconds by which a turn may come before its time."""
 _STALE_BITS = 0x7FF0000000000002
 STALE: float = struct.unpack("<d", struct.pack("<Q", _STALE_BITS))[0]
 """Prometheus' staleness marker (model/value/value.go): the series has ended here."""
@@ -35,12 +40,14 @@ def is_stale(value: float) -> bool:
 class Series:
     """The samples of one series; `times` are milliseconds as in Prometheus, ascending."""
 
-    __slots__ = ("fell_at", "has_nan", "keep", "labels", "old_times", "old_values", "times", "values")
+    __slots__ = ("every", "fell_at", "has_nan", "keep", "labels", "old_times", "old_values", "times", "values")
 
-    def __init__(self, labels: Labels, keep: int) -> None:
+    def __init__(self, labels: Labels, keep: int, every: int = 0) -> None:
         self.labels = labels
         self.keep = keep
         """Milliseconds for which samples are kept."""
+        self.every = every
+        """Milliseconds between samples that are kept, at least; 0: all are."""
         self.has_nan = False
         """Whether a NaN or a staleness marker was ever among the values."""
         self.fell_at = NEVER
@@ -91,11 +98,17 @@ class Store:
         coarse_step: float = 15.0,
         coarse_seconds: float = 6 * 3600.0,
         max_series: int = 5_000,
+        max_shown: int = 2_000,
     ) -> None:
+        """`max_series`: all of them, of which at most `max_shown` are those that are only shown."""
         self._fine = int(fine_seconds * 1000)
         self._step = int(coarse_step * 1000)
         self._coarse = int(coarse_seconds * 1000)
         self._max_series = max_series
+        self._max_shown = max_shown
+        self._shown_for = 0
+        """Milliseconds for which everything is kept to be shown."""
+        self._shown = 0
         self._wanted: dict[str, int] = {}
         self._names: dict[str, dict[Labels, Series]] = {}
         self._count = 0
@@ -113,6 +126,13 @@ class Store:
         """How many samples of a series are kept of the last so many, where there is one each second."""
         return min(milliseconds, self._fine) / 1000 + max(0, min(milliseconds, self._coarse) - self._fine) / self._step
 
+    def show(self, seconds: float) -> None:
+        """Keeps everything that is appended from now on, `seconds` back, for those who look; 0: only what is wanted."""
+        self._shown_for = min(self._coarse, math.ceil(seconds * 1000))
+        for name, keep in self._wanted.items():
+            for series in self._names.get(name, {}).values():
+                series.keep = max(keep, self._shown_for)
+
     def want(self, name: str, seconds: float | None = None) -> None:
         """Keeps the metric of this name from now on, `seconds` back (None: as far as the store goes).
 
@@ -121,7 +141,8 @@ class Store:
         keep = self._coarse if seconds is None else min(self._coarse, math.ceil(seconds * 1000))
         keep = self._wanted[name] = max(keep, self._wanted.get(name, 0))
         for series in self._names.get(name, {}).values():
-            series.keep = keep
+            self._shown -= bool(series.every)
+            series.keep, series.every = max(keep, self._shown_for), 0
 
     def _series(self, labels: Labels) -> Series | None:
         name = metric_name(labels)
@@ -130,13 +151,21 @@ class Store:
             series = family.get(labels)
             if series is not None:
                 return series
-        keep = self._wanted.get(name)
-        if keep is None:
+        wanted = self._wanted.get(name)
+        if wanted is None and not self._shown_for:
+            return None
+        if wanted is None and self._shown >= self._max_shown:
+            STORE_DROPPED.labels("too_many_shown").inc()
             return None
         if self._count >= self._max_series:
             STORE_DROPPED.labels("too_many_series").inc()
             return None
-        series = self._names.setdefault(name, {})[labels] = Series(labels, keep)
+        if wanted is None:
+            series = Series(labels, self._shown_for, self._step)
+            self._shown += 1
+        else:
+            series = Series(labels, max(wanted, self._shown_for))
+        self._names.setdefault(name, {})[labels] = series
         self._count += 1
         self.generation += 1
         STORE_SERIES.set(self._count)
@@ -150,6 +179,8 @@ class Store:
 
     def _put(self, series: Series, t: int, value: float) -> None:
         times = series.times
+        if series.every and times and 0 < t - times[-1] < series.every - _EARLY and not is_stale(series.values[-1]):
+            return
         if times and t <= times[-1]:
             STORE_DROPPED.labels("out_of_order").inc()
             return
@@ -165,7 +196,9 @@ class Store:
     def _end(self, series: Series, t: int) -> None:
         """Puts the staleness marker: after the last sample even if that came at the same time."""
         if not is_stale(series.values[-1]):
+            every, series.every = series.every, 0
             self._put(series, max(t, series.last_time + 1), STALE)
+            series.every = every
 
     def _thin(self, series: Series, now: int) -> None:
         """Moves what is older than ten minutes, in whole steps of 15 s, to the coarse part."""
@@ -218,7 +251,7 @@ class Store:
                 del source[labels]
         for name, family in list(self._names.items()):
             for labels in [labels for labels, series in family.items() if now - series.last_time > self._coarse]:
-                del family[labels]
+                self._shown -= bool(family.pop(labels).every)
                 self._count -= 1
                 self.generation += 1
             if not family:
@@ -232,6 +265,10 @@ class Store:
             for labels, series in family.items():
                 if fits is None or fits(labels):
                     yield series
+
+    def names(self) -> list[str]:
+        """Of the metrics that it has, in order."""
+        return sorted(self._names)
 
     def oldest(self, name: str) -> float | None:
         """Time of the oldest sample of a metric; None without one."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dsobs import __version__, silences
+from dsobs.api.queries import Window
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
 from dsobs.config import Config, Coordination, Loaded, ReloadError
@@ -26,7 +27,7 @@ from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
 from dsobs.notifiers import configured
 from dsobs.pipeline import Memory, Pipeline, Turn
-from dsobs.promql import unhurried
+from dsobs.promql import Limits, unhurried
 from dsobs.recorder.behind import RecordsBehind
 from dsobs.recorder.flight import FlightRecorder
 from dsobs.recorder.records import record_of
@@ -105,6 +106,7 @@ class Sidecar:
         self.name = config.target.name or socket.gethostname()
         self.folder = config.state.directory
         self.store = Store()
+        self.store.show(config.queries.keep)
         self.evaluator = Evaluator(plan.groups, self.store)
         self.teller = Teller(Policy.of(config, self.name, plan.inhibit), self.clock)
         self.keeping: Keeping
@@ -119,6 +121,8 @@ class Sidecar:
         self._parser = Parser()
         self._own = Own(self.evaluator.metric_names)
         self._saved_at = 0.0
+        self._shown_at = -math.inf
+        """When that of dsobs's own metrics which no rule names was taken."""
         self.shipping = Shipping(self.folder, self.name)
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
@@ -314,6 +318,9 @@ class Sidecar:
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
+        if self.config.queries.keep and obs.at - self._shown_at >= self.store.coarse_step:
+            self._shown_at = obs.at
+            self.store.append_samples(self._own.others(), obs.at, source="dsobs, shown")
         if isinstance(obs.runtime, RuntimeView) and obs.runtime.log_file:
             self.shipping.found(obs.runtime.log_file)
         async with self._turning:
@@ -525,6 +532,7 @@ class Sidecar:
         self._actor.configure(plan.config.remediation)
         self.scaling.configure(plan.config)
         self._own = Own(self.evaluator.metric_names)
+        self.store.show(plan.config.queries.keep)
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
         self.exporting.use(plan.config.otlp)
@@ -563,6 +571,17 @@ class Sidecar:
         await self.control.switch(killed=killed)
 
     # What the API shows.
+
+    def window(self) -> Window:
+        """What can be asked for in PromQL."""
+        queries = self.config.queries
+        limits = Limits(
+            samples=queries.max_samples,
+            seconds=queries.timeout,
+            points=queries.max_points,
+            subquery_step=queries.subquery_step,
+        )
+        return Window(self.store, self.clock.now(), limits)
 
     def metric_samples(self) -> list[Sample]:
         """Canonical signals as they stand, and ALERTS."""

@@ -9,11 +9,14 @@ import pytest
 
 from dsobs import silences
 from dsobs.api.application import Source
+from dsobs.api.queries import Window
 from dsobs.api.server import serve
 from dsobs.config import ReloadError, Secret
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.model.status import Charts, Status
+from dsobs.promql import LIMITS
+from dsobs.series.store import Store
 from dsobs.silences import Silence
 from dsobs.state import StateError
 from tests.status_scenes import empty
@@ -40,6 +43,11 @@ class MemorySource:
         self.full = False
         self.bad_settings = ""
         self.now = 1000.0
+        self.store = Store()
+        self.limits = LIMITS
+
+    def window(self) -> Window:
+        return Window(self.store, self.now, self.limits)
 
     def metric_samples(self) -> Sequence[Sample]:
         return self.samples

@@ -172,7 +172,7 @@ async def test_an_incident_is_found_by_the_beginning_of_its_id(client: Client, s
 # Errors.
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/docs", "/redoc", "/openapi.json", "/api/v1/", "/api/v1/query"])
+@pytest.mark.parametrize("path", ["/nothing", "/docs", "/redoc", "/openapi.json", "/api/v1/", "/api/v1/targets"])
 async def test_unknown_paths_and_documentation_pages_are_not_there(client: Client, path: str) -> None:
     async with client.get(path) as response:
         assert (await problem(response))[:2] == (404, "not_found")

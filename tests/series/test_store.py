@@ -198,3 +198,57 @@ def test_thinning_leaves_the_last_of_each_step_and_the_increase(steps: list[int]
     increase = sum(b - a if b >= a else b for a, b in pairwise(points))
     fallen = values[reset] < values[reset - 1]
     assert increase == (total if fallen else values[-1] - values[0])
+
+
+def test_what_is_only_shown_is_kept_at_one_sample_in_15_s_for_as_long_as_it_is_shown() -> None:
+    store = wanting()
+    store.show(3600)
+    for t in range(7200):
+        store.append_samples([Sample(X, float(t)), Sample(labels("y"), float(t))], 1e6 + t, "engine")
+    (shown,) = store.series("y")
+    times, _ = shown.samples(0, 2**62)
+    assert {b - a for a, b in pairwise(times)} == {15_000}
+    # Thinned in pieces of a quarter of the ten minutes.
+    assert 3600 <= (times[-1] - times[0]) / 1000 <= 3600 + 150
+    (wanted,) = store.series("x")
+    assert len(wanted.times) > 590
+
+
+def test_a_shown_series_ends_at_once_and_begins_again_at_once() -> None:
+    store = wanting()
+    store.show(3600)
+    y = labels("y")
+    for t, value in ((0, 1.0), (1, 2.0), (2, None), (3, 4.0), (4, 5.0)):
+        store.append_samples([] if value is None else [Sample(y, value)], 1e6 + t, "engine")
+    (series,) = store.series("y")
+    assert [t / 1000 - 1e6 for t in series.times] == [0, 2, 3]
+    assert [None if is_stale(v) else v for v in series.values] == [1.0, None, 4.0]
+
+
+def test_what_is_only_shown_takes_no_place_from_what_is_wanted() -> None:
+    store = wanting(max_series=12, max_shown=10)
+    store.show(3600)
+    for n in range(20):
+        store.append(labels("y", n=str(n)), 1e6, 1.0)
+    for n in range(20):
+        store.append(labels("x", n=str(n)), 1e6, 1.0)
+    assert (len(list(store.series("y"))), len(list(store.series("x")))) == (10, 2)
+
+
+def test_a_shown_metric_that_a_rule_begins_to_read_is_kept_whole_from_then_on() -> None:
+    store = wanting()
+    store.show(3600)
+    y = labels("y")
+    store.append(y, 1e6, 1.0)
+    store.want("y")
+    for t in range(1, 10):
+        store.append(y, 1e6 + t, 1.0)
+    assert [len(series.times) for series in store.series("y")] == [10]
+
+
+def test_nothing_is_shown_any_more_once_that_is_switched_off() -> None:
+    store = wanting()
+    store.show(3600)
+    store.show(0)
+    store.append(labels("y"), 1e6, 1.0)
+    assert list(store.series(None)) == []
