@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from dsobs_nvml import documentation as nvml
 
+from dashboards import source as grafana
 from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
 from dsobs.config.models import Rules
@@ -42,6 +44,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
     *packaged.files(),
+    *((f"dashboards/grafana/{name}.json", partial(grafana.text, name)) for name in grafana.DASHBOARDS),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 

@@ -1,0 +1,1 @@
+"""Dashboards for Grafana and Kibana, and the code that writes them."""

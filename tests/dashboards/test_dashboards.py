@@ -1,0 +1,155 @@
+"""The dashboards as they are written. Their queries against real servers: tests/real/test_dashboards.py."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.source import DASHBOARDS, document
+from dsobs import promql
+from dsobs.api.exposition import ALERT_SERIES
+from dsobs.config import Config
+from dsobs.indicators import INDICATORS
+from dsobs.logs import metrics as log_metrics
+from dsobs.logs.indices.fields import TYPES
+from dsobs.model.signals import SIGNALS
+from dsobs.telemetry import REGISTRY
+from tests.dashboards import asked
+
+FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
+QUERIES = list(asked())
+PROMETHEUS = [one for one in QUERIES if not one.elasticsearch]
+
+
+def panels(name: str) -> list[dict[str, Any]]:
+    return [panel for panel in document(name)["panels"] if panel["type"] != "row"]
+
+
+def test_there_are_six_dashboards_and_many_queries() -> None:
+    assert len(DASHBOARDS) >= 6
+    assert len([one for one in QUERIES if not one.panel.startswith("mark: ")]) >= 180
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(DASHBOARDS)
+
+
+def test_no_query_asks_for_a_metric_that_dsobs_does_not_export() -> None:
+    families = [family for registry in (REGISTRY, log_metrics.REGISTRY) for family in registry.collect()]
+    known = {sample.name for family in families for sample in family.samples} | {family.name for family in families}
+    known |= {f"{family.name}_total" for family in families if family.type == "counter"}
+    known |= set(SIGNALS) | set(ALERT_SERIES) | {one.record for one in INDICATORS.values()}
+    unknown = set()
+    for one in PROMETHEUS:
+        query = promql.compile(one.query)
+        assert not query.unnamed, one
+        for name in query.metric_names:
+            if name not in known and re.sub("_(bucket|count|sum)$", "", name) not in known:
+                unknown.add((one.dashboard, one.panel, name))
+    assert unknown == set()
+
+
+def test_every_panel_says_what_it_asks_and_what_a_bad_value_looks_like() -> None:
+    for name in DASHBOARDS:
+        titles = [(panel["type"], panel["title"]) for panel in panels(name)]
+        assert len(titles) == len(set(titles)), name
+        for panel in panels(name):
+            question, _, bad = panel["description"].partition("\n\n**A bad value:** ")
+            assert question.strip(), panel["title"]
+            assert bad.strip(), panel["title"]
+            assert (
+                panel["fieldConfig"]["defaults"].get("unit")
+                or panel["type"] in ("table", "state-timeline", "logs")
+                or (panel["datasource"]["type"] == "elasticsearch")
+            ), panel["title"]
+
+
+def test_every_query_takes_its_data_source_and_servers_from_the_dashboards_variables() -> None:
+    for name in DASHBOARDS:
+        made = document(name)
+        variables = {one["name"] for one in made["templating"]["list"]}
+        assert {"datasource", "cluster", "namespace", "tenant", "instance"} <= variables
+        text = json.dumps(made)
+        used = set(re.findall(r"\$\{?(\w+)", text))
+        assert used - {"__data", "__url_time_range", "__rate_interval", "__all"} <= variables, name
+        for panel in panels(name):
+            kind = "elasticsearch" if panel["datasource"]["type"] == "elasticsearch" else "datasource"
+            assert panel["datasource"]["uid"] == f"${{{kind}}}"
+            for target in panel["targets"]:
+                if kind == "datasource":
+                    expr = target["expr"]
+                    assert expr.count("{") == expr.count('{cluster=~"$cluster",namespace=~"$namespace"') + (
+                        expr.count("on (instance, job) dsobs_build_info{")
+                    ), expr
+
+
+def test_no_panel_shows_a_series_for_each_of_1000_servers() -> None:
+    """Each query adds servers up, or takes the worst of them."""
+    unbounded = [
+        (one.dashboard, one.panel)
+        for one in PROMETHEUS
+        if not re.search(r"\b(topk|bottomk|sum|count|max|min|avg|quantile)\b", one.query)
+        and not one.panel.startswith("mark: ")
+    ]
+    # Tables of cards and of their faults: those of the servers that are chosen.
+    assert set(unbounded) == {("gpu", "Cards"), ("gpu", "Faults")}
+
+
+def test_thresholds_are_those_of_the_rules_settings() -> None:
+    charts = {panel["title"]: panel for panel in panels("server") if panel["type"] == "timeseries"}
+    assert {one.title for one in INDICATORS.values()} <= set(charts)
+    for one in INDICATORS.values():
+        steps = charts[one.title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        threshold = one.threshold_of(Config())
+        assert [step.get("value") for step in steps[1:]] == ([] if threshold is None else [threshold]), one.name
+
+
+def test_panels_lie_beside_each_other() -> None:
+    for name in DASHBOARDS:
+        places = [panel["gridPos"] for panel in document(name)["panels"]]
+        for a, b in itertools.combinations(places, 2):
+            apart = (
+                a["x"] + a["w"] <= b["x"]
+                or b["x"] + b["w"] <= a["x"]
+                or a["y"] + a["h"] <= b["y"]
+                or b["y"] + b["h"] <= a["y"]
+            )
+            assert apart, (name, a, b)
+        assert max(place["x"] + place["w"] for place in places) <= 24
+
+
+def test_dashboards_link_each_other_and_a_table_leads_to_its_server() -> None:
+    for name in DASHBOARDS:
+        made = document(name)
+        assert made["uid"] == f"dsobs-{name}"
+        assert made["tags"] == ["dsobs"]
+        (link,) = made["links"]
+        assert (link["type"], link["tags"], link["includeVars"], link["keepTime"]) == (
+            "dashboards",
+            ["dsobs"],
+            True,
+            True,
+        )
+    linked = set(re.findall(r"/d/dsobs-(\w+)\?", json.dumps([document(name) for name in DASHBOARDS])))
+    assert linked == {"server"}
+
+
+def test_the_logs_dashboard_asks_for_fields_that_dsobs_writes() -> None:
+    known = {name for names in TYPES.values() for name in names}
+    named = set()
+    for one in QUERIES:
+        if one.elasticsearch:
+            named |= set(re.findall(r"([a-z@_.]+):", one.query["query"]))
+            named |= {agg["field"] for agg in one.query.get("bucketAggs") or []}
+    assert named <= known
+    assert {"log.level", "@timestamp", "service.name"} <= named
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "provisioning").rglob("*.yaml")), ids=lambda path: path.parent.name)
+def test_provisioning_files_are_version_1_and_name_what_dashboards_use(path: Path) -> None:
+    document = yaml.safe_load(path.read_text())
+    assert document["apiVersion"] == 1
+    if path.parent.name == "datasources":
+        assert {one["type"] for one in document["datasources"]} == {"prometheus", "elasticsearch"}
+        assert len({one["uid"] for one in document["datasources"]}) == len(document["datasources"])
