@@ -184,7 +184,7 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
     app = FastAPI(title="dsobs", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit)
     app.add_middleware(RequestLimit)
-    app.include_router(queries.router(source.window))
+    queries.add(app, source.window)
     renderer = Renderer()
 
     def reads(path: str) -> Callable[[Endpoint], Endpoint]:

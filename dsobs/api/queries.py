@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 import math
 import platform
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from prometheus_client import Counter, Gauge, Histogram
 
 from dsobs import __version__, promql, telemetry
@@ -240,20 +240,19 @@ def _build() -> Mapping[str, str]:
     }
 
 
-def router(window: Any) -> APIRouter:
-    """The endpoints; `window` gives a `Window` as it stands."""
-    made = APIRouter(prefix="/api/v1")
+def add(app: FastAPI, window: Callable[[], Window]) -> None:
+    """Adds the endpoints; `window` gives what can be queried as it stands."""
     queries = _Queries()
 
-    @made.api_route("/query", methods=["GET", "HEAD", "POST"])
+    @app.api_route("/api/v1/query", methods=["GET", "HEAD", "POST"])
     async def query(request: Request) -> Response:
         return await _told(queries.instant, request, window())
 
-    @made.api_route("/query_range", methods=["GET", "HEAD", "POST"])
+    @app.api_route("/api/v1/query_range", methods=["GET", "HEAD", "POST"])
     async def query_range(request: Request) -> Response:
         return await _told(queries.range, request, window())
 
-    @made.api_route("/series", methods=["GET", "HEAD", "POST"])
+    @app.api_route("/api/v1/series", methods=["GET", "HEAD", "POST"])
     async def series(request: Request) -> Response:
         async def found(parameters: _Parameters, window: Window) -> Response:
             labels = sorted(series.labels for series in _selected(parameters, window, needed=True))
@@ -261,7 +260,7 @@ def router(window: Any) -> APIRouter:
 
         return await _told(found, request, window())
 
-    @made.api_route("/labels", methods=["GET", "HEAD", "POST"])
+    @app.api_route("/api/v1/labels", methods=["GET", "HEAD", "POST"])
     async def labels(request: Request) -> Response:
         async def found(parameters: _Parameters, window: Window) -> Response:
             names = {name for series in _selected(parameters, window) for name, _ in series.labels}
@@ -269,7 +268,7 @@ def router(window: Any) -> APIRouter:
 
         return await _told(found, request, window())
 
-    @made.api_route("/label/{name}/values", methods=["GET", "HEAD"])
+    @app.api_route("/api/v1/label/{name}/values", methods=["GET", "HEAD"])
     async def values(request: Request) -> Response:
         async def found(parameters: _Parameters, window: Window) -> Response:
             wanted = request.path_params["name"]
@@ -278,18 +277,16 @@ def router(window: Any) -> APIRouter:
 
         return await _told(found, request, window())
 
-    @made.api_route("/metadata", methods=["GET", "HEAD"])
+    @app.api_route("/api/v1/metadata", methods=["GET", "HEAD"])
     async def metadata(request: Request) -> Response:
         async def found(parameters: _Parameters, _: Window) -> Response:
             return answer(_metadata(parameters))
 
         return await _told(found, request, window())
 
-    @made.api_route("/status/buildinfo", methods=["GET", "HEAD"])
+    @app.api_route("/api/v1/status/buildinfo", methods=["GET", "HEAD"])
     async def buildinfo() -> Response:
         return answer(_build())
-
-    return made
 
 
 async def _told(ask: Any, request: Request, window: Window) -> Response:

@@ -65,6 +65,8 @@ OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat
     "helm",
     "cd",
     "echo",
+    "cp",
+    "promtool",
 }
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}
