@@ -245,8 +245,8 @@ class Queries(Model):
     """Step of a subquery that names none, `x[1h:]`. Prometheus takes its own `evaluation_interval`; for the same
     results give the same here."""
     keep: Seconds = Field(default=3600.0, le=21_600.0)
-    """How far back dashboards and the query API see what no rule reads, one sample in 15 s; 6 h at most. 0: they see
-    only what rules read."""
+    """How far back dashboards and the query API see what no rule reads, one sample in 15 s of 1,000 series at most; 6 h
+    at most. 0: they see only what rules read."""
 
 
 class PagerDuty(Model):

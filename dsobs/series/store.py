@@ -98,7 +98,7 @@ class Store:
         coarse_step: float = 15.0,
         coarse_seconds: float = 6 * 3600.0,
         max_series: int = 5_000,
-        max_shown: int = 2_000,
+        max_shown: int = 1_000,
     ) -> None:
         """`max_series`: all of them, of which at most `max_shown` are those that are only shown."""
         self._fine = int(fine_seconds * 1000)
