@@ -18,8 +18,11 @@ DEMO := $(if $(ES),python -m tests.real.demo,dsobs demo)
 demo: setup
 	@exec $(RUN) $(DEMO) $(DEMO_$(ENGINE))
 
+# What tests import is compiled and its assertions are rewritten once, not by each of those that share the work.
 test: setup
-	@$(RUN) pytest -n 6 --dist worksteal
+	@$(RUN) python -m compileall -q dsobs exporters/nvml/dsobs_nvml
+	@env -u PYTHONDONTWRITEBYTECODE $(RUN) pytest --collect-only -q >.venv/collected || { cat .venv/collected; exit 1; }
+	@$(RUN) pytest -n 5 --dist worksteal
 
 test-real: setup
 	@$(RUN) python -m tests.real

@@ -18,7 +18,17 @@ from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
-from dsobs.model.observation import Failure, HostView, Observation, Probe, ProbeOutcome, RuntimeView, Unknown
+from dsobs.model.observation import (
+    Failure,
+    Health,
+    HostView,
+    Observation,
+    Probe,
+    ProbeOutcome,
+    RuntimeView,
+    Scrape,
+    Unknown,
+)
 from dsobs.model.samples import Labels, Page, Sample, labels, metric_name
 from dsobs.model.signals import is_passed
 from dsobs.model.view import CANNOT_REPLACE, View, Witness
@@ -31,6 +41,7 @@ from dsobs.rules import Evaluator, Group, RuleFileError, load
 from dsobs.rules.files import out_of_reach
 from dsobs.rules.shipped import source, sources
 from dsobs.series.store import Store
+from dsobs.signals.demand import DemandMeter, demand_samples
 from dsobs.signals.gaps import HealthyGaps
 from dsobs.signals.gpu_cards import GpuCards
 from dsobs.signals.lifecycle import Lifecycle
@@ -90,6 +101,10 @@ class Memory:
     kv_pool_bytes: int | None = None
     cards: dict[str, Any] = field(default_factory=dict)
     """As `GpuCards.dump` gives it."""
+    capacity: tuple[str, float] | None = None
+    """(fingerprint of models and flags, tokens per second at its limit)."""
+    start_seconds: float | None = None
+    """What the engine's last start took that was seen from its beginning."""
 
     def dump(self) -> dict[str, Any]:
         """For JSON."""
@@ -105,6 +120,8 @@ class Memory:
             },
             "kv_pool_bytes": self.kv_pool_bytes,
             "cards": self.cards,
+            "capacity": list(self.capacity) if self.capacity is not None else None,
+            "start_seconds": self.start_seconds,
         }
 
     @classmethod
@@ -120,6 +137,8 @@ class Memory:
             gaps={k: ({int(b): n for b, n in counts.items()}, worked) for k, (counts, worked) in value["gaps"].items()},
             kv_pool_bytes=value["kv_pool_bytes"],
             cards=value.get("cards", {}),
+            capacity=(str(value["capacity"][0]), float(value["capacity"][1])) if value.get("capacity") else None,
+            start_seconds=value.get("start_seconds"),
         )
 
 
@@ -146,6 +165,12 @@ class Pipeline:
         self.tracker = ProgressTracker(config.hang, probes)
         self.lifecycle = Lifecycle(seen=memory.seen, was_up=memory.was_up, was_ready=memory.was_ready)
         self.restarts = RestartWindow(memory.restarts, memory.known)
+        self.start_seconds = memory.start_seconds
+        """What the engine's last start took that was seen from its beginning."""
+        self.demand: float | None = None
+        """See `dsobs.signals.demand`."""
+        self._meter = DemandMeter()
+        self._capacity = memory.capacity
         self.kv_pool_bytes = memory.kv_pool_bytes
         """Of one card, where the engine's log told it."""
         self.adapter: EngineAdapter | None = None
@@ -174,6 +199,9 @@ class Pipeline:
         self._scrape_duration: float | None = None
         self._last_failure: Failure | None = None
         """Of the scrape that ended last; None: it succeeded."""
+        self.last_scrape: Scrape | None = None
+        """The one that ended last, without its page; None: none has."""
+        self.last_health: Health | None = None
         self._was_away = False
         """Nobody took a scrape at some time since its page was read last."""
         self._canonical: list[Sample] = []
@@ -228,7 +256,17 @@ class Pipeline:
             gaps=gaps,
             kv_pool_bytes=self.kv_pool_bytes,
             cards=self.cards.dump(),
+            capacity=self._learned_capacity(),
+            start_seconds=self.start_seconds,
         )
+
+    def _learned_capacity(self) -> tuple[str, float] | None:
+        mark = self._served()
+        return (mark, self._meter.capacity) if mark and self._meter.capacity is not None else self._capacity
+
+    def _served(self) -> str:
+        """Fingerprint of what is served, whose capacity is learned; empty while it is not known."""
+        return "".join(sorted(self._fingerprints.values()))
 
     def reconfigure(self, config: Config, groups: Sequence[Group], probes: str) -> None:
         """Other settings and rules from now on; windows, alerts and all that was learned stay."""
@@ -283,6 +321,8 @@ class Pipeline:
         self.view = view
         if view.ready and not before.ready:
             log.info("the engine is ready", extra={"event.action": "engine-ready"})
+            if before.starting_since is not None:
+                self.start_seconds = view.at - before.starting_since
         elif before.up and not view.up:
             log.info("the engine does not answer its scrape", extra={"event.action": "engine-away"})
         if view.paused != before.paused:
@@ -354,6 +394,8 @@ class Pipeline:
         if scrape is not None:
             self._scrape_duration = scrape.duration_seconds
             self._last_failure = scrape.failure
+            self.last_scrape = replace(scrape, page=None, text=None)
+        self.last_health = obs.health or self.last_health
         self._derive(obs)
         return obs
 
@@ -426,6 +468,8 @@ class Pipeline:
         self._learned = self.memory().gaps
         self.tracker.forget()
         self.tracker.gaps.clear()
+        self._capacity = self._learned_capacity()
+        self._meter.forget(model=True)
         self._fingerprints.clear()
         self._offset = ProbeOffset()
         self.cards.new_instance()
@@ -470,6 +514,7 @@ class Pipeline:
         derived.append(Sample(labels("dsobs_engine_fault"), float(self._in_fault(now))))
         derived.append(Sample(labels("dsobs_engine_paused"), float(self.tracker.paused)))
         derived += [Sample(_WITNESS[verdict], float(verdict is self.tracker.witness)) for verdict in Witness]
+        derived += self._demand_samples(now)
         if self._scrape_duration is not None:
             derived.append(Sample(labels("dsobs_engine_scrape_duration_seconds"), self._scrape_duration))
         derived += [Sample(_FAILURES[reason], count) for reason, count in self._scrape_failures.items()]
@@ -485,6 +530,19 @@ class Pipeline:
         gpu += effective_memory(obs.gpus, self._kv_usage, pool, reserves, self.cards.others)
         self._tell("gpu", gpu, now)
         self._tell("container", self._container_samples(obs), now)
+
+    def _demand_samples(self, now: float) -> list[Sample]:
+        """Of a server that takes requests; one that starts, sleeps or stands still says nothing of demand."""
+        self.demand = None
+        if self._canonical and self.lifecycle.ready and not (self.tracker.paused or self.tracker.asleep):
+            mark = self._served()
+            if self._meter.capacity is None and self._capacity is not None and self._capacity[0] == mark:
+                self._meter.capacity = self._capacity[1]
+            late = self.config.rules.objectives.ttft_threshold
+            self.demand = self._meter.observe(now, self._canonical, self.config.scaling, late)
+        else:
+            self._meter.forget()
+        return demand_samples(self.demand, self._meter)
 
     def _unverified(self) -> list[Sample]:
         """What was firing when the engine was restarted is not over by that: not before the repair is verified."""

@@ -90,6 +90,30 @@ LOG_SHIPPER_UP = Gauge("dsobs_log_shipper_up", "1 if the log shipping process ru
 LOG_SHIPPER_RESTARTS = Counter(
     "dsobs_log_shipper_restarts", "Times that the log shipping process ended by itself.", registry=REGISTRY
 )
+OTLP_EXPORTS = Counter(
+    "dsobs_otlp_exports",
+    "Requests of OTLP metrics and traces, by what became of them.",
+    ["signal", "outcome"],
+    registry=REGISTRY,
+)
+OTLP_DROPPED = Counter(
+    "dsobs_otlp_dropped",
+    "OTLP data points and spans that were never taken, by reason; a metrics request that is refused counts as one.",
+    ["signal", "reason"],
+    registry=REGISTRY,
+)
+SCALING_REPLICAS = Gauge(
+    "dsobs_scaling_replicas",
+    "Replicas that the workload is to have by its own spec; only where dsobs scales it.",
+    ["workload"],
+    registry=REGISTRY,
+)
+SCALING_DESIRED = Gauge(
+    "dsobs_scaling_desired_replicas",
+    "Replicas that demand and known peaks ask for, within the limits. Absent while it is not known.",
+    ["workload"],
+    registry=REGISTRY,
+)
 BUILD = Gauge("dsobs_build_info", "1, with dsobs's version.", ["version"], registry=REGISTRY)
 
 

@@ -8,9 +8,12 @@ from dsobs_nvml import documentation as nvml
 
 from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
+from dsobs.config.models import Rules
 from dsobs.config.reference import schema_text, settings_page
+from dsobs.indicators import RULES_FILE, indicators_page, rules_file
 from dsobs.logs import metrics as log_metrics
 from dsobs.rules.catalogue import rules_page
+from tests.deploy import packaged
 from tests.log_faults import page as log_faults_page
 
 ROOT = Path(__file__).parent.parent
@@ -32,10 +35,13 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/settings.md", settings_page),
     ("docs/reference/config.schema.json", schema_text),
     ("docs/reference/cli.md", commands_page),
+    (f"alerts/{RULES_FILE}", lambda: rules_file(Rules())),
+    ("docs/indicators.md", indicators_page),
     ("docs/reference/rules.md", rules_page),
     ("docs/reference/metrics.md", metrics),
     ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
+    *packaged.files(),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 

@@ -38,6 +38,6 @@ printf 'root:x:0:\ndsobs:x:65532:\n' > "$root/etc/group"
 printf 'passwd: files\ngroup: files\nhosts: files dns\n' > "$root/etc/nsswitch.conf"
 
 cp -a /opt/dsobs "$root/opt/dsobs"
-cp deploy/image/keep.py "$root/opt/dsobs/keep.py"
+cp deploy/image/start.sh "$root/opt/dsobs/start.sh"
 install -d -o 65532 -g 65532 "$root/var/lib/dsobs"
 ldconfig -r "$root"

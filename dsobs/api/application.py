@@ -19,9 +19,11 @@ from starlette.exceptions import HTTPException
 from dsobs.api.answers import answer, error_answer, plain
 from dsobs.api.exposition import Renderer
 from dsobs.api.limits import BodyLimit, RequestLimit
+from dsobs.api.page.routes import add_page
 from dsobs.config import ReloadError, Secret, SecretError, parse_duration
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
+from dsobs.model.status import Charts, Status
 from dsobs.silences import MatcherError, Silence
 from dsobs.state import StateError
 
@@ -57,8 +59,12 @@ class Source(Protocol):
         """In the form of Prometheus' /api/v1/rules."""
         ...
 
-    def status(self) -> dict[str, Any]:
-        """The engine, the guards and what is unknown, for people."""
+    def status(self) -> Status:
+        """The server as the status page shows it."""
+        ...
+
+    def charts(self) -> Charts:
+        """The last 30 minutes of the key indicators."""
         ...
 
     async def incidents(self, incident: str | None) -> list[dict[str, Any]]:
@@ -189,6 +195,8 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
         same = hmac.compare_digest(given.strip().encode("latin-1"), expected.encode())
         if scheme.lower() != "bearer" or not same:
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+
+    app.state.live = add_page(app, source)
 
     @reads("/metrics")
     async def metrics(request: Request) -> Response:

@@ -13,7 +13,7 @@ class Connection(H11Protocol):
     """Ends a client that sends half a request or does not read its answer, so that it holds no place for ever.
 
     uvicorn's own limit holds between requests only. Bytes of an unfinished request are no progress: a request begun, an
-    answer ended or read is.
+    answer ended or read is, and so is what a stream of events tells of itself in its scope's `dsobs.progress`.
 
     A new connection is always taken: where there are too many, the one that has been idle longest gives way, so that
     many dashboards that stay connected lock nobody out.
@@ -29,7 +29,7 @@ class Connection(H11Protocol):
         others = [each for each in self.connections if isinstance(each, Connection) and each is not self]
         if len(others) >= self.max_connections:
             min(others, key=lambda each: each.urgency).transport.abort()
-        self._seen: tuple[RequestResponseCycle | None, bool, int] = (None, False, 0)
+        self._seen: tuple[RequestResponseCycle | None, bool, int, object] = (None, False, 0, None)
         self._look_again = self.loop.call_later(self.look_seconds, self._look)
 
     @property
@@ -51,7 +51,8 @@ class Connection(H11Protocol):
 
     def _look(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle
-        seen = (cycle, cycle is not None and cycle.response_complete, self.transport.get_write_buffer_size())
+        sent = cycle.scope.get("dsobs.progress") if cycle is not None else None
+        seen = (cycle, cycle is not None and cycle.response_complete, self.transport.get_write_buffer_size(), sent)
         if seen == self._seen:
             self.transport.abort()
             return

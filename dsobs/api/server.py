@@ -45,8 +45,9 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
 
     listener = bind(listen)
     host, port = listener.getsockname()[:2]
+    app = create(source, control_token)
     config = uvicorn.Config(
-        create(source, control_token),
+        app,
         http=Connection,
         log_config=None,
         access_log=False,
@@ -62,6 +63,7 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
     try:
         yield str(host), int(port)
     finally:
+        app.state.live.close()
         server.should_exit = True
         await task
         listener.close()

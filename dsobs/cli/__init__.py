@@ -15,6 +15,7 @@ from dsobs.cli.exit_codes import CommandError, ExitCode
 
 COMMANDS = (
     "run",
+    "status",
     "supervise",
     "demo",
     "config",

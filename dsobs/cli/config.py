@@ -115,44 +115,17 @@ def _in_files(config: "Config") -> "list[Problem]":
 
 def run_show(args: argparse.Namespace) -> int:
     """Prints the settings in force."""
+    from dsobs.config.settings import tree_of
+
     _take_file(args)
     loaded = load_with_origins(args)
-    tree = _tree(loaded)
+    tree = tree_of(loaded.config)
     if args.json:
         print_json({"settings": tree, "origins": loaded.origins} if args.origin else tree)
     else:
         for line in _yaml_lines(tree, loaded.origins if args.origin else {}, ""):
             print(line)
     return ExitCode.DONE
-
-
-def _tree(loaded: "Loaded") -> dict[str, Any]:
-    """All settings as they may be written: durations in words, secrets as references or stars."""
-    from dsobs.config import format_duration
-    from dsobs.config.settings import Kind, sections, settings, value_of
-
-    tree: dict[str, Any] = {}
-
-    def put(key: tuple[str, ...], value: Any) -> None:
-        place = tree
-        for part in key[:-1]:
-            place = place.setdefault(part, {})
-        place[key[-1]] = value
-
-    absent = {key for key in sections() if key and value_of(loaded.config, key) is None}
-    for key, setting in settings().items():
-        if key[:-1] in absent:
-            put(key[:-1], None)
-            continue
-        value = value_of(loaded.config, key)
-        if setting.is_list:
-            value = [str(item) for item in value]
-        elif value is not None and setting.kind is Kind.DURATION:
-            value = format_duration(value)
-        elif value is not None and not isinstance(value, (bool, int, float)):
-            value = str(value)
-        put(key, value)
-    return tree
 
 
 def _yaml_lines(tree: dict[str, Any], origins: Any, prefix: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     UNREACHABLE = 3
+    UNKNOWN = 4
     INTERRUPTED = 130
     PIPE_CLOSED = 141
 
@@ -19,6 +20,7 @@ MEANINGS = {
     ExitCode.FAILED: "tried and failed, or a question was answered with no",
     ExitCode.USAGE: "the command line or the configuration is wrong; nothing was done",
     ExitCode.UNREACHABLE: "the server, the sidecar or another service could not be reached",
+    ExitCode.UNKNOWN: "`dsobs status`: not known to be healthy, and nothing is known to be wrong",
     ExitCode.INTERRUPTED: "ended by Ctrl-C",
     ExitCode.PIPE_CLOSED: "the reader of the output went away",
 }

@@ -58,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _what(entry: dict[str, Any]) -> str:
-    detail = entry["detail"]
-    reason = detail.get("why") or detail.get("guard") or detail.get("reason") or detail.get("folder") or ""
+    from dsobs.remediation import ledger
+
+    reason = ledger.said(entry["detail"])
     return f"{entry['kind']} {entry['state']}" + (f": {reason}" if reason else "")
 
 

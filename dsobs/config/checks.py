@@ -41,6 +41,7 @@ def contradictions(config: Config) -> Iterator[Finding]:
         )
     yield from _alertmanager(config)
     yield from _elasticsearch(config)
+    yield from _otlp(config)
     yield from _latency_window(config)
     for low, high in (
         ("hang.min_threshold", "hang.max_threshold"),
@@ -110,6 +111,29 @@ def _elasticsearch(config: Config) -> Iterator[Finding]:
     for name, other in (("password", "user"), ("key_file", "cert_file")):
         if getattr(elastic, name) and not getattr(elastic, other):
             yield Finding(f"{head}.{name}", (f"{head}.{name}",), f"is set without {head}.{other}; set both or neither")
+
+
+def _otlp(config: Config) -> Iterator[Finding]:
+    for head, receiver in (("otlp", config.otlp), ("logs.otlp", config.logs.otlp)):
+        if receiver is None:
+            continue
+        for name in (f"{head}.{file}" for file in ("ca_file", "cert_file") if getattr(receiver, file)):
+            if not receiver.endpoint.startswith("https:"):
+                yield Finding(name, (name,), f"is set, and {head}.endpoint is no https address; write https://")
+        if receiver.key_file and not receiver.cert_file:
+            yield Finding(f"{head}.key_file", (f"{head}.key_file",), f"is set without {head}.cert_file; set both")
+    if config.logs.otlp is not None and config.logs.elasticsearch is not None:
+        yield Finding(
+            "logs.otlp.endpoint",
+            ("logs.otlp.endpoint", "logs.elasticsearch.urls"),
+            "is set, and logs.elasticsearch.urls too: each record is acknowledged by one of them; keep one",
+        )
+    if config.otlp is not None and not (config.otlp.metrics or config.otlp.traces):
+        yield Finding(
+            "otlp.endpoint",
+            ("otlp.endpoint", "otlp.metrics", "otlp.traces"),
+            "is set, and both otlp.metrics and otlp.traces are false; set one of them, or remove otlp",
+        )
 
 
 def _alertmanager(config: Config) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from dsobs.config import log_transform, logs, models
+from dsobs.config import log_transform, logs, models, otlp, scaling
 
 
 @cache
@@ -17,9 +17,9 @@ def of_section(model: str) -> str:
 
 @cache
 def of_setting(model: str, attribute: str) -> str:
-    """The docstring of a model's field, in one line; empty where there is none."""
-    body = next(node for node in _classes() if node.name == model).body
-    for statement, following in pairwise(body):
+    """The docstring of a model's field or of one that it inherits, in one line; empty where there is none."""
+    of = next(node for node in _classes() if node.name == model)
+    for statement, following in pairwise(of.body):
         if (
             isinstance(statement, ast.AnnAssign)
             and isinstance(statement.target, ast.Name)
@@ -28,9 +28,10 @@ def of_setting(model: str, attribute: str) -> str:
             and isinstance(following.value, ast.Constant)
         ):
             return " ".join(str(following.value.value).split())
-    return ""
+    bases = (base.id for base in of.bases if isinstance(base, ast.Name) and base.id != "Model")
+    return next((found for base in bases if (found := of_setting(base, attribute))), "")
 
 
 def _classes() -> Iterator[ast.ClassDef]:
-    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs, log_transform))
+    trees = (ast.parse(inspect.getsource(module)) for module in (models, logs, log_transform, otlp, scaling))
     return (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))

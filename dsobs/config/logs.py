@@ -19,6 +19,7 @@ from dsobs.config.fields import (
 )
 from dsobs.config.log_expression import LogPattern
 from dsobs.config.log_transform import LogTransform
+from dsobs.config.otlp import OtlpLogs
 from dsobs.config.secret import Secret
 
 Bytes = Annotated[int, Field(ge=1)]
@@ -105,12 +106,16 @@ class Elasticsearch(Model):
 
 
 class Logs(Model):
-    """Log shipping: files are read from where they were left, and each record is sent once. Nothing unless `files`."""
+    """Log shipping: files are read from where they were left, and each record is sent once. Nothing unless there are
+    `files`, or the engine's output is found in a file."""
 
     files: tuple[LogPath, ...] = ()
     """File name patterns, such as `/var/log/vllm/*.log`; `**` is any folders, and relative ones start from the working
-    directory. `FORMAT:PATTERN` names the format, else it is found out from the first lines. Empty: nothing is
-    tailed."""
+    directory. `FORMAT:PATTERN` names the format, else it is found out from the first lines. Empty: none but what
+    `supervised` finds."""
+    supervised: bool = True
+    """The `--log-file` of `dsobs supervise` is one of the files, without being named: the supervisor says where it is
+    (`runtime.supervisor_socket`). false: only `files` are."""
     exclude: tuple[str, ...] = ()
     """File name patterns that are left out."""
     from_end: bool = False
@@ -139,6 +144,7 @@ class Logs(Model):
     and costs far less. The name of one that ships replaces it; `NAME=` switches it off."""
     transform: LogTransform = LogTransform()
     elasticsearch: Elasticsearch | None = None
+    otlp: OtlpLogs | None = None
     file: LogFileSink = LogFileSink()
     edge: Edge = Edge()
 

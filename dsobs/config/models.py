@@ -27,6 +27,8 @@ from dsobs.config.fields import (
     Share,
 )
 from dsobs.config.logs import Logs
+from dsobs.config.otlp import Otlp
+from dsobs.config.scaling import Scaling
 from dsobs.config.secret import Secret
 
 
@@ -438,6 +440,9 @@ class Api(Model):
     """Bearer token of the endpoints that change something. Unset: they are off."""
     native_metrics: bool = False
     """Pass the engine's own metrics through on /metrics."""
+    log_lines: int = Field(default=100, ge=0, le=1000)
+    """Last lines of the engine's log and of dsobs's own that the status page shows, without keys, addresses and
+    prompts; 0: none."""
 
 
 class Log(Model):
@@ -472,8 +477,10 @@ class Config(Model):
     inhibition: Inhibition = Inhibition()
     heartbeat: Heartbeat = Heartbeat()
     remediation: Remediation = Remediation()
+    scaling: Scaling = Scaling()
     state: State = State()
     logs: Logs = Logs()
+    otlp: Otlp | None = None
     api: Api = Api()
     log: Log = Log()
     reload: Reload = Reload()

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dsobs.config.duration import format_duration
 from dsobs.config.fields import Duration
 from dsobs.config.models import Config
 from dsobs.config.secret import Secret
@@ -139,3 +140,38 @@ def value_of(config: Config, key: Key) -> Any:
         setting = settings().get(key[: depth + 1])
         value = getattr(value, setting.attribute if setting else key[depth])
     return value
+
+
+def shown(setting: Setting, value: Any) -> Any:
+    """A setting's value as it may be written: durations in words, secrets as references or stars."""
+    if setting.is_list:
+        return [str(item) for item in value]
+    if value is not None and setting.kind is Kind.DURATION:
+        return format_duration(value)
+    if value is not None and not isinstance(value, (bool, int, float)):
+        return str(value)
+    return value
+
+
+def shown_settings(config: Config) -> Iterator[tuple[Key, Any]]:
+    """Each setting in force as `shown` gives it; an optional section that is absent as None, once."""
+    absent = {key for key in sections() if key and value_of(config, key) is None}
+    told: set[Key] = set()
+    for key, setting in settings().items():
+        section = key[:-1]
+        if section not in absent:
+            yield key, shown(setting, value_of(config, key))
+        elif section not in told:
+            told.add(section)
+            yield section, None
+
+
+def tree_of(config: Config) -> dict[str, Any]:
+    """All of them, section in section."""
+    tree: dict[str, Any] = {}
+    for key, value in shown_settings(config):
+        place = tree
+        for part in key[:-1]:
+            place = place.setdefault(part, {})
+        place[key[-1]] = value
+    return tree

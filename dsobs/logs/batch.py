@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_hexdigest
 
 from dsobs.logs.checkpoint import Progress
 from dsobs.logs.record import Common, Record
@@ -29,20 +29,20 @@ class Encoder:
 
     def encode(self, records: Sequence[Record]) -> bytes:
         """The body of `records`."""
-        head, fields, digest, reserved = self._id, self._spliced, xxh3_64_intdigest, self._reserved
-        parts = []
+        head, fields, digest, reserved = self._id, self._spliced, xxh3_64_hexdigest, self._reserved
+        parts: list[bytes] = []
+        add = parts.append
         for start, raw, document in records:
             if type(document) is dict:
                 if reserved.isdisjoint(document):
                     text = _json(document)
                 else:
-                    parts.append(b'%b%x-%016x"}}\n%b\n' % (head, start, digest(raw), self._merged(start, document)))
+                    whole = self._merged(start, document)
+                    add(b'%b%x-%b"}}\n%b\n' % (head, start, digest(raw).encode(), whole))
                     continue
             else:
                 text = document  # type: ignore[assignment]
-            parts.append(
-                b'%b%x-%016x"}}\n{"log.offset":%d,%b%b\n' % (head, start, digest(raw), start, fields, text[1:])
-            )
+            add(b'%b%x-%b"}}\n{"log.offset":%d,%b%b\n' % (head, start, digest(raw).encode(), start, fields, text[1:]))
         return b"".join(parts)
 
     def _merged(self, start: int, document: dict[str, Any]) -> bytes:

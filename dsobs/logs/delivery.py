@@ -210,8 +210,9 @@ class Delivery:
                 text = f"records are refused: {refusal.type or refusal.status}: {refusal.reason}"
                 trouble = (_hold_reason(Answer(refusal.status, type=refusal.type)) if held else "sink", text)
         taken = count - len(answer.refused)
-        RECORDS.labels("sent").inc(taken - answer.quarantined)
+        RECORDS.labels("sent").inc(taken - answer.quarantined - answer.rejected)
         RECORDS.labels("quarantined").inc(answer.quarantined)
+        RECORDS.labels("rejected").inc(answer.rejected)
         RECORDS.labels("duplicate").inc(duplicates)
         self._window.add(0, taken + duplicates)
         if taken or duplicates:

@@ -11,11 +11,10 @@ from dsobs.logs.batch import Encoder
 from dsobs.logs.checkpoint import Checkpoint, Progress
 from dsobs.logs.failures import Seldom
 from dsobs.logs.formats import Parser, format_named
-from dsobs.logs.formats.plain import PlainParser
-from dsobs.logs.formats.raw import raw_document
+from dsobs.logs.formats.plain import PlainParser, text_records
 from dsobs.logs.identity import identity_key
 from dsobs.logs.lag import Lag
-from dsobs.logs.metrics import BLANK_LINES, FAILED, LOST
+from dsobs.logs.metrics import FAILED, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.record import Common, Lines, LogFile, Record
 from dsobs.logs.tail import Tail
@@ -175,7 +174,7 @@ class Feed:
             FAILED.labels("format").inc()
             records = self._flushed(parser, line.start)
             self._again()
-            return records + _as_text(line)
+            return records + text_records(line, "format_failed")
 
     def flush(self) -> list[Record]:
         """What the parser holds, as it stands."""
@@ -191,7 +190,7 @@ class Feed:
                 log.exception("format %s failed on what it held of %s, which is sent as text", self.format, self.path)
             FAILED.labels("format").inc()
             self._again()
-            return [record for piece in self._read_again(held, end) for record in _as_text(piece)]
+            return [record for piece in self._read_again(held, end) for record in text_records(piece, "format_failed")]
 
     def _read_again(self, start: int | None, end: int) -> list[Lines]:
         """Lines that a parser had been given."""
@@ -299,16 +298,3 @@ class Feed:
             return False
         patience = pace.deleted if self.tail.links == 0 else pace.renamed
         return now - max(self.moved_at, self.gone_at) >= patience
-
-
-def _as_text(lines: Lines) -> list[Record]:
-    """A record a line that says that its format failed on it; blank ones are none."""
-    records: list[Record] = []
-    start = lines.start
-    for line in lines.lines:
-        if line.strip():
-            records.append((start, line, raw_document(line, lines.read_at, lines.fault, "format_failed")))
-        else:
-            BLANK_LINES.inc()
-        start += len(line) + 1
-    return records

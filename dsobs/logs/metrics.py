@@ -13,7 +13,8 @@ REGISTRY = CollectorRegistry(auto_describe=False)
 READ_BYTES = Counter("dsobs_log_read_bytes", "Bytes read from log files.", registry=REGISTRY)
 RECORDS = Counter(
     "dsobs_log_records",
-    "Records by what became of them: sent, duplicate (was there already), quarantined (failure store), dead_letter.",
+    "Records by what became of them: sent, duplicate (was there already), quarantined (failure store), dead_letter, "
+    "rejected (by a receiver of OTLP, which does not say which).",
     ["outcome"],
     registry=REGISTRY,
 )
@@ -83,7 +84,7 @@ START_UP_SECONDS = Gauge(
 )
 
 # A counter that is not there can't rise: what rules look at is there from the start, at 0.
-for _outcome in ("sent", "duplicate", "quarantined", "dead_letter"):
+for _outcome in ("sent", "duplicate", "quarantined", "dead_letter", "rejected"):
     RECORDS.labels(_outcome)
 for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul", "format_failed"):
     LOST.labels(_reason)

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import orjson
 
-from dsobs.config.logs import Logs
+from dsobs.config.logs import Elasticsearch, Logs
+from dsobs.config.otlp import OtlpLogs
 from dsobs.logs.batch import Batch
 from dsobs.logs.checkpoint import Checkpoints
 from dsobs.logs.dead_letters import DeadLetters
@@ -98,7 +99,7 @@ class Shipper:
         self._service = settings.service or service
         self._once, self._pace = once, pace or Pace()
         self._sink_name, self._spool = (
-            sink or ("elasticsearch" if settings.elasticsearch is not None else "file"),
+            sink or _sink_name(settings),
             spool,
         )
         self.running = False
@@ -139,7 +140,7 @@ class Shipper:
             self.delivery = Delivery(
                 sink,
                 DeadLetters(self.directory),
-                most_in_flight=elastic.max_in_flight if elastic is not None else 1,
+                most_in_flight=self._receiver.max_in_flight if self._receiver is not None else 1,
                 retry_share=self._pace.retry,
                 most_refused=elastic.max_refused if elastic is not None else 1.0,
             )
@@ -414,7 +415,7 @@ class Shipper:
             failed += bad
             # Up to what is still to come; but nobody knows where a record of several lines ends, whose lines may stand
             # between others, and reading must not begin inside it.
-            several = several or any(b"\n" in raw for _, raw, _ in some)
+            several = several or (bool(records) and any(b"\n" in raw for _, raw, _ in some))
             done = end if not records else 0 if several else min(end, *(start for start, _, _ in records))
             batch.add(body, count, feed.progress, 0 if failed else done)
             if batch.size >= self._bulk_bytes or batch.count >= self._bulk_records:
@@ -440,16 +441,20 @@ class Shipper:
         return batch
 
     @property
+    def _receiver(self) -> Elasticsearch | OtlpLogs | None:
+        return self.settings.elasticsearch or self.settings.otlp
+
+    @property
     def _bulk_bytes(self) -> int:
-        return self.settings.elasticsearch.bulk_bytes if self.settings.elasticsearch is not None else 4 * 1024 * 1024
+        return self._receiver.bulk_bytes if self._receiver is not None else 4 * 1024 * 1024
 
     @property
     def _bulk_records(self) -> int:
-        return self.settings.elasticsearch.bulk_records if self.settings.elasticsearch is not None else 10_000
+        return self._receiver.bulk_records if self._receiver is not None else 10_000
 
     @property
     def _bulk_wait(self) -> float:
-        return self.settings.elasticsearch.bulk_wait if self.settings.elasticsearch is not None else 0.2
+        return self._receiver.bulk_wait if self._receiver is not None else 0.2
 
     async def _room(self) -> None:
         """Waits until what is full is under way, and there is room for more."""
@@ -488,6 +493,12 @@ class Shipper:
             and not self.delivery.in_flight
             and not any(feed.readable for feed in self.sources.feeds.values())
         )
+
+
+def _sink_name(settings: Logs) -> str:
+    if settings.elasticsearch is not None:
+        return "elasticsearch"
+    return "otlp" if settings.otlp is not None else "file"
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ from dsobs.logs.metrics import LOST, READ_BYTES
 from dsobs.logs.record import Lines
 
 BLOCK_BYTES = 256 * 1024
-"""Read at a time."""
+"""Most that is read at a time, unless lines may be longer."""
 BLOCK_LINES = 256
 """Most lines of it that are given at a time: they are parsed, redacted and encoded in less than 20 ms."""
+LEAST_BYTES = 16 * 1024
+"""Read at a time where there are few."""
 
 
 FileId = tuple[int, int]
@@ -58,6 +60,8 @@ class Tail:
         """The position is inside an over-long line, whose beginning was given already."""
         self._before = b""
         """What stood before the position when it was read."""
+        self._usual = BLOCK_BYTES
+        """Bytes in which there are about `BLOCK_LINES` lines, going by the last block."""
         status = os.fstat(fd)
         self.device, self.inode = file_id(status)
         self.size, self.modified, self.links = status.st_size, status.st_mtime_ns, status.st_nlink
@@ -143,7 +147,7 @@ class Tail:
         TruncatedError where the file is not the one that was read before; nothing was read then. OSError.
         """
         before = len(self._before)
-        data = os.pread(self.fd, before + max(BLOCK_BYTES, self.max_line_bytes + 1), self.position - before)
+        data = self._some(before)
         if not data.startswith(self._before) or not self.is_still():
             raise TruncatedError
         begin = before
@@ -152,9 +156,11 @@ class Tail:
             begin, pieces = self._skip(data, begin, now)
             if self._skipping:
                 return pieces
-        end = _end_of_lines(data, begin)
-        if end > begin:
-            pieces += self._pieces(data, begin, end, self.position, now)
+        lines = data[begin:].split(b"\n", BLOCK_LINES)
+        end = len(data) - len(lines.pop())
+        if lines:
+            pieces += self._pieces(lines, self.position, self.position + end - begin, now, holes=b"\0" in data)
+            self._usual = min(BLOCK_BYTES, max(LEAST_BYTES, (end - begin) * 5 // 4))
             self._advance(data, begin, end)
         elif len(data) - begin > self.max_line_bytes and data[begin] != 0:
             end = begin + self.max_line_bytes
@@ -164,11 +170,20 @@ class Tail:
             self._skipping = True
         return pieces
 
+    def _some(self, before: int) -> bytes:
+        """From `before` bytes before the position on: about a block, or all that a line may have if none ends there."""
+        at, usual = self.position - before, before + self._usual
+        data = os.pread(self.fd, usual, at)
+        if len(data) == usual and data.find(b"\n", before) < 0:
+            data = os.pread(self.fd, before + max(BLOCK_BYTES, self.max_line_bytes + 1), at)
+        return data
+
     def again(self, start: int, end: int, now: float) -> list[Lines]:
         """The whole lines between two offsets that were read before; the position stays. OSError."""
         data = os.pread(self.fd, end - start, start)
-        whole = data.rfind(b"\n") + 1
-        return self._pieces(data, 0, whole, start, now) if whole else []
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        return self._pieces(lines, start, start + len(data) - len(rest), now, holes=b"\0" in data) if lines else []
 
     def rest(self, now: float, *, gone: bool) -> list[Lines]:
         """A last line without its line feed, once nothing more will come, and the file is read to its end.
@@ -213,15 +228,15 @@ class Tail:
         self._advance(data, begin, end)
         return end, [] if self._skipping else [Lines(start, self.position, [], now)]
 
-    def _pieces(self, data: bytes, begin: int, end: int, start: int, now: float) -> list[Lines]:
-        """The whole lines of `data` from `begin` to `end`, of which the first is at offset `start` of the file.
+    def _pieces(self, lines: list[bytes], start: int, end: int, now: float, *, holes: bool) -> list[Lines]:
+        """Of whole lines that stand between two offsets of the file; `holes`: there may be NUL before some.
 
         What is cut off them is the same wherever a block begins, or a record would have another id the next time.
         """
-        lines, most = data[begin : end - 1].split(b"\n"), self.max_line_bytes
-        holes = data[begin] == 0 or data.find(b"\n\0", begin, end) >= 0
+        most = self.max_line_bytes
+        holes = holes and any(line.startswith(b"\0") for line in lines)
         if not holes and max(map(len, lines)) <= most:
-            return [Lines(start, start + end - begin, lines, now)]
+            return [Lines(start, end, lines, now)]
         pieces: list[Lines] = []
         whole: list[bytes] = []
         at = start
@@ -250,12 +265,3 @@ class Tail:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def _end_of_lines(data: bytes, begin: int) -> int:
-    """Behind the last whole line from `begin` on, or behind the one with which there are `BLOCK_LINES`; 0: none."""
-    end = data.rfind(b"\n", begin) + 1
-    if data.count(b"\n", begin, end) > BLOCK_LINES:
-        rest = data[begin:end].split(b"\n", BLOCK_LINES)[BLOCK_LINES]
-        end -= len(rest)
-    return end

@@ -180,6 +180,8 @@ class RuntimeView:
     """Why the engine can't be restarted, though it can be seen, and what to do about it."""
     events: tuple[str, ...] = ()
     """What the runtime's own events said of the last end, for evidence."""
+    log_file: str = ""
+    """Path of the file that the engine's output is written to by what runs it; empty: to none that is known."""
 
 
 class Paused(StrEnum):

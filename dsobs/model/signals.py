@@ -65,6 +65,24 @@ SIGNALS: dict[str, Signal] = _table(
     Signal("dsobs_engine_prefix_cache_queries_total", "counter", "Tokens looked up in the prefix cache.", "", _ENGINE),
     Signal("dsobs_engine_prefix_cache_hits_total", "counter", "Tokens found in the prefix cache.", "", _ENGINE),
     Signal("dsobs_engine_awake", "gauge", "1 while the engine is awake, 0 in sleep mode.", "", _ENGINE),
+    Signal(
+        "dsobs_engine_demand_ratio",
+        "gauge",
+        "How much of a replica its requests want: 1 is a full one. Their sum over the replicas is how many are wanted.",
+        "ratio",
+    ),
+    Signal(
+        "dsobs_engine_demand_part_ratio",
+        "gauge",
+        "What the demand is made of, the greatest counts: queue, kv_cache, tokens, requests, late.",
+        "ratio",
+        ("signal",),
+    ),
+    Signal(
+        "dsobs_engine_capacity_tokens_per_second",
+        "gauge",
+        "The most tokens per second that it generated over a minute in which requests waited.",
+    ),
     # What the engine says of its process.
     Signal("dsobs_engine_process_start_time_seconds", "gauge", "Start of the API server, Unix time.", "seconds"),
     Signal("dsobs_engine_process_cpu_seconds_total", "counter", "CPU time of the API server's process.", "seconds"),

@@ -34,6 +34,6 @@ class Turn(Protocol):
         ...
 
     def taken(self, incident: str, what: str = "restart") -> AbstractAsyncContextManager[None]:
-        """Waits for the turn to do `what` (restart or replace) and has it while the context lasts; `RuntimeHeld` if it
-        can't be had. One that is lost meanwhile cancels what is done in it, and ends in a `TimeoutError`."""
+        """Waits for the turn to do `what` (restart, replace or scale) and has it while the context lasts; `RuntimeHeld`
+        if it can't be had. One that is lost meanwhile cancels what is done in it, and ends in a `TimeoutError`."""
         ...

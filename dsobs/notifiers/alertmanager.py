@@ -12,7 +12,8 @@ from dsobs.model.notification import Event, Notification
 from dsobs.model.notifier import Answer, Standing
 from dsobs.notifiers.json_bytes import json_bytes
 from dsobs.notifiers.messages import iso_time, severity_of
-from dsobs.notifiers.post import ask, tls_of
+from dsobs.notifiers.post import ask
+from dsobs.tls import tls_of
 
 if TYPE_CHECKING:
     import aiohttp

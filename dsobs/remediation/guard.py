@@ -138,26 +138,35 @@ def one_at_a_time(case: Case) -> str | None:
     return f"a restart of incident {entry.incident} is under way" if entry else None
 
 
-def budget(case: Case) -> str | None:
-    """Every restart of the last 24 h counts, whoever made it: dsobs never breaks the documented limit itself."""
-    seen, limit = case.view.restarts_24h, case.settings.max_restarts_24h
+def restarts_used(case: Case) -> int | None:
+    """Restarts of the last 24 h that count against the budget; None: not known."""
+    seen = case.view.restarts_24h
     if seen is None:
-        return "restarts of the last 24 h are not known"
+        return None
     if case.settings.mode is Mode.OBSERVE:
         # What enforce would have done by now; in enforce nothing came of what was only observed.
-        used = seen + case.ledger.observed(case.now - DAY)
-    else:
-        # One whose outcome is not known counts as done, though no new instance of it was seen.
-        used = seen + max(case.ledger.attempts(case.now - DAY) - case.view.own_restarts_24h, 0)
+        return seen + case.ledger.observed(case.now - DAY)
+    # One whose outcome is not known counts as done, though no new instance of it was seen.
+    return seen + max(case.ledger.attempts(case.now - DAY) - case.view.own_restarts_24h, 0)
+
+
+def budget(case: Case) -> str | None:
+    """Every restart of the last 24 h counts, whoever made it: dsobs never breaks the documented limit itself."""
+    used, limit = restarts_used(case), case.settings.max_restarts_24h
+    if used is None:
+        return "restarts of the last 24 h are not known"
     return f"budget used: {used} restarts in 24 h, limit {limit}" if used >= limit else None
+
+
+def cooldown_left(case: Case) -> float:
+    """Seconds until the next attempt may be made; 0 if it may be now."""
+    entry = case.ledger.last_attempt(observed=case.settings.mode is Mode.OBSERVE)
+    return 0.0 if entry is None else max(entry.at + case.settings.cooldown - case.now, 0.0)
 
 
 def cooldown(case: Case) -> str | None:
     """Between two attempts; one whose outcome is unknown counts as done."""
-    entry = case.ledger.last_attempt(observed=case.settings.mode is Mode.OBSERVE)
-    if entry is None:
-        return None
-    left = entry.at + case.settings.cooldown - case.now
+    left = cooldown_left(case)
     return f"cooldown: {left:.0f} s left" if left > 0 else None
 
 

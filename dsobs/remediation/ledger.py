@@ -31,7 +31,7 @@ MAX_IN_VAIN = 2
 class Entry:
     """One line of the ledger.
 
-    `kind`: incident, evidence, drain, restart, verify, page, guard, operator.
+    `kind`: incident, evidence, drain, restart, verify, page, guard, operator; scale, which is of no incident.
     `state`: opened, closed; reserved, done, failed, unknown, observed; refused; noted.
     """
 
@@ -41,6 +41,11 @@ class Entry:
     state: str
     detail: Mapping[str, Any] = field(default_factory=dict)
     id: int = 0
+
+
+def said(detail: Mapping[str, Any]) -> str:
+    """What a line's detail says for people; empty if it says nothing."""
+    return str(detail.get("why") or detail.get("guard") or detail.get("reason") or detail.get("folder") or "")
 
 
 def incident_id(now: float) -> str:
@@ -98,12 +103,17 @@ def by_incident(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         {
             "id": id_,
             "opened_at": found[0].at,
-            "closed": any(e.kind == "incident" and e.state == "closed" for e in found),
+            "closed": any(e.kind == "incident" and e.state == "closed" for e in found) or _is_scaling(found),
             "alerts": list(found[0].detail.get("alerts", ())),
             "entries": [{"at": e.at, "kind": e.kind, "state": e.state, "detail": dict(e.detail)} for e in found],
         }
         for id_, found in reversed(grouped.items())
     ]
+
+
+def _is_scaling(found: Sequence[Entry]) -> bool:
+    """Another number of replicas, which is no incident, and has ended."""
+    return found[0].kind == "scale" and found[-1].state != "reserved"
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def plan(
         if not _given_up(incident, attempt):
             return steps + _overdue(incident, attempt, view, now, settings)
     if asking:
-        steps += _restart(asking, _gpu_fault(alerts, view), incident, view, ledger, now, settings, switches)
+        steps += _restart(asking, gpu_fault_of(alerts, view), incident, view, ledger, now, settings, switches)
     # One restored from before dsobs was restarted asks for nothing until it is seen anew, but it is not gone.
     elif not firing and _settled(incident, view, now):
         steps.append(Step("close", incident.id, "its alerts are gone"))
@@ -270,7 +270,7 @@ def _left_over(view: View, now: float) -> str | None:
     return f"down for {now - view.down_since:.0f} s, and what has ended holds {view.shm_left_over:.0%} of /dev/shm"
 
 
-def _gpu_fault(alerts: Sequence[Alert], view: View) -> str:
+def gpu_fault_of(alerts: Sequence[Alert], view: View) -> str:
     """Why a restart would not help: XIDs as the cards told them, other faults by their alerts.
 
     An alert of an XID says less than the reading: it comes later, and it ends while the card is still broken.

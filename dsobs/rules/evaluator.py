@@ -117,6 +117,12 @@ class Evaluator:
         return any(isinstance(s.rule, AlertRule) and s.rule.name == name for g in self._groups for s in g.rules)
 
     @property
+    def has_alert_rules(self) -> bool:
+        """Whether some rule looks for a fault: one whose alerts have a severity other than none."""
+        rules = (s.rule for g in self._groups for s in g.rules if isinstance(s.rule, AlertRule))
+        return any(all(name != "severity" or label.text != "none" for name, label in rule.labels) for rule in rules)
+
+    @property
     def lookback_seconds(self) -> float:
         """How far back any rule looks."""
         offset = max((group.group.query_offset for group in self._groups), default=0.0)

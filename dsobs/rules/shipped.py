@@ -9,8 +9,10 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from dsobs import indicators
 from dsobs.config import format_duration
 from dsobs.config.models import Config, Hang, Objectives, Rules
+from dsobs.indicators.catalogue import bucket_bound
 
 FILE_NAMES = (
     "thresholds.rules.yaml",
@@ -21,6 +23,7 @@ FILE_NAMES = (
     "sidecar.rules.yaml",
     "logs.rules.yaml",
     "watchdog.rules.yaml",
+    indicators.RULES_FILE,
 )
 PROMETHEUS_FILE_NAME = "prometheus.rules.yaml"
 """Windows beyond what the sidecar keeps, and what a dsobs can't say of itself."""
@@ -66,6 +69,8 @@ def rule_file(names: Sequence[str], config: Config) -> str:
 
 def render(name: str, rules: Rules, hang: Hang) -> str:
     """A shipped rule file with these settings; with the default ones it is the very file."""
+    if name == indicators.RULES_FILE:
+        return indicators.rules_file(rules)
     head, *blocks = source(name).split("      - alert: ")
     rendered = [head]
     for block in blocks:
@@ -110,7 +115,7 @@ def _gpu_memory(block: str, rules: Rules, _: Hang) -> str:
 def _latency(block: str, rules: Rules, _: Hang) -> str:
     new, old = rules.latency_p99, _DEFAULT_RULES.latency_p99
     pairs = [
-        (f'le="{_number(old.threshold)}"', _bound(new.threshold)),
+        (f'le="{_number(old.threshold)}"', bucket_bound(new.threshold)),
         (f"> {_number(old.threshold)}\n", f"> {_number(new.threshold)}\n"),
         (f"[{format_duration(old.window)}]", f"[{format_duration(new.window)}]"),
         (f">= {old.min_requests}\n", f">= {new.min_requests}\n"),
@@ -126,12 +131,6 @@ def _latency(block: str, rules: Rules, _: Hang) -> str:
     if new.signal == "e2e":
         pairs += [(_TTFT, _E2E), ("P99 time to first token", "P99 request latency")]
     return _replace(block, pairs)
-
-
-def _bound(threshold: float) -> str:
-    text = _number(threshold)
-    # Prometheus 3 writes the bound of a whole number as 1.0, engines write 1 or 1.0.
-    return f'le="{text}"' if "." in text or "e" in text else f'le=~"{text}|{text}[.]0"'
 
 
 def _restarts(block: str, rules: Rules, _: Hang) -> str:
@@ -161,7 +160,7 @@ def _time_to_first_token(block: str, rules: Rules, _: Hang) -> str:
     return _replace(
         block,
         [
-            (f'le="{_number(old.ttft_threshold)}"', _bound(new.ttft_threshold)),
+            (f'le="{_number(old.ttft_threshold)}"', bucket_bound(new.ttft_threshold)),
             (f"(1 - {_number(old.ttft_target)})", f"(1 - {_number(new.ttft_target)})"),
             (_ttft_words(old), _ttft_words(new)),
         ],

@@ -311,4 +311,6 @@ def _view_of(status: dict[str, Any]) -> RuntimeView:
         cpu_seconds=status["cpu_seconds"],
         pids=tuple(status["pids"]),
         started_history=tuple(status["history"]),
+        # A supervisor that was started by an earlier version does not say it.
+        log_file=str(status.get("log_file") or ""),
     )

@@ -22,14 +22,24 @@ def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: st
     log.info("synthetic requests: %s (hang.probe)", "on" if config.probes_enabled else "none are sent")
     mode = config.remediation.mode
     log.info("repair: %s (remediation.mode)", "enforce" if mode is Mode.ENFORCE else "observe: nothing is changed")
+    scaling = config.scaling
+    log.info(
+        "scale-out: %s (scaling.mode)",
+        f"up to {scaling.max_replicas} replicas" if scaling.mode == "scale" else "the demand is published",
+    )
     log.info("logs: %s (logs.files)", _shipping(config) if config.logs.files else "none are tailed")
+    log.info("OpenTelemetry: %s (otlp)", config.otlp.endpoint if config.otlp is not None else "nothing is exported")
     log.info("control endpoints: %s (api.control_token)", "on" if config.api.control_token else "off")
     log.info("state in %s (state.directory)", f"memory: {state_error}" if state_error else folder)
 
 
 def _shipping(config: Config) -> str:
-    elastic = config.logs.elasticsearch
-    sink = ", ".join(elastic.urls) if elastic is not None else "a file (logs.elasticsearch)"
+    elastic, otlp = config.logs.elasticsearch, config.logs.otlp
+    sink = "a file (logs.elasticsearch, logs.otlp)"
+    if elastic is not None:
+        sink = ", ".join(elastic.urls)
+    elif otlp is not None:
+        sink = otlp.endpoint
     return f"{', '.join(config.logs.files)} to {sink}"
 
 

@@ -15,11 +15,13 @@ from dsobs import __version__, silences
 from dsobs.collectors.exchange import open_session
 from dsobs.collectors.nvml import record_of_gpus
 from dsobs.config import Config, Coordination, Loaded, ReloadError
+from dsobs.indicators import INDICATORS
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.clock import Clock, SteadyClock
 from dsobs.model.notification import Notification
-from dsobs.model.observation import Unknown
+from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.samples import Page, Sample
+from dsobs.model.status import Charts, ShownSetting, Status
 from dsobs.model.turn import Turn as TurnToAct
 from dsobs.model.view import View
 from dsobs.notifiers import configured
@@ -42,15 +44,19 @@ from dsobs.sidecar import telling
 from dsobs.sidecar.announce import announce
 from dsobs.sidecar.control import Control
 from dsobs.sidecar.evidence import gather_evidence
+from dsobs.sidecar.exporting import Exporting
+from dsobs.sidecar.facts import Seen
 from dsobs.sidecar.folder_lock import folder_lock
 from dsobs.sidecar.journal import INCIDENTS_FILE, Journal
 from dsobs.sidecar.keeping import Keeping
 from dsobs.sidecar.kill_file import KillFile
-from dsobs.sidecar.plain import plain
+from dsobs.sidecar.log_tails import LogTails
 from dsobs.sidecar.receivers import Receivers
 from dsobs.sidecar.reload import Reloader
+from dsobs.sidecar.scaling import Around, Scaling
 from dsobs.sidecar.settings import Placed, Plan, read_plan, unplaced
 from dsobs.sidecar.shipping import Shipping
+from dsobs.sidecar.snapshot import CHART_SECONDS, Held, charts, settings_shown, snapshot
 from dsobs.sidecar.telling import Policy, Teller
 from dsobs.sidecar.watching import Watch
 from dsobs.silences import Silence
@@ -122,6 +128,11 @@ class Sidecar:
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._kill_file = KillFile()
+        self.log_tails = LogTails(lambda: self.watch.runtime, self.clock, config.api.log_lines)
+        self._settings_of: Config | None = None
+        self._settings_shown: tuple[ShownSetting, ...] = ()
+        for indicator in INDICATORS.values():
+            self.store.want(indicator.record, CHART_SECONDS)
         self._began_at: float | None = None
         self._turned_at: float | None = None
         """When the last turn was done, all of it."""
@@ -165,7 +176,7 @@ class Sidecar:
         )
         self._journal = Journal(self.folder / INCIDENTS_FILE)
         self.ledger = LedgerStore(
-            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._journal.entry
+            self.keeping.db, self.clock.now(), why_not=self.keeping.error, committed=self._committed
         )
         self._journal.begin(self.ledger.current.entries)
         self.recorder = FlightRecorder(self.folder / "flight", config.state.recorder_max_bytes)
@@ -176,6 +187,13 @@ class Sidecar:
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
             self.watch.shipped_pool = self.shipping.kv_pool
             self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
+            self.exporting = Exporting(
+                config.logs.service or self.name,
+                self.clock,
+                session,
+                samples=self.metric_samples,
+                engine=lambda: self.pipeline.adapter.name if self.pipeline.adapter is not None else "",
+            )
             self._actor = Actor(
                 self.ledger,
                 lambda: self.watch.runtime,
@@ -193,11 +211,27 @@ class Sidecar:
                 ),
                 self.clock,
             )
+            self.scaling = Scaling(
+                config,
+                self.ledger,
+                self.clock,
+                session,
+                Around(
+                    runtime=lambda: self.watch.runtime,
+                    turn=self._turn_to_act,
+                    switches=self._switches,
+                    demand=lambda: self.pipeline.demand,
+                    start_seconds=lambda: self.pipeline.start_seconds,
+                    port=lambda: int(self.address.rpartition(":")[2] or 0),
+                ),
+            )
             self._restore_windows()
+            self.log_tails.begin()
             announce(config, self.evaluator, self.folder, self.keeping.error)
             await self._serve(stack)
             self.receivers.use(config, notifiers)
             self.shipping.use(config)
+            self.exporting.use(config.otlp)
             following = asyncio.create_task(self.reloader.follow_files(config.reload.interval))
             calendar = self._calendar()
             self._running = True
@@ -280,6 +314,8 @@ class Sidecar:
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)
         self.store.append_samples(self._own.samples(), obs.at, source="dsobs")
+        if isinstance(obs.runtime, RuntimeView) and obs.runtime.log_file:
+            self.shipping.found(obs.runtime.log_file)
         async with self._turning:
             turn = await unhurried(
                 self.pipeline.turning(obs, self.ledger.current, self._switches(), tuple(self._silenced))
@@ -295,6 +331,7 @@ class Sidecar:
         if turn.pause_wanted:
             self.watch.ask_paused()
         await self.ledger.retry(obs.at)
+        self.scaling.follow()
         self.watch.read_start_up_log(turn.view)
         if obs.scrape is not None:
             self.records.write(record_of(obs, record_of_gpus(obs.gpus), obs.health))
@@ -335,6 +372,10 @@ class Sidecar:
         )
 
     # Keeping and telling.
+
+    def _committed(self, entry: Entry) -> None:
+        self._journal.entry(entry)
+        self.exporting.line(entry, self.ledger.current)
 
     async def _keep(self, turn: Turn) -> None:
         """Commits alert states and the pages that follow from them in one transaction, before they take effect."""
@@ -482,9 +523,12 @@ class Sidecar:
         self.pipeline.reconfigure(plan.config, plan.groups, _probes(plan.config))
         self.teller.policy = policy
         self._actor.configure(plan.config.remediation)
+        self.scaling.configure(plan.config)
         self._own = Own(self.evaluator.metric_names)
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
+        self.exporting.use(plan.config.otlp)
+        self.log_tails.configure(plan.config.api.log_lines)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
 
     # What the API asks for.
@@ -560,33 +604,44 @@ class Sidecar:
             entries = await self.keeping.write(lambda c: ledgers.of_incident(c, incident or ""))
         return ledgers.by_incident(entries)
 
-    def status(self) -> dict[str, Any]:
-        """The engine, the guards and what is unknown."""
-        view = self.pipeline.view
+    def status(self) -> Status:
+        """What page, events and `dsobs status` show."""
+        if self._settings_of is not self.config:
+            self._settings_of, self._settings_shown = self.config, settings_shown(self.config)
+        now, switches, pipeline = self.clock.now(), self._switches(), self.pipeline
         ledger = self.ledger.current
-        going_on = ledger.open_incident()
-        return {
-            "name": self.name,
-            "version": __version__,
-            "target": self.config.target.url,
-            "engine": self.pipeline.adapter.name if self.pipeline.adapter is not None else None,
-            "view": plain(view),
-            "guards": {
-                "mode": self.config.remediation.mode.value,
-                "killed": self._switches().killed,
-                "restarts_24h": view.restarts_24h,
-                "max_restarts_24h": self.config.remediation.max_restarts_24h,
-                "ledger_writable": ledger.writable,
-                "incident": going_on.id if going_on is not None else None,
-            },
-            "reload_error": self.reloader.error,
-            "logs": self.shipping.status,
-            "unknown": {
-                name: value.reason
-                for name, value in (("gpu", self.pipeline.gpus), ("runtime", view.runtime))
-                if isinstance(value, Unknown)
-            },
-        }
+        seen = Seen(
+            now=now,
+            config=self.config,
+            view=pipeline.view,
+            engine=pipeline.adapter.name if pipeline.adapter is not None else None,
+            scrape=pipeline.last_scrape,
+            health=pipeline.last_health,
+            gpus=pipeline.gpus,
+            alerts=self.current_alerts(),
+            has_rules=self.evaluator.has_alert_rules,
+            failing_rules=self.evaluator.failures(),
+            standing=self.prepared() or self.alive(),
+        )
+        held = Held(
+            name=self.name,
+            silenced=self._silenced,
+            next_step=self.teller.policy.next_step,
+            ledger=ledger,
+            switches=switches,
+            steps=pipeline.planned(now, ledger, switches, self._silenced) if seen.standing is None else [],
+            store=self.store,
+            recorded=self.evaluator.metric_names,
+            tails=self.log_tails.read(),
+            settings=self._settings_shown,
+            reload_error=self.reloader.error,
+            logs=self.shipping.status,
+        )
+        return snapshot(seen, held)
+
+    def charts(self) -> Charts:
+        """The last 30 minutes of the indicators."""
+        return charts(self.store, self.clock.now())
 
     def stop(self) -> None:
         """Asks the loop to end; legal before the start and twice."""
@@ -595,12 +650,15 @@ class Sidecar:
 
     async def _close(self, following: asyncio.Task[None]) -> None:
         await self._actor.stop(5.0)
+        await self.scaling.stop()
         for task in self._background:
             task.cancel()
         await asyncio.gather(following, *self._background, return_exceptions=True)
         await self._commit([], self.clock.now())
         await self.receivers.stop(5.0)
+        await self.exporting.stop(3.0)
         await self.shipping.stop()
+        await self.log_tails.close()
         await self.watch.close()
         self.records.close()
         self.keeping.close()

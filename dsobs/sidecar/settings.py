@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from dsobs.config import Config, ConfigError, Finding, Loaded, Problem, ReloadError
@@ -83,8 +84,11 @@ def _of_rules(problem: RuleProblem) -> Problem:
 
 
 def unusable(config: Config) -> Iterator[Finding]:
-    """Templates and matchers that are none."""
+    """Templates and matchers that are none, and what needs an extra that is not installed."""
     yield from bad_templates(config)
+    for key, section in (("otlp.endpoint", config.otlp), ("logs.otlp.endpoint", config.logs.otlp)):
+        if section is not None and not otlp_installed():
+            yield Finding(key, (key,), "is set, and OpenTelemetry is not installed; pip install 'dsobs[otlp]'")
     alertmanager = config.notifiers.alertmanager
     if alertmanager is not None and alertmanager.silence_scope:
         key = "notifiers.alertmanager.silence_scope"
@@ -100,6 +104,15 @@ def unusable(config: Config) -> Iterator[Finding]:
                     f"{' '.join(map(str, scope))} fits whatever has no such label, so that a silence would hold for "
                     "every server; write what names this one, such as pod=vllm-0",
                 )
+
+
+def otlp_installed() -> bool:
+    """Whether the extra `otlp` is there, without importing it."""
+    names = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.common")
+    try:
+        return all(find_spec(name) is not None for name in names)
+    except ModuleNotFoundError:
+        return False
 
 
 def reread_plan(reread: Callable[[], Loaded], running: Config) -> Plan:

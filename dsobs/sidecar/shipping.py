@@ -41,6 +41,9 @@ class Shipping(Collector):
         """Of the child's last tick; None: it does not run."""
         self._folder = folder
         self._name = name
+        self._config: Config | None = None
+        self._log_file = ""
+        """Of the engine's output, as its supervisor said it last."""
         self._settings: bytes = b""
         self._samples: list[tuple[str, dict[str, str], float]] = []
         self._idle = asyncio.Event()
@@ -83,7 +86,10 @@ class Shipping(Collector):
 
     def use(self, config: Config) -> None:
         """Ships as `config` says from now on; a child with other settings is replaced."""
-        settings = _settings(config, self._folder / "logs", self._name) if config.logs.files else b""
+        self._config = config
+        found = (glob.escape(self._log_file),) if self._log_file and config.logs.supervised else ()
+        files = (*config.logs.files, *found)
+        settings = _settings(config, files, self._folder / "logs", self._name) if files else b""
         if settings == self._settings:
             return
         self._settings = settings
@@ -91,6 +97,15 @@ class Shipping(Collector):
             REGISTRY.register(self)
             self._task = asyncio.create_task(self._keep_running())
         self._again.set()
+
+    def found(self, log_file: str) -> None:
+        """The engine's output is written to this file: it is shipped too, now and when it is not told any more."""
+        if log_file != self._log_file:
+            self._log_file = log_file
+            if self._config is not None:
+                self.use(self._config)
+                if self._config.logs.supervised:
+                    log.info("logs: %s is shipped, as its supervisor says (logs.supervised)", log_file)
 
     async def _keep_running(self) -> None:
         wait = 1.0
@@ -163,12 +178,12 @@ class Shipping(Collector):
         REGISTRY.unregister(self)
 
 
-def _settings(config: Config, directory: Path, name: str) -> bytes:
+def _settings(config: Config, files: tuple[str, ...], directory: Path, name: str) -> bytes:
     """The child's first line. Secrets are in it as they were written: it goes through a pipe."""
     # dsobs's own alerts, actions and incidents go with the logs.
     incidents = f"incident:{glob.escape(str(directory.parent / INCIDENTS_FILE))}"
     settings = {
-        "logs": {**config.logs.model_dump(), "files": [*config.logs.files, incidents]},
+        "logs": {**config.logs.model_dump(), "files": [*files, incidents]},
         "directory": directory,
         "service": name,
         "log": config.log.model_dump(),

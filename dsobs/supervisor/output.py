@@ -1,7 +1,7 @@
 """What the engine writes: read at once, passed on, kept, and dropped and counted where a reader is stuck."""
 
 # pathlib and what it imports are 1 MiB of memory beside every engine, so paths are strings here.
-# ruff: noqa: PTH105
+# ruff: noqa: PTH100, PTH105
 
 import collections
 import os
@@ -76,7 +76,7 @@ class LogFile:
     """A file of at most about `max_bytes` and its predecessor (`.1`), rotated by rename between two lines."""
 
     def __init__(self, path: str, max_bytes: int) -> None:
-        self._path = path
+        self.path = os.path.abspath(path)
         self._max_bytes = max_bytes
         self._fd = self._open()
 
@@ -88,12 +88,12 @@ class LogFile:
             write_all(self._fd, data[:end])
             data = data[end:]
             if os.fstat(self._fd).st_size >= self._max_bytes:
-                os.replace(self._path, f"{self._path}.1")
+                os.replace(self.path, f"{self.path}.1")
                 os.close(self._fd)
                 self._fd = self._open()
 
     def _open(self) -> int:
-        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
 class Ring:

@@ -58,6 +58,7 @@ class Supervisor:
         self._handled = {each for each in FORWARDED if signal.getsignal(each) is not signal.SIG_IGN} | {signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         self._command = command
+        self._name = command_name(command)
         self._policy = restart
         self._stop_grace = stop_grace
         self._ring = Ring()
@@ -67,6 +68,7 @@ class Supervisor:
             self._outputs["stdout"] if self._one_stream else Output(lambda data: write_all(2, data))
         )
         self._log = Output(log_file.write) if log_file is not None else None
+        self._log_path = log_file.path if log_file is not None else None
         if self._log is not None:
             self._outputs["log_file"] = self._log
         self._streams: list[Stream] = []
@@ -134,13 +136,14 @@ class Supervisor:
         `started_at`, `pid`: of the present engine or the last one. `exit_code` (128 + n for signal n), `signal`,
         `ended_at`: of the one that ended last. `planned_stop`: who was seen to stop the present engine, or the one that
         ended last. `history`: starts of the last 24 h. `cpu_seconds`: of all processes of the engine, ended ones too.
+        `log_file`: what the output is written to as well, its path in full.
         """
         if self._phase in ("running", "stopping", "clearing"):
             self._look()
         oldest = time.time() - HISTORY_SECONDS
         return {
             "supervisor_pid": os.getpid(),
-            "command": command_name(self._command),
+            "command": self._name,
             "phase": self._phase,
             "running": self._phase in ("running", "stopping"),
             "pid": self._pid,
@@ -153,6 +156,7 @@ class Supervisor:
             "history": [start for start in self._history if start >= oldest],
             "cpu_seconds": self._cpu.seconds,
             "pids": [each.pid for each in self._remaining],
+            "log_file": self._log_path,
             "dropped_bytes": {name: output.dropped_bytes for name, output in self._outputs.items()},
         }
 
@@ -246,7 +250,7 @@ class Supervisor:
         planned = f"{what}, forwarded by dsobs supervise"
         self._forwarded = (signo, now, planned)
         if signo in STOP_SIGNALS and not self._final:
-            self._say(f"{what}: stopping the engine, at most {self._stop_grace:g} s")
+            self._say(f"{what}: stopping {self._name}, at most {self._stop_grace:g} s")
             self._planned_stop = planned
             self._final = True
             if self._phase == "running":
@@ -351,7 +355,7 @@ class Supervisor:
         # What it wrote last comes before the word of its end.
         for stream in self._streams:
             stream.drain()
-        self._say(f"the engine (pid {self._pid}) has ended {how}")
+        self._say(f"{self._name} (pid {self._pid}) has ended {how}")
 
     def _look(self) -> None:
         """Finds all processes of the engine, and their CPU time."""
@@ -421,7 +425,7 @@ class Supervisor:
         if now - self._started >= BACKOFF_FORGOTTEN_AFTER:
             self._backoff = BACKOFF_FIRST
         self._due = now + self._backoff
-        self._say(f"starting the engine again in {self._backoff:g} s")
+        self._say(f"starting {self._name} again in {self._backoff:g} s")
         self._backoff = min(2 * self._backoff, BACKOFF_MOST)
         self._save()
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from tests.acceptance.scene import Scene, scene
@@ -52,6 +53,7 @@ async def dsobs_gpu(here: Scene, *words: str, token: str) -> tuple[int | None, s
     return ran.returncode, out.decode()
 
 
+@pytest.mark.real("seconds")
 async def test_a_broken_card_holds_the_restart_until_somebody_says_that_it_is_well(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
         (tmp_path / "token").write_text("s3cret\n")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dsobs import state
 from dsobs.remediation import ledger
 from dsobs.rules.shipped import source
@@ -149,6 +151,7 @@ def _open(here: Scene) -> list[Page]:
     return [page for page in last.values() if page.event == "trigger"]
 
 
+@pytest.mark.real("seconds")
 async def test_killed_at_random_moments_it_restarts_once_or_counts_it_as_done_and_pages_and_resolves(
     tmp_path: Path,
 ) -> None:

@@ -84,6 +84,7 @@ async def _metrics(here: Any) -> dict[str, float]:
     return found
 
 
+@pytest.mark.real("seconds")
 async def test_a_hang_is_paged_in_time_while_a_million_lines_wait_for_a_hung_elasticsearch(tmp_path: Path) -> None:
     await hang_is_paged(tmp_path, tmp_path / "state", full=False)
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.scene import SIMULATOR, scene
+from tests.otlp_receiver import OtlpReceiver
 
 FAST: dict[str, Any] = {"remediation__confirm_hang": "3s", "runtime__stop_grace": "2s"}
 
@@ -28,11 +29,11 @@ def _files(folder: str) -> set[str]:
     return {file.name for file in Path(folder).iterdir()}
 
 
-async def test_hang_under_load_is_paged_within_10_s_and_restarted_once(tmp_path: Path) -> None:
-    async with scene(tmp_path) as here:
+async def test_hang_under_load_is_paged_within_10_s_restarted_once_and_exported_as_a_trace(tmp_path: Path) -> None:
+    async with scene(tmp_path) as here, OtlpReceiver() as receiver:
         await here.start_engine()
         await here.start_load()
-        await here.start_dsobs(**FAST)
+        await here.start_dsobs(otlp__endpoint=receiver.url, otlp__interval="1s", **FAST)
         await here.until_working()
         old = here.cores()
         stopped = here.stop_core()
@@ -57,6 +58,11 @@ async def test_hang_under_load_is_paged_within_10_s_and_restarted_once(tmp_path:
         folder = next(e["detail"]["folder"] for e in incident["entries"] if e["kind"] == "evidence")
         assert _files(folder) == {"recording.jsonl.gz", "state.json", "engine.log"}
         assert (await here.status())["guards"]["restarts_24h"] == 1
+        await here.until(lambda: any(span.name == "incident" for span in receiver.spans()), 10, "the trace")
+        assert [span.name for span in receiver.spans()] == ["evidence", "restart", "verify", "incident"]
+        assert {span.trace_id for span in receiver.spans()} == {receiver.spans()[-1].trace_id}
+        (latency,) = receiver.metric("gen_ai.server.time_to_first_token")["histogram"]["dataPoints"]
+        assert int(latency["count"]) > 0
 
 
 async def test_observe_pages_and_says_what_enforce_would_do_and_does_nothing(tmp_path: Path) -> None:
@@ -219,7 +225,7 @@ async def test_a_silence_that_ends_while_dsobs_is_away_leaves_its_alert_to_be_pa
         assert len(here.critical()) == 1
 
 
-@pytest.mark.parametrize("moments", [(2.0, 6.0), (9.5, 12.5)])
+@pytest.mark.parametrize("moments", [(2.0, 6.0), pytest.param((9.5, 12.5), marks=pytest.mark.real("seconds"))])
 async def test_dsobs_killed_in_the_middle_of_an_incident_restarts_the_engine_once(
     tmp_path: Path, moments: tuple[float, float]
 ) -> None:

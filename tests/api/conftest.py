@@ -13,8 +13,10 @@ from dsobs.api.server import serve
 from dsobs.config import ReloadError, Secret
 from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
+from dsobs.model.status import Charts, Status
 from dsobs.silences import Silence
 from dsobs.state import StateError
+from tests.status_scenes import empty
 
 TOKEN = "a-control-tökén"
 
@@ -29,7 +31,8 @@ class MemorySource:
         self.awaited: str | None = None
         self.alerts: list[Alert] = []
         self.groups: list[dict[str, Any]] = []
-        self.state: dict[str, Any] = {}
+        self._shown: Status | None = None
+        self.charted = Charts(0.0, 15.0, 1, {})
         self.found: list[dict[str, Any]] = []
         self.kept: list[Silence] = []
         self.killed = False
@@ -56,8 +59,22 @@ class MemorySource:
     def rule_groups(self) -> list[dict[str, Any]]:
         return self.groups
 
-    def status(self) -> dict[str, Any]:
-        return self.state
+    @property
+    def shown(self) -> Status:
+        """What `status` gives; a server of which nothing is known, unless it is set."""
+        if self._shown is None:
+            self._shown = empty()[0]
+        return self._shown
+
+    @shown.setter
+    def shown(self, status: Status) -> None:
+        self._shown = status
+
+    def status(self) -> Status:
+        return self.shown
+
+    def charts(self) -> Charts:
+        return self.charted
 
     async def incidents(self, incident: str | None) -> list[dict[str, Any]]:
         return [one for one in self.found if one["id"].startswith(incident or "")]

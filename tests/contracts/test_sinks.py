@@ -8,14 +8,17 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from dsobs.config.logs import Elasticsearch, LogFileSink, Logs
+from dsobs.config.otlp import OtlpLogs
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
 from tests.contracts.sink_contract import SinkContract, Taken
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
+from tests.otlp_receiver import OtlpReceiver, attributes, value_of
 
 
 def taken_of(lines: bytes) -> list[Taken]:
@@ -39,6 +42,30 @@ class TestStandIn(SinkContract):
 
     async def go(self) -> None:
         await self.server.down()
+
+
+class TestOtlp(SinkContract):
+    keeps_ids = False
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[Sink]:
+        async with OtlpReceiver() as self.receiver:
+            logs = Logs(otlp=OtlpLogs(endpoint=self.receiver.url))
+            yield open_sink("otlp", SinkSettings(logs, Path("/nonexistent")))
+
+    async def taken(self) -> list[Taken]:
+        found = []
+        for _, record in self.receiver.records():
+            fields = attributes(record.attributes)
+            document: dict[str, Any] = {"message": value_of(record.body)}
+            for name, value in fields.items():
+                head, _, tail = name.rpartition(".")
+                (document.setdefault(head, {}) if head else document)[tail] = value
+            found.append(Taken(fields["elasticsearch.index"], fields["log.record.uid"], document))
+        return found
+
+    async def go(self) -> None:
+        await self.receiver.down()
 
 
 class TestFile(SinkContract):

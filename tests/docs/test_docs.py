@@ -61,7 +61,10 @@ OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat
     "systemctl",
     "vllm",
     "kubectl",
+    "pip",
     "helm",
+    "cd",
+    "echo",
 }
 """Commands of others, which are only split into words."""
 KEYS = {".".join(key) for key in settings()} | {".".join(key) for key in sections()}

@@ -52,6 +52,7 @@ async def names_on_page(stage: Scene) -> set[str]:
     return found
 
 
+@pytest.mark.real("seconds")
 async def test_five_steps_lead_to_an_alert_that_is_told_and_ends(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     page = [block for block in blocks() if block.page.name == "first-alert.md"]
     (rule,) = (block for block in page if block.language == "yaml")

@@ -74,8 +74,7 @@ async def test_more_than_a_twentieth_refused_holds_instead_of_filling_the_dead_l
         assert metrics.REGISTRY.get_sample_value("dsobs_log_held", {"reason": "refused_records"}) == 1
         # Somebody mends the template.
         server.judge = None
-        await until(lambda: numbers(server) == named(*range(1, 201)))
-        assert shipper.delivery.trouble is None
+        await until(lambda: numbers(server) == named(*range(1, 201)) and shipper.delivery.trouble is None)
     assert letters(tmp_path / "state") == []
     assert metrics.REGISTRY.get_sample_value("dsobs_log_held", {"reason": "refused_records"}) == 0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dsobs import plugins
@@ -14,7 +14,7 @@ from dsobs.config.log_transform import LogTransform, Redact
 from dsobs.config.logs import Logs
 from dsobs.logs.batch import Encoder
 from dsobs.logs.formats import GROUP
-from dsobs.logs.formats.json_fields import SPECIAL
+from dsobs.logs.formats.json_fields import SPECIAL, are_times, is_time
 from dsobs.logs.metrics import BLANK_LINES
 from dsobs.logs.record import Common, Lines, Record
 from dsobs.logs.transforms import open_transforms
@@ -164,32 +164,101 @@ _USUAL: tuple[dict[str, Any], ...] = (
 )
 
 
-@settings(max_examples=3000, deadline=None)
+_SEPARATORS = ((",", ":"), (", ", ": "), (" , ", " : "))
+_SPELLINGS = (
+    ("", ""),
+    ('"l', '"\\u006c'),
+    ('"m', '"\\u006d'),
+    ('l":', 'l" :'),
+    ('sg":', 'sg" :'),
+    ('"level":', '"level":"x","level":'),
+    ('"msg":', '"msg":"x","msg":'),
+)
+
+
+def _line_of(value: dict[str, Any], separators: tuple[str, str], ascii_: bool, spelt: tuple[str, str]) -> bytes:
+    text = json.dumps(value, separators=separators, ensure_ascii=ascii_).replace(*spelt, 1)
+    return text.encode("utf-8", "surrogatepass")
+
+
+_one_of_several = st.tuples(
+    st.dictionaries(_key, _value, max_size=2), st.sampled_from(_SEPARATORS), st.sampled_from(_SPELLINGS)
+)
+
+
+@settings(max_examples=1000, deadline=None)
 @given(
     value=st.dictionaries(_key, _value, max_size=5),
+    others=st.lists(_one_of_several, max_size=3),
     usual=st.sampled_from(_USUAL),
-    separators=st.sampled_from(((",", ":"), (", ", ": "), (" , ", " : "))),
+    separators=st.sampled_from(_SEPARATORS),
     ascii_=st.booleans(),
-    spelt=st.sampled_from((("", ""), ('"l', '"\\u006c'), ('"m', '"\\u006d'), ('l":', 'l" :'), ('sg":', 'sg" :'))),
+    spelt=st.sampled_from(_SPELLINGS),
     common=st.sampled_from(({}, {"process.pid": 1}, {"log.level": "x"}, {"message": "x"}, {"event.timezone": "Z"})),
 )
-def test_a_line_that_new_names_are_put_into_says_what_its_object_would(
+@example(
+    value={},
+    others=[({}, (",", ":"), ('"level":', '"level":"x","level":'))],
+    usual={**_AT, "level": "INFO"},
+    separators=(",", ":"),
+    ascii_=True,
+    spelt=('l":', 'l" :'),
+    common={},
+)
+def test_lines_that_new_names_are_put_into_together_say_what_their_objects_would(
     value: dict[str, Any],
+    others: list[tuple[dict[str, Any], tuple[str, str], tuple[str, str]]],
     usual: dict[str, Any],
     separators: tuple[str, str],
     ascii_: bool,
     spelt: tuple[str, str],
     common: dict[str, Any],
 ) -> None:
-    text = json.dumps({**usual, **value}, separators=separators, ensure_ascii=ascii_).replace(*spelt, 1)
-    line = text.encode("utf-8", "surrogatepass")
+    lines = [_line_of({**usual, **value}, separators, ascii_, spelt)]
+    lines += [_line_of({**usual, **value, **more}, between, ascii_, other) for more, between, other in others]
+    block = Lines(0, sum(map(len, lines)) + len(lines), lines, READ_AT)
     told = []
     for as_fields in (False, True):
-        parser = opened("json", common=Common(common), as_fields=as_fields)
-        ((_, _, document),) = parser.parse(Lines(0, len(line) + 1, [line], READ_AT))
-        body = Encoder("k", Common(common)).encode([(0, line, document)])
-        told.append(orjson.loads(body.split(b"\n")[1]))
+        records = opened("json", common=Common(common), as_fields=as_fields).parse(block)
+        body = Encoder("k", Common(common)).encode(records)
+        told.append([list(map(orjson.loads, body.split(b"\n")[part:-1:2])) for part in (0, 1)])
     assert told[0] == told[1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(lines=st.lists(st.one_of(_line, st.text(max_size=8).map(lambda text: text.encode().replace(b"\n", b"\x7f")))))
+def test_plain_lines_written_together_say_what_each_says_by_itself(lines: list[bytes]) -> None:
+    block = Lines(0, sum(map(len, lines)) + len(lines), lines, READ_AT)
+    told = [by_offset(opened("plain", as_fields=as_fields).parse(block)) for as_fields in (False, True)]
+    assert told[0] == told[1]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    values=st.lists(
+        st.one_of(
+            st.sampled_from(("2026-11-24T08:00:00Z", "2026-11-24T08:00:00.123456+01:00")),
+            st.sampled_from(
+                (
+                    "2026-11-24T08:00Z",
+                    "2026-02-30T08:00:00Z",
+                    "2026-11-24 08:00:00Z",
+                    "2026-11-24T08:00:00,5Z",
+                    "2026-11-24T08:00:00",
+                    "20261124T080000.00000Z",
+                    "2026-W48-2T08:00:00Z",
+                )
+            ),
+            st.none(),
+            st.integers(),
+            st.text(max_size=24),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_times_looked_at_together_are_times_if_each_is(values: list[Any]) -> None:
+    assert are_times(values) == all(map(is_time, values))
 
 
 @pytest.mark.parametrize("format_", FORMATS)

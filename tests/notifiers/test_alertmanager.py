@@ -130,7 +130,7 @@ async def test_watchdog_is_wanted_whatever_severities_are_configured(session: ai
 
 
 def test_tls_context_is_made_anew_when_a_file_has_changed(tmp_path: Path) -> None:
-    from dsobs.notifiers.post import tls_of
+    from dsobs.tls import tls_of
 
     roots = Path(ssl.get_default_verify_paths().cafile or ssl.get_default_verify_paths().openssl_cafile)
     file = tmp_path / "ca.pem"

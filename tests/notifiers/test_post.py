@@ -8,7 +8,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from dsobs.notifiers.post import post_json, redacted, system_tls
+from dsobs.notifiers.post import post_json, redacted
+from dsobs.tls import system_tls
 
 OPENSSL = shutil.which("openssl") or ""
 

@@ -25,7 +25,7 @@ def test_a_start_is_slow_an_hour_after_it_began_and_not_sooner_or_later(step: fl
     begun = world.at
     world.restart_engine()
     world.server.failure = Failure.REFUSED
-    world.run(HOUR - 10)
+    world.run(HOUR - 10, every=5)
     assert "EngineStartSlow" not in world.firing()
     world.run(20)
     assert "EngineStartSlow" in world.firing()

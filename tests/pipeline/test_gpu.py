@@ -68,7 +68,7 @@ def test_a_card_that_nobody_reset_is_as_broken_two_hours_later_and_after_a_resta
     world.run(60)
     world.gpus = (card(0, xids=(79,)),)
     breaks(world, "down")
-    world.run(7200, until=lambda: world.restarts)
+    world.run(7200, until=lambda: world.restarts, every=5)
     assert world.restarts == []
     assert "GPUFellOffBus" not in world.firing()
     again = world.again()

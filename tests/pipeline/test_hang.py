@@ -34,7 +34,7 @@ def test_a_hang_while_idle_is_paged_within_90_s() -> None:
     for moment in range(30):
         # Wherever between two probes it begins.
         each = World(server=Server(outstanding=0))
-        each.run(120 + moment)
+        each.run(60 + moment)
         each.server.frozen = True
         begun = each.at
         assert each.run(200, until=lambda each=each: "EngineHung" in each.firing()) - begun <= 90  # type: ignore[misc]

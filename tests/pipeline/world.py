@@ -112,11 +112,11 @@ class World:
         """Seconds since the start."""
         return self.now - self._begun
 
-    def run(self, seconds: float, until: Callable[[], object] = lambda: False) -> float:
-        """Turns of a second for so long, or until something holds; seconds since the start."""
+    def run(self, seconds: float, until: Callable[[], object] = lambda: False, *, every: float = 1.0) -> float:
+        """Turns of a second (or of `every`) for so long, or until something holds; seconds since the start."""
         end = self.now + seconds
         while self.now < end and not until():
-            self.now += 1.0
+            self.now += every
             self._turn()
         return self.at
 

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.real import image
+from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
+from tests.real.kubernetes.images import Image
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,19 @@ def namespace(cluster: Cluster) -> Iterator[Namespace]:
     """One for the test alone."""
     with cluster.namespace() as namespace:
         yield namespace
+
+
+@pytest.fixture(scope="session")
+def image_daemon() -> Iterator[Dockerd]:
+    """A Docker daemon that has built the image of deploy/image."""
+    with Dockerd() as daemon:
+        image.build(daemon, image.IMAGE)
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def loaded_image(image_daemon: Dockerd, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The name under which pods of the cluster find that image."""
+    archive = tmp_path_factory.mktemp("image") / "dsobs.tar"
+    image.docker(image_daemon, "save", f"--output={archive}", image.IMAGE)
+    return cluster.load(Image(image.IMAGE, archive))

@@ -40,13 +40,17 @@ def _path() -> str:
 
 
 class Dockerd:
-    """A daemon on a socket of its own, as a context; DockerUnavailable if it does not come up."""
+    """A daemon on a socket of its own, as a context; DockerUnavailable if it does not come up.
 
-    def __init__(self) -> None:
+    `private_network`: it and its containers have a network that leads nowhere, with bridges of their own.
+    """
+
+    def __init__(self, *, private_network: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
         self.socket = self.folder / "docker.sock"
         self.host = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
+        self._apart = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh") if private_network else ()
 
     def __enter__(self) -> Self:
         try:
@@ -71,6 +75,7 @@ class Dockerd:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *self._apart,
                     "dockerd",
                     *("--config-file", str(self.folder / "daemon.json")),
                     *("--data-root", str(self.folder / "data")),

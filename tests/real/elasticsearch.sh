@@ -6,7 +6,8 @@
 #
 # VERSION chooses another than 9.2.0 (8.19.5 is the other that is tested). The cache is $DSOBS_TOOL_CACHE (default
 # ~/.cache/dsobs-tools). It is Elastic's own minimal distribution for integration tests: the server with security, without
-# ILM, ingest, Painless, API keys and the page at `/`. tests/real/elasticsearch.py runs copies of it.
+# ILM, ingest, Painless, and the page at `/`; API keys can't be made there (the index that they are in needs an analyzer
+# that it has not), and the failure store can be asked for and is not used. tests/real/elasticsearch.py runs copies of it.
 set -euo pipefail
 VERSION=${VERSION:-9.2.0}
 CACHE=${DSOBS_TOOL_CACHE:-$HOME/.cache/dsobs-tools}

@@ -1,6 +1,7 @@
 """Shipping to a real Elasticsearch, where the server's part matters (faults 1, 14, 15, 17 to 19 of the log tests)."""
 
 import asyncio
+import base64
 import contextlib
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
+from dsobs.config.secret import Secret
 from dsobs.logs import metrics
 from tests.logs.shipping import append, lines, named, settings, ship_once, shipping, size, until
 from tests.real.elasticsearch import STRANGER, WRITER, Elasticsearch
@@ -166,6 +168,23 @@ async def test_who_may_not_write_is_held_and_told(
             await until(lambda: shipper.delivery.trouble is None, 30)
     if who[0] == "writer":
         assert messages(await server.documents(server.stream)) == named(1, 2)
+
+
+@pytest.mark.fault(19)
+async def test_an_api_key_that_is_none_is_held_and_told_and_nothing_is_lost(
+    server: Elasticsearch, tmp_path: Path
+) -> None:
+    append(tmp_path / "app.log", lines(1, 2))
+    key = Secret(base64.b64encode(b"no-such-id:no-such-key").decode())
+    wanted = settings(server.url, tmp_path / "app.log", index=server.stream, api_key=key)
+    async with shipping(wanted, tmp_path / "state") as shipper:
+        await until(lambda: shipper.delivery.trouble is not None, 30)
+        assert shipper.delivery.trouble is not None
+        reason, text = shipper.delivery.trouble
+        assert reason == "authorization"
+        assert text.startswith(f"{server.url} answered 401: user and password, key or token are refused")
+    await ship_once(as_writer(server, tmp_path / "app.log"), tmp_path / "state")
+    assert messages(await server.documents(server.stream)) == named(1, 2)
 
 
 @pytest.mark.fault(19)

@@ -3,8 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,21 +11,18 @@ from dsobs.manifests import Options, inject
 from tests.real import image
 from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
-from tests.real.kubernetes.images import Image
 
 pytestmark = pytest.mark.real("kubernetes")
-SMALLEST, WHOLE = "dsobs.test/small:1", "dsobs.test/whole:1"
+SMALLEST = "dsobs.test/small:1"
 MOST_BYTES = 150_000_000
 KILLS = 5
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
+def daemon(image_daemon: Dockerd) -> Dockerd:
     """One that has both images."""
-    with Dockerd() as daemon:
-        image.build(daemon, SMALLEST, "")
-        image.build(daemon, WHOLE, "kubernetes logs")
-        yield daemon
+    image.build(image_daemon, SMALLEST, "--build-arg=EXTRAS=")
+    return image_daemon
 
 
 def killed(namespace: Namespace) -> bool:
@@ -58,11 +53,8 @@ def test_image_runs_as_nobody_on_a_read_only_root(daemon: Dockerd) -> None:
 
 
 def test_pod_stays_ready_while_dsobs_is_killed_again_and_again(
-    daemon: Dockerd, cluster: Cluster, namespace: Namespace, tmp_path: Path
+    loaded_image: str, cluster: Cluster, namespace: Namespace
 ) -> None:
-    archive = tmp_path / "whole.tar"
-    image.docker(daemon, "save", f"--output={archive}", WHOLE)
-    cluster.load(Image(WHOLE, archive))
     tree = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -78,7 +70,7 @@ def test_pod_stays_ready_while_dsobs_is_killed_again_and_again(
             ],
         },
     }
-    namespace.apply(inject(yaml.safe_dump(tree), "p.yaml", Options(WHOLE, container="engine", port=8000)).text)
+    namespace.apply(inject(yaml.safe_dump(tree), "p.yaml", Options(loaded_image, container="engine", port=8000)).text)
     namespace.wait_ready("p", seconds=120)
     for _ in range(KILLS):
         # Its first process, which starts dsobs again, has another command line.

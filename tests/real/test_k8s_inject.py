@@ -1,8 +1,6 @@
 """What `dsobs k8s inject` makes of manifests, before the real API server and in the real kubelet."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from dsobs.manifests import Options, inject, remove, sidecar
 from dsobs.runtimes.control_folder import Kind, Request
 from tests.manifests import golden
 from tests.real.kubernetes import Cluster, Namespace
+from tests.real.modules import module
 
 pytestmark = pytest.mark.real("kubernetes")
 
@@ -28,7 +27,7 @@ CRDS = {
 @pytest.fixture(scope="module")
 def kinds(cluster: Cluster) -> Iterator[None]:
     """The cluster knows LeaderWorkerSet and InferenceService, by their projects' own definitions."""
-    files = [_module(name) / path for name, path in CRDS.items()]
+    files = [module(name) / path for name, path in CRDS.items()]
     for file in files:
         # Too large for the annotation of a client's `apply`.
         cluster.kubectl("apply", "--server-side", f"--filename={file}")
@@ -36,23 +35,6 @@ def kinds(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in names), "--timeout=60s")
     yield
     cluster.kubectl("delete", *(f"crd/{name}" for name in names))
-
-
-def _module(name: str) -> Path:
-    path = f"{os.environ['PATH']}:/usr/local/go/bin"
-    proxy = subprocess.run(
-        ["go", "env", "GOPROXY"], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
-    ).stdout
-    done = subprocess.run(
-        ["go", "mod", "download", "-json", name],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PATH": path, "GOPROXY": proxy.strip().removesuffix(",direct"), "GOTOOLCHAIN": "local"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return Path(json.loads(done.stdout)["Dir"])
 
 
 @pytest.mark.usefixtures("kinds")

@@ -127,3 +127,25 @@ async def test_the_preset_goes_to_the_child(server: ElasticsearchStandIn, shippi
     await until(lambda: REGISTRY.get_sample_value("dsobs_log_left_out_records_total", left_out) == 2, 20)
     await until(lambda: server.messages() == ["broken"])
     assert {index for index, _, _ in server.requests} == {"deepseek-logs"}
+
+
+async def test_the_output_file_of_a_supervised_engine_is_shipped_without_being_named(
+    server: ElasticsearchStandIn, shipping: Shipping, tmp_path: Path
+) -> None:
+    log = tmp_path / "engine[1].log"
+    append(log, lines(1))
+    wanted = config(server, tmp_path / "none").logs.model_copy(update={"files": ()})
+    shipping.use(Config(logs=wanted.model_copy(update={"supervised": False})))
+    shipping.found(str(log))
+    assert shipping._task is None
+    shipping.use(Config(logs=wanted))
+    await until(lambda: server.messages() == named(1), 20)
+    (child,) = children()
+    # Said again each second, by whoever sees the supervisor.
+    shipping.found(str(log))
+    append(log, lines(2))
+    await until(lambda: sorted(server.messages()) == named(1, 2), 20)
+    assert children() == [child]
+    append(tmp_path / "moved.log", lines(3))
+    shipping.found(str(tmp_path / "moved.log"))
+    await until(lambda: sorted(server.messages()) == named(1, 2, 3), 20)

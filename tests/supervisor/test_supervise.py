@@ -324,6 +324,12 @@ def test_log_file_holds_whole_lines_and_is_rotated_by_rename(supervised: Supervi
     assert "line number 1999" in log.read_text()
 
 
+def test_status_names_the_log_file_in_full(supervised: Supervised, tmp_path: Path) -> None:
+    log = os.path.relpath(tmp_path / "engine.log", ROOT)
+    supervised.script("sleep 1000", "--log-file", log)
+    assert supervised.status()["log_file"] == str(tmp_path / "engine.log")
+
+
 def test_status_counts_cpu_of_children_and_never_goes_back(supervised: Supervised) -> None:
     burn = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done"
     supervised.script(f"sh -c '{burn}'; echo burnt; sleep 1000")

@@ -137,7 +137,7 @@ def _wanted(args: argparse.Namespace, *, piped: bool) -> "tuple[Config, Logs]":
     if args.patterns:
         fields["files"] = args.patterns
     if to is not None and url is None:
-        fields |= {"elasticsearch": None, "file": {**fields["file"], "path": Path(to)}}
+        fields |= {"elasticsearch": None, "otlp": None, "file": {**fields["file"], "path": Path(to)}}
     if piped:
         fields |= {"exclude": (), "from_end": False}
     try:
@@ -229,6 +229,7 @@ def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | N
     for outcome, words in (
         ("duplicate", "were there already"),
         ("quarantined", "in the failure store"),
+        ("rejected", "rejected by the receiver"),
         ("dead_letter", f"refused, kept in {shipper.directory / 'dead-letters.ndjson'}"),
     ):
         if count(outcome):

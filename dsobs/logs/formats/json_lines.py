@@ -115,25 +115,15 @@ class JsonParser:
         start = lines.start
         records: list[Record] = []
         add = records.append
-        body, read_at, fault = self._body, lines.read_at, lines.fault
-        loads, free, splice = orjson.loads, body.special.isdisjoint, body.splice
-        as_it_is = not body.as_fields and not fault
-        text = self._text
-        for line in lines.lines:
-            try:
-                fields = loads(line)
-            except ValueError:
-                fields = None
-            document: Document | None
-            if as_it_is and type(fields) is dict and line[0] == 123:
-                document = line if free(fields) and can_be_sent(fields) else splice(line, fields)
-                if document is None:
-                    document = body.document(line, fields, read_at, fault)
-            elif text is not None and line[:1] != b"{":
+        body, read_at, fault, text = self._body, lines.read_at, lines.fault, self._text
+        values = _values(lines.lines)
+        for line, fields, spliced in zip(lines.lines, values, self._spliced(lines, values), strict=True):
+            document: Document | None = spliced
+            if text is not None and line[:1] != b"{":
                 records += text.take(((start, line, line, "", ""),), read_at, fault)
                 start += len(line) + 1
                 continue
-            else:
+            if document is None:
                 document = body.document(line, fields, read_at, fault)
             if document is None:
                 BLANK_LINES.inc()
@@ -142,9 +132,35 @@ class JsonParser:
             start += len(line) + 1
         return records
 
+    def _spliced(self, lines: Lines, values: list[Any]) -> list[bytes | None]:
+        """Of each line that is an object its text, where that can go on as it is but for names."""
+        texts: list[bytes | None] = [None] * len(values)
+        if self._body.as_fields or lines.fault:
+            return texts
+        numbers = [number for number, line in enumerate(lines.lines) if line[:1] == b"{" and values[number] is not None]
+        if len(numbers) == len(values):
+            return self._body.splice(lines.lines, values)
+        made = self._body.splice([lines.lines[number] for number in numbers], [values[number] for number in numbers])
+        for number, text in zip(numbers, made, strict=True):
+            texts[number] = text
+        return texts
+
     def flush(self) -> list[Record]:
         """What text is not finished, as it stands."""
         return self._text.flush() if self._text is not None else []
+
+
+def _values(lines: list[bytes]) -> list[Any]:
+    """What each line is as JSON; None where it is none."""
+    loads = orjson.loads
+    values: list[Any] = []
+    add = values.append
+    for line in lines:
+        try:
+            add(loads(line))
+        except ValueError:
+            add(None)
+    return values
 
 
 class MixedBody:

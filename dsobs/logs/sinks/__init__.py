@@ -38,6 +38,8 @@ class Answer:
     """Where `status` is 200: index in the batch → what became of that record; all others were taken."""
     quarantined: int = 0
     """Of those taken, how many went to the failure store."""
+    rejected: int = 0
+    """How many were refused for good by a receiver that does not say which, so that none may be sent again."""
     type: str = ""
     """Where `status` is not 200: Elasticsearch's name for it."""
     detail: str = ""

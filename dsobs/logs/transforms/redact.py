@@ -130,6 +130,15 @@ _PATTERNS: dict[str, tuple[tuple[str, Callable[[Match], str]], ...]] = {
 """Kind → what is replaced, and by what; in this order, so that a number in a key is part of the key."""
 
 
+def redacted(text: str) -> str:
+    """A line of text without what is of any kind, for showing it; not counted."""
+    for kind, patterns in _PATTERNS.items():
+        if compile_regex(TRIGGERS[kind]).search(text) is not None:
+            for pattern, by in patterns:
+                text = _EMAIL.sub(by, text) if kind == "email" else compile_regex(pattern).sub(by, text)
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is looked for in one record: the kinds that its line may hold."""

@@ -141,6 +141,44 @@ class Api:
             )
         )
 
+    async def scale(self, kind: str, name: str) -> Json:
+        """The Scale of a Deployment or StatefulSet: the number of replicas alone."""
+        get = cast("Any", self._client.get)
+        return dict(await self._asked("get", get(subresource_scale(kind), name, namespace=self.identity.namespace)))
+
+    async def set_scale(self, kind: str, name: str, scale: Json) -> None:
+        """Replaces the Scale of its resourceVersion; ApiError 409 where somebody was faster."""
+        replace = cast("Any", self._client.replace)
+        made = subresource_scale(kind)(dict(scale))
+        await self._asked("replace", replace(made, name, namespace=self.identity.namespace))
+
+    async def autoscalers(self) -> list[Json]:
+        """The HorizontalPodAutoscalers of the namespace."""
+        return await self._listed(resource("autoscaling", "HorizontalPodAutoscaler"))
+
+    async def scaled_objects(self) -> list[Json]:
+        """KEDA's ScaledObjects of the namespace; none where KEDA is not installed."""
+        try:
+            return await self._listed(resource("keda.sh", "ScaledObject", version="v1alpha1"))
+        except ApiError as error:
+            if error.status == 404:
+                return []
+            raise
+
+    async def write_autoscaler(self, kind: str, autoscaler: Json) -> None:
+        """Replaces a HorizontalPodAutoscaler or ScaledObject of its resourceVersion; ApiError 409 as above."""
+        keda = kind == "ScaledObject"
+        made = resource("keda.sh", kind, version="v1alpha1") if keda else resource("autoscaling", kind)
+        replace: Any = self._client.replace
+        await self._asked("replace", replace(made(dict(autoscaler)), namespace=self.identity.namespace))
+
+    async def _listed(self, kind: Any) -> list[Json]:
+        async def listed() -> list[Json]:
+            return [dict(each) async for each in self._client.list(kind, namespace=self.identity.namespace)]
+
+        found: list[Json] = await self._asked("list", listed())
+        return [{"kind": kind._api_info.resource.kind, **each} for each in found]  # noqa: SLF001 - lightkube's own way
+
     async def evict(self, name: str, uid: str) -> None:
         """Evicts a pod as far as disruption budgets allow it; ApiError 429 where one does not. A pod of that name that
         is another one by now is left alone (409)."""
@@ -251,13 +289,13 @@ class Api:
 
 
 @cache
-def resource(group: str, kind: str, *, namespaced: bool = True) -> Any:
-    """A kind of version v1 whose objects are JSON as the server gives it: a server of another age may add fields, and
+def resource(group: str, kind: str, *, namespaced: bool = True, version: str = "v1") -> Any:
+    """A kind whose objects are JSON as the server gives it: a server of another age may add fields, and
     leaves some out of bookmarks. Not in lightkube's registry, where another class of the kind may be."""
     from lightkube.generic_resource import GenericGlobalResource, GenericNamespacedResource, create_api_info
 
     base = GenericNamespacedResource if namespaced else GenericGlobalResource
-    return type(kind, (base,), {"_api_info": create_api_info(group, "v1", kind, f"{kind.lower()}s")})
+    return type(kind, (base,), {"_api_info": create_api_info(group, version, kind, f"{kind.lower()}s")})
 
 
 @cache
@@ -274,6 +312,22 @@ def eviction() -> Any:
         action="eviction",
     )
     return type("Eviction", (NamespacedSubResource, Generic), {"_api_info": info})
+
+
+@cache
+def subresource_scale(kind: str) -> Any:
+    """The subresource `scale` (autoscaling/v1) of a Deployment or StatefulSet."""
+    from lightkube.core.resource import ApiInfo, NamespacedSubResource, ResourceDef
+    from lightkube.generic_resource import Generic
+
+    info = ApiInfo(
+        resource=ResourceDef("autoscaling", "v1", "Scale"),
+        parent=ResourceDef("apps", "v1", kind),
+        plural=f"{kind.lower()}s",
+        verbs=["get", "patch", "put"],
+        action="scale",
+    )
+    return type("Scale", (NamespacedSubResource, Generic), {"_api_info": info})
 
 
 def _plain(error: Exception) -> Exception:

@@ -27,6 +27,8 @@ LEASE_RIGHTS = (
     Right("list", "pods", purpose="to leave enough of the workload's pods ready"),
 )
 """What `coordination: lease` takes, all of it."""
+SCALE = "scale"
+"""An action on the workload's number of replicas, not on a pod."""
 LOOK_SECONDS = 5.0
 """Between two looks at the Lease and the pods while an action is wanted."""
 STALE_SECONDS = 120.0
@@ -80,6 +82,8 @@ class LeaseTurn:
         self._background: asyncio.Task[None] | None = None
         self._term: asyncio.Timeout | None = None
         self._busy = False
+        self.scaled_at: float | None = None
+        """When the workload was last given another number of replicas by a sidecar, as far as the Lease was read."""
         self.inherited: tuple[float, ...] = ()
         """Restarts of pods that this one stands in for, in the last 24 hours."""
 
@@ -186,16 +190,19 @@ class LeaseTurn:
             raise RuntimeHeld("the pod is being deleted" if me is not None else "the pod is there no more")
         if not isinstance(held.actions, Unknown):
             now = self._clock()
-            past = leases.inherited(held.actions, pods, me)
+            past = leases.inherited(_on_pods(held.actions), pods, me)
+            self.scaled_at = max((a.at for a in held.actions if a.what == SCALE), default=None)
             self.inherited = tuple(at for at in past if at > now - DAY)
         return held, pods, me
 
-    async def _judged(self, held: Held, pods: Sequence[Json], me: Json) -> Fleet:
+    async def _judged(self, held: Held, pods: Sequence[Json], me: Json, *, acts_on_pod: bool = True) -> Fleet:
         holder = self._watched.held_by_another(held, self._me, self._monotonic())
         if holder is not None:
             return Fleet(acting=f"pod {holder.rpartition('_')[0] or holder} acts on {workload(me)}")
         if isinstance(held.actions, Unknown):
             return Fleet(budget=held.actions.reason)
+        if not acts_on_pod:
+            return Fleet()
         label, settings, now = self._around.group_label, self.settings, self._clock()
         key = leases.replica_key(me, label)
         # It counts pods, and says nothing of engines of several pods.
@@ -205,7 +212,7 @@ class LeaseTurn:
             leases.replicas(pods, me, label),
             key,
             wanted,
-            leases.kept(held.actions, now),
+            _on_pods(leases.kept(held.actions, now)),
             now,
             Limits(settings.fleet_breaker, settings.fleet_max_actions, settings.fleet_window),
         )
@@ -265,8 +272,10 @@ class LeaseTurn:
         """The Lease as it was written, what was noted in it, and when that was asked for (the loop's time)."""
         try:
             held, pods, me = await self._read()
-            fleet = await self._judged(held, pods, me)
-            self._fleet, self._looked_at = fleet, self._monotonic()
+            # Another number of replicas takes none of those that are there.
+            fleet = await self._judged(held, pods, me, acts_on_pod=what != SCALE)
+            if what != SCALE:
+                self._fleet, self._looked_at = fleet, self._monotonic()
             reason = fleet.acting or fleet.unready or fleet.budget
             if reason is not None:
                 raise RuntimeHeld(reason)
@@ -361,6 +370,11 @@ class LeaseTurn:
         if self._background is not None:
             self._background.cancel()
             await asyncio.gather(self._background, return_exceptions=True)
+
+
+def _on_pods(actions: Sequence[Action]) -> tuple[Action, ...]:
+    """Those that take a replica away for a while."""
+    return tuple(action for action in actions if action.what != SCALE)
 
 
 class _LostError(Exception):

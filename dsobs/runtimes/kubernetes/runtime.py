@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
+from dsobs.model.scaling import Replicas
 from dsobs.runtimes.control_folder import RESTART_SECONDS, ControlFolder, Kind, Request, expiry
 from dsobs.runtimes.kubernetes import lease as leases
 from dsobs.runtimes.kubernetes import pod as pods
 from dsobs.runtimes.kubernetes import replacing
 from dsobs.runtimes.kubernetes.api import FURTHER, Api, ApiError, PodWatch
 from dsobs.runtimes.kubernetes.coordination import LeaseTurn, Surroundings
+from dsobs.runtimes.kubernetes.scaling import WorkloadScale
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class KubernetesRuntime:
         self._following: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turn: LeaseTurn | None = None
+        self._scale: WorkloadScale | None = None
         self.page_started_at: Callable[[], float | None] = lambda: None
 
     @property
@@ -215,6 +218,37 @@ class KubernetesRuntime:
         view = pods.runtime_view(pod, container, now=self._clock(), held=None)
         # Its oldest start is no restart.
         return view.started_history[1:]
+
+    # How many replicas.
+
+    async def replicas(self) -> Replicas | Unknown:
+        """Of `dsobs.model.scaling.Scales`."""
+        if isinstance(self._api, Unknown):
+            return self._api
+        pod = self._seen_pod()
+        if isinstance(pod, Unknown):
+            return pod
+        if self._scale is None:
+            self._scale = WorkloadScale(self._api)
+        return await self._scale.look(pod)
+
+    async def scale(self, before: Replicas, to: int) -> str:
+        """Of `dsobs.model.scaling.Scales`."""
+        pod, scale = self._acting()
+        return await scale.scale(pod, before, to)
+
+    async def set_minimum(self, before: Replicas, to: int, until: float | None) -> str:
+        """Of `dsobs.model.scaling.Scales`."""
+        pod, scale = self._acting()
+        return await scale.set_minimum(pod, before, to, until)
+
+    def _acting(self) -> tuple[pods.Json, WorkloadScale]:
+        pod = self._seen_pod()
+        if isinstance(pod, Unknown) or self._scale is None:
+            raise RuntimeHeld("the pod is not known")
+        if (lost := self._lost_turn()) is not None:
+            raise RuntimeHeld(lost)
+        return pod, self._scale
 
     # Before acting.
 

@@ -15,7 +15,7 @@ GOPROXY=$(go env GOPROXY | sed 's/,direct$//')
 export GOPROXY GOTOOLCHAIN=local GOFLAGS=-buildvcs=false CGO_ENABLED=0
 
 collector() {
-  local root=$CACHE/otelcol-$COLLECTOR
+  local root=$CACHE/otelcol-$COLLECTOR-2
   mkdir -p "$CACHE"
   exec 9>"$root.lock"
   flock 9

@@ -78,19 +78,20 @@ class PrivateHost:
             lines.append(f"mount --bind {shlex.quote(str(file))} /proc/sys/{name}")
         return "\n".join(lines)
 
-    def _inside(self, *words: str) -> tuple[str, ...]:
+    def words(self, *words: str) -> tuple[str, ...]:
+        """A command that runs another on this host."""
         return ("nsenter", f"--target={self._init}", "--mount", "--net", "--pid", "--", *words)
 
     def run(self, *words: str, stdin: str = "", seconds: float = 120.0) -> str:
         """Standard output of a command on this host; AssertionError where it failed."""
-        return run(*self._inside(*words), stdin=stdin, seconds=seconds)
+        return run(*self.words(*words), stdin=stdin, seconds=seconds)
 
     def start(self, name: str, *words: str) -> None:
         """A command in the background; what it says goes to log/NAME."""
         (self._folder / "log").mkdir(exist_ok=True)
         with (self._folder / "log" / name).open("ab") as log:
             self._started[name] = subprocess.Popen(
-                self._inside(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self.words(*words), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
     def said(self, name: str) -> str:
@@ -132,7 +133,7 @@ class PrivateHost:
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
             words = (sys.executable, str(_FORWARD), str(listener.fileno()), *address.rsplit(":", 1))
             self._others.append(
-                subprocess.Popen(self._inside(*words), pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
+                subprocess.Popen(self.words(*words), pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
             )
             return f"127.0.0.1:{listener.getsockname()[1]}"
 

@@ -13,7 +13,7 @@ from tests.real.kubernetes.tools import base_system, run
 
 PROJECT = Path(__file__).parents[3]
 REGISTRY = "dsobs.test"
-EXTRAS = ("kubernetes", "logs")
+EXTRAS = ("kubernetes", "logs", "nvml")
 """Those of dsobs that its image has."""
 _SITE = Path("usr/local/lib/python3.11/dist-packages")
 _PATH = "PATH=/usr/local/bin:/usr/bin:/bin"

@@ -1,5 +1,6 @@
 """What tests/real/kubernetes.sh installs, and how commands are run."""
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -13,11 +14,13 @@ class KubernetesUnavailable(Exception):
     """No cluster can be had here; the message has the reason."""
 
 
+@functools.cache
 def home() -> Path:
     """Folder of the binaries, built where they are missing."""
     return _made("home") / "bin"
 
 
+@functools.cache
 def base_system() -> Path:
     """Folder of a Debian 12 with Python, made where it is missing: rootfs.tar, and layout/ with the image `base`."""
     return _made("base")

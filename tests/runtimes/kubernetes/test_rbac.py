@@ -13,8 +13,8 @@ FOLDER = Path(__file__).parents[3] / "deploy/rbac"
 ROLLOUTS = tuple(right for right in FURTHER if right.group == "apps")
 SCALING = {
     *((verb, "apps", f"{kind}/scale") for kind in ("deployments", "statefulsets") for verb in ("get", "update")),
-    ("list", "autoscaling", "horizontalpodautoscalers"),
-    ("list", "keda.sh", "scaledobjects"),
+    *((verb, "autoscaling", "horizontalpodautoscalers") for verb in ("list", "update")),
+    *((verb, "keda.sh", "scaledobjects") for verb in ("list", "update")),
 }
 
 

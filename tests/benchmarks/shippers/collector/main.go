@@ -1,4 +1,4 @@
-// An OpenTelemetry Collector with what the benchmark needs: files read and parsed, positions kept, OTLP over HTTP.
+// An OpenTelemetry Collector with what benchmark and tests need: files read and parsed, positions kept, OTLP over HTTP.
 package main
 
 import (
@@ -14,11 +14,12 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/otelcol"
 	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/receiver/otlpreceiver"
 	"go.opentelemetry.io/collector/service/telemetry/otelconftelemetry"
 )
 
 func factories() (found otelcol.Factories, err error) {
-	if found.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](filelogreceiver.NewFactory()); err != nil {
+	if found.Receivers, err = otelcol.MakeFactoryMap[receiver.Factory](filelogreceiver.NewFactory(), otlpreceiver.NewFactory()); err != nil {
 		return
 	}
 	if found.Exporters, err = otelcol.MakeFactoryMap[exporter.Factory](otlphttpexporter.NewFactory()); err != nil {

@@ -1,0 +1,132 @@
+"""A queue on a real cluster: a replica more where nothing else scales the workload; with an autoscaler only the metric,
+or its minimum raised and put back."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsobs.runtimes.kubernetes.scaling import RAISED
+from tests.real.kubernetes import Cluster, Namespace
+from tests.real.kubernetes.serving import PORT, event
+from tests.real.test_kubernetes_coordination import level, names, up, workload
+
+pytestmark = pytest.mark.real("kubernetes")
+SETTINGS = {
+    "api.listen": "0.0.0.0:9940",
+    "scaling.mode": "scale",
+    "scaling.max_replicas": "3",
+    "scaling.queue_per_replica": "1",
+    "scaling.sustained_for": "3s",
+    "scaling.cooldown": "5s",
+    "scaling.raise_for": "25s",
+    "hang.probe": "off",
+}
+ENGINE = ("--max-num-seqs", "1")
+HPA = {
+    "apiVersion": "autoscaling/v2",
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {"name": "vllm"},
+    "spec": {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vllm"},
+        "minReplicas": 1,
+        "maxReplicas": 3,
+        # Nobody serves it here, so that the autoscaler itself only holds its limits.
+        "metrics": [
+            {"type": "External", "external": {"metric": {"name": "none"}, "target": {"type": "Value", "value": "1"}}}
+        ],
+    },
+}
+
+
+@contextlib.contextmanager
+def queue(cluster: Cluster, namespace: Namespace, *pods: str) -> Iterator[None]:
+    """More clients at each of these pods than it takes at a time."""
+    with contextlib.ExitStack() as stack:
+        for name in pods:
+            url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
+            words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", "5")
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield
+
+
+def replicas(namespace: Namespace) -> int:
+    found = namespace.get("deployments", "vllm")
+    assert found is not None
+    return int(found["spec"]["replicas"])
+
+
+def autoscaler(namespace: Namespace) -> tuple[int, dict[str, Any] | None]:
+    """Its minimum, and what a sidecar noted at it."""
+    found = namespace.get("horizontalpodautoscalers", "vllm")
+    assert found is not None
+    text = (found["metadata"].get("annotations") or {}).get(RAISED)
+    return int(found["spec"]["minReplicas"]), json.loads(text) if text else None
+
+
+def metric(cluster: Cluster, namespace: Namespace, pod: str, name: str) -> float | None:
+    import urllib.request
+
+    url = f"http://{cluster.forwarded(f'{namespace.address(pod)}:9940')}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), None)
+
+
+def test_a_queue_adds_a_replica_and_raises_the_minimum_of_an_autoscaler_which_another_sidecar_puts_back(
+    cluster: Cluster, namespace: Namespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    level(namespace, "scale")
+    settings = {**SETTINGS, "scaling.raise_min_replicas": "true"}
+    namespace.apply(workload(cluster, "Deployment", 1, settings=settings, engine=ENGINE))
+    (first,) = up(namespace, 1)
+    begun = time.time()
+    with queue(cluster, namespace, first):
+        namespace.wait("a second replica", lambda: replicas(namespace) == 2, 120)
+        took = time.time() - begun
+        both = up(namespace, 2)
+    with capsys.disabled():
+        print(f"\nqueue to a second replica in the spec: {took:.0f} s")
+    namespace.apply(HPA)
+    with queue(cluster, namespace, *both):
+        namespace.wait("a raised minimum", lambda: autoscaler(namespace)[0] == 3, 120)
+    minimum, noted = autoscaler(namespace)
+    assert minimum == 3
+    assert noted is not None
+    assert noted["from"] == 1
+    raised_by = noted["by"]
+    namespace.kubectl("delete", "pod", raised_by, "--wait=false")
+    namespace.wait("what the autoscaler had before", lambda: autoscaler(namespace) == (1, None), 150)
+    by = [name for name in names(namespace) if event(namespace, "scale-done", name)]
+    assert raised_by not in by
+    assert by
+
+
+def test_with_an_autoscaler_there_is_the_metric_only(cluster: Cluster, namespace: Namespace) -> None:
+    level(namespace, "scale")
+    namespace.apply(HPA)
+    namespace.apply(workload(cluster, "Deployment", 1, settings=SETTINGS, engine=ENGINE))
+    (pod,) = up(namespace, 1)
+    with queue(cluster, namespace, pod):
+        namespace.wait(
+            "the metric", lambda: (metric(cluster, namespace, pod, "dsobs_scaling_desired_replicas") or 0) > 1, 120
+        )
+        time.sleep(25)
+        assert (metric(cluster, namespace, pod, "dsobs_engine_demand_ratio") or 0) > 1
+    assert replicas(namespace) == 1
+    assert autoscaler(namespace) == (1, None)
+    assert event(namespace, "scale-begun", pod) is None
+
+
+def test_keda_and_hpa_of_the_repository_are_taken_by_the_api_server(cluster: Cluster, namespace: Namespace) -> None:
+    folder = Path(__file__).parents[2] / "deploy/keda"
+    said = namespace.kubectl("apply", "--dry-run=server", "--filename", str(folder / "hpa.yaml"))
+    assert "horizontalpodautoscaler.autoscaling/vllm created (server dry run)" in said
