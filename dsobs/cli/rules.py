@@ -38,8 +38,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "check",
         help="say everything that is wrong with rule files",
         description="Loads rule files as `dsobs run` does and says everything that is wrong, with file, line, rule and "
-        "expression, what dsobs does not evaluate included. Notes metrics of dsobs's prefix that there are not. Without "
-        "files: the rules that would run. In a folder: "
+        "expression, what dsobs does not evaluate included. Notes metrics of dsobs's prefix that there are not. "
+        "Without files: the rules that would run. In a folder: "
         "`*.rules.yaml` and `*.rules.yml`, or, where there are none, every YAML file that is no unit test. Exit status "
         "2 if anything is wrong.",
         allow_abbrev=False,
