@@ -38,7 +38,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "check",
         help="say everything that is wrong with rule files",
         description="Loads rule files as `dsobs run` does and says everything that is wrong, with file, line, rule and "
-        "expression, what dsobs does not evaluate included. Without files: the rules that would run. In a folder: "
+        "expression, what dsobs does not evaluate included. Notes metrics of dsobs's prefix that there are not. "
+        "Without files: the rules that would run. In a folder: "
         "`*.rules.yaml` and `*.rules.yml`, or, where there are none, every YAML file that is no unit test. Exit status "
         "2 if anything is wrong.",
         allow_abbrev=False,
@@ -130,6 +131,8 @@ def run_check(args: argparse.Namespace) -> int:
         for problem in sorted(problems, key=lambda p: (p.file, p.line)):
             _print_problem(problem, as_json=args.json)
         return ExitCode.USAGE
+    if not args.for_prometheus:
+        _note_unknown_metrics(groups)
     rules = [(group, rule) for group in groups for rule in group.rules]
     if args.json:
         for group, rule in rules:
@@ -152,6 +155,14 @@ def run_check(args: argparse.Namespace) -> int:
     )
     print(f"{_count(len(rules), 'rule')} in {_count(len(groups), 'group')} {'is' if len(rules) == 1 else 'are'} right")
     return ExitCode.DONE
+
+
+def _note_unknown_metrics(groups: "Sequence[Group]") -> None:
+    """A plugin may give more metrics than there are here: no mistake for sure."""
+    from dsobs.cli.metric_names import unknown
+
+    for problem in unknown(groups):
+        print_error(f"note: {problem}")
 
 
 def _count(number: int, noun: str) -> str:

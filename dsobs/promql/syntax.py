@@ -34,7 +34,42 @@ def parse(expression: str) -> Any:
         _check_modifiers(expression)
         _check_durations(expression)
         _check_pattern(expression, str(error))
+        if str(error) == _NO_WORD:
+            raise _unexpected(expression) from error
         raise PromqlError(str(error), position(expression, str(error))) from error
+
+
+_NO_WORD = "invalid promql query"
+"""What the library says where it can't say what is wrong."""
+_TAILS = ("", " up", " (up)", "()", " (a) (up)", ' = "x"}', '"x"}', "}", " 5m]", " 5m", "]", " a", " 1")
+"""With one of them every beginning of an expression becomes one, but for brackets that are open."""
+_TOKENS = re.compile(r"""==|!=|=~|!~|>=|<=|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`|\#[^\n]*|[\w.:]+|\S""")
+_MOST_TRIED = 200
+"""Words of an expression that is looked through for the one that is wrong."""
+
+
+def _unexpected(expression: str) -> PromqlError:
+    """Names the first word after which nothing can make it an expression."""
+    words = [found for found in _TOKENS.finditer(expression) if not found.group().startswith("#")]
+    open_ = ""
+    for number, word in enumerate(words[:_MOST_TRIED]):
+        open_ = open_ + ")" if word.group() == "(" else open_[:-1] if word.group() == ")" else open_
+        head = expression[: word.end()]
+        ends = (open_, f"{open_[:1]} (up){open_[1:]}")
+        if not any(_readable(head + tail + end) for end in ends for tail in _TAILS):
+            return PromqlError(f"unexpected {word.group()!r}", word.start())
+        if number + 1 == len(words):
+            return PromqlError(f"it ends too early, after {word.group()!r}", word.end())
+    return PromqlError(_NO_WORD)
+
+
+def _readable(expression: str) -> bool:
+    """Whether its words are in order, whatever else is wrong with it."""
+    try:
+        tree.parse(expression)
+    except ValueError as error:
+        return not str(error).startswith((_NO_WORD, "unexpected", "unclosed", "no expression"))
+    return True
 
 
 def _check_modifiers(expression: str) -> None:

@@ -206,7 +206,8 @@ class _File(Reader):
         elif not alert and not record and len(self.problems) == before:
             self._problem(node, "the rule has neither `alert` nor `record`; add one of them")
         expr_node = fields.get("expr")
-        expr = self._text(expr_node, "expr").strip()
+        written = self._text(expr_node, "expr")
+        expr = written.strip()
         query: Query | None = None
         if not expr:
             if expr_node is not None or isinstance(node, yaml.MappingNode):
@@ -216,7 +217,8 @@ class _File(Reader):
                 query = _compiled(expr)
             except PromqlError as error:
                 unsupported = isinstance(error, UnsupportedError)
-                self._problem(expr_node, f"expr: {reason(error)}", expr, unsupported=unsupported)
+                place = None if error.position is None else error.position + written.index(expr)
+                self._problem(expr_node, f"expr: {reason(error)}", expr, unsupported=unsupported, place=place)
         label_nodes = self._pairs(fields.get("labels"), "label", forbidden=("__name__",))
         label_nodes = {**group_labels, **label_nodes}
         if record and not alert:

@@ -44,9 +44,18 @@ class Reader:
         self._alert = False
 
     def _problem(
-        self, node: yaml.Node | None, message: str, expression: str = "", *, unsupported: bool = False
+        self,
+        node: yaml.Node | None,
+        message: str,
+        expression: str = "",
+        *,
+        unsupported: bool = False,
+        place: int | None = None,
     ) -> None:
+        """`place`: which character of the node's text it is about; its lines are the file's where it is a `|` block."""
         line = node.start_mark.line + 1 if node is not None else 0
+        if place is not None and isinstance(node, yaml.ScalarNode) and node.style == "|":
+            line += 1 + node.value.count("\n", 0, place)
         self.problems.append(
             Problem(self.name, line, self._group, self._rule, message, expression, unsupported, self._alert)
         )

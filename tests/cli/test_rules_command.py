@@ -126,7 +126,7 @@ def test_check_names_everything_that_is_wrong_with_its_expression(
         "",
         f'dsobs: {bad}:5: group "g": rule "B": expr: unclosed left parenthesis\n'
         "    sum(x\n"
-        f'dsobs: {bad}:7: group "g": rule "C": expr: {_why("histogram_count(x) > 1")}\n'
+        f'dsobs: {bad}:8: group "g": rule "C": expr: {_why("histogram_count(x) > 1")}\n'
         "    histogram_count(x)\n    > 1\n"
         f'dsobs: {bad}:10: group "g": rule "D": it looks back 24 h and the sidecar keeps 6 h; leave this rule to '
         "Prometheus (`dsobs rules check --for-prometheus`)\n"
@@ -136,8 +136,46 @@ def test_check_names_everything_that_is_wrong_with_its_expression(
     rows = _rows(capsys.readouterr().out)
     assert [(r["line"], r["rule"], r["expr"], r["unsupported"]) for r in rows] == [
         (5, "B", "sum(x", False),
-        (7, "C", "histogram_count(x)\n> 1", True),
+        (8, "C", "histogram_count(x)\n> 1", True),
     ]
+
+
+def test_check_notes_metrics_that_dsobs_does_not_have_as_such_a_rule_never_says_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = tmp_path / "own.rules.yaml"
+    rules.write_text(
+        """groups:
+  - name: g
+    rules:
+      - record: dsobs_mine
+        expr: sum(vllm:num_requests_running) + dsobs_store_series + dsobs_log_files
+      - alert: A
+        expr: dsobs_mine > dsobs_engine_time_to_first_token_seconds_count
+      - alert: B
+        expr: dsobs_engine_request_waiting > 1
+        annotations: {summary: '{{ with query "dsobs_zzz" }}x{{ end }}'}
+      - alert: C
+        expr: dsobs_engine_time_to_first_token_seconds > 1
+"""
+    )
+    assert main(["rules", "check", str(rules)]) == 0
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        f'dsobs: note: {rules}:8: group "g": rule "B": there is no metric dsobs_engine_request_waiting; '
+        "did you mean dsobs_engine_requests_waiting?",
+        f'dsobs: note: {rules}:8: group "g": rule "B": there is no metric dsobs_zzz; docs/reference/metrics.md has all',
+        f'dsobs: note: {rules}:11: group "g": rule "C": there is no metric dsobs_engine_time_to_first_token_seconds; '
+        "did you mean dsobs_engine_time_to_first_token_seconds_sum?",
+    ]
+    assert told.out.endswith("4 rules in 1 group are right\n")
+    assert main(["rules", "check", "--json", str(rules)]) == 0
+    assert len(_rows(capsys.readouterr().out)) == 4
+
+
+def test_no_shipped_rule_names_a_metric_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "check"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_check_without_files_checks_the_rules_that_would_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

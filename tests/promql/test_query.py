@@ -313,6 +313,28 @@ def test_what_is_no_promql_is_an_error(expression: str) -> None:
         promql.compile(expression)
 
 
+@pytest.mark.parametrize(
+    ("expression", "told", "place"),
+    [
+        ("up ==", "it ends too early, after '=='", 5),
+        ("up and", "it ends too early, after 'and'", 6),
+        ("up > bool", "it ends too early, after 'bool'", 9),
+        ("up up", "unexpected 'up'", 3),
+        ("up == 1 2", "unexpected '2'", 8),
+        ("sum by up", "unexpected 'up'", 7),
+        ("up ==== 1", "unexpected '=='", 5),
+        ("(up + sum(rate(up[5m])) sum)", "unexpected 'sum'", 24),
+        ('up{a="b" c="d"}', "unexpected 'c'", 9),
+        ("up{a=}", "unexpected '}'", 5),
+        ("sum(up) by", "it ends too early, after 'by'", 10),
+    ],
+)
+def test_a_syntax_error_names_the_word_that_fits_nowhere(expression: str, told: str, place: int) -> None:
+    with pytest.raises(PromqlError) as refused:
+        promql.compile(expression)
+    assert (str(refused.value), refused.value.position) == (told, place)
+
+
 def test_a_query_tells_what_it_reads() -> None:
     query = promql.compile("rate(x[10m] offset 5m) / on() y > 3")
     assert query.metric_names == {"x", "y"}

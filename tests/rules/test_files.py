@@ -61,6 +61,10 @@ MESSAGES: dict[str, list[str]] = {
         'FILE:7: group "g": rule "a{b}": `annotations` belongs to alerts, not to recording rules; take it out',
         'FILE:4: group "g": rule "a{b}": invalid metric name \'a{b}\'; labels belong under `labels`',
     ],
+    "syntax": [
+        """FILE:5: group "syntax": rule "EndsTooEarly": expr: it ends too early, after '=='""",
+        """FILE:11: group "syntax": rule "WordTooMany": expr: unexpected 'engine'""",
+    ],
     "two_documents": [
         "FILE:2: no valid YAML: expected a single document in the stream but found another document",
     ],

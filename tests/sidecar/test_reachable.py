@@ -106,6 +106,9 @@ def test_a_rule_can_select_every_signal_of_the_reference_with_the_value_of_the_p
     assert {name for name in found & SIGNALS if not list(turns.store.series(f"copy:{name}"))} == set()
     blind = Turns(config, probes="off")
     blind.turn()
+    # As learned from a server at its limit.
+    blind.pipeline._meter.capacity = 50.0
+    blind.turn()
     found |= exported(blind.pipeline, blind.store)
     hung = World(config, server=Server(frozen=True))
     while not hung.ledger.entries or "verify" not in {entry.kind for entry in hung.ledger.entries}:
