@@ -63,8 +63,6 @@ def dsobs() -> Image:
     _uv("build", "--wheel", "--all-packages", "--out-dir", str(wheels))
     _uv("pip", "install", "--python", sys.executable, "--target", str(root / _SITE), "--no-deps", *_wheels(wheels))
     _finish(root)
-    # Readiness probes ask by it, as engines' images have it, which takes less than to start a Python each time.
-    shutil.copy("/bin/busybox", root / "usr/local/bin/wget")
     _tar(root, layer)
     return _packed(
         folder,

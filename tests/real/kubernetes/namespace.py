@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tests.real.kubernetes.cluster import Cluster
 
 T = TypeVar("T")
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 _GROUPS = {
     "deployments": "apis/apps/v1",
     "replicasets": "apis/apps/v1",
