@@ -6,24 +6,15 @@ import time
 
 import pytest
 
-from tests.real.kubernetes import Namespace
+from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import CORE, clients, event, held_back, said, up
+from tests.real.kubernetes.serving import CORE, clients, counted, event, held_back, said, up
 from tests.real.kubernetes.workloads import actions, level, names, workload
 from tests.real.kubernetes.workloads import up as all_up
 
 pytestmark = pytest.mark.real("kubernetes")
 SOON = {"remediation.confirm_hang": "5", "remediation.cooldown": "5"}
 """A hang is certain after a quarter of a minute, and the next one does not wait."""
-NUMBER = (
-    "import urllib.request as r; page = r.urlopen('http://127.0.0.1:9940/metrics').read().decode(); "
-    "print(max([float(x.split()[-1]) for x in page.splitlines() if x.startswith('dsobs_container_restarts_24h{')]))"
-)
-
-
-def counted(namespace: Namespace, name: str = "vllm") -> int:
-    """dsobs's own number of restarts in 24 hours."""
-    return int(float(namespace.exec(name, "dsobs", "python3", "-c", NUMBER)))
 
 
 def made(namespace: Namespace, name: str = "vllm") -> int:
@@ -31,12 +22,12 @@ def made(namespace: Namespace, name: str = "vllm") -> int:
     return sum(1 for line in said(namespace, name) if line.get("event.action") == "restart-done")
 
 
-def ends_by_itself(namespace: Namespace, times: int) -> None:
+def ends_by_itself(cluster: Cluster, namespace: Namespace, times: int) -> None:
     """The engine's container ends, and kubelet has started it for the so-manieth time."""
     namespace.signal("vllm", "engine", signal.SIGKILL)
     namespace.wait("kubelet's restart", lambda: namespace.restarts("vllm", "engine") == times)
     namespace.wait("ready engine", lambda: namespace.status("vllm", "engine")["ready"], 120)
-    namespace.wait("count", lambda: counted(namespace) == times, 120)
+    namespace.wait("count", lambda: counted(cluster, namespace) == times, 120)
 
 
 def hangs(namespace: Namespace, name: str = "vllm") -> None:
@@ -51,13 +42,13 @@ def test_hangs_are_repaired_until_all_restarts_of_a_day_are_three_and_then_paged
     """The first of them is the engine's own."""
     namespace, paged = stage.namespace, stage.paged
     up(stage.cluster, namespace, paged, settings=SOON)
-    ends_by_itself(namespace, 1)
+    ends_by_itself(stage.cluster, namespace, 1)
     with clients(stage.cluster, namespace, number=2):
         for times in (2, 3):
             hangs(namespace)
             _repaired(namespace, times)
         hangs(namespace)
-        found = functools.partial(held_back, namespace)
+        found = functools.partial(held_back, stage.cluster, namespace)
         namespace.wait("refusal", lambda: any("budget used: 3 restarts in 24 h, limit 3" in w for w in found()), 180)
         namespace.wait("page of the refusal", lambda: _told(stage, "budget used: 3 restarts in 24 h"), 120)
         # Longer than from a hang to its restart.
@@ -86,11 +77,11 @@ def test_engine_that_crashes_by_itself_is_kubelets_and_the_fourth_restart_is_tol
     namespace, paged = stage.namespace, stage.paged
     up(stage.cluster, namespace, paged)
     for times in (1, 2, 3):
-        ends_by_itself(namespace, times)
+        ends_by_itself(stage.cluster, namespace, times)
     # Longer than a rule takes to be evaluated.
     time.sleep(20)
     assert "ContainerRestartsHigh" not in paged.names()
-    ends_by_itself(namespace, 4)
+    ends_by_itself(stage.cluster, namespace, 4)
     namespace.wait("ContainerRestartsHigh", lambda: "ContainerRestartsHigh" in paged.names(), 120)
     time.sleep(20)
     assert namespace.restarts("vllm", "engine") == 4
@@ -112,10 +103,10 @@ def test_restarts_of_a_pod_that_was_replaced_count_for_its_successor_by_the_leas
     namespace.kubectl("delete", "pod", old, "--wait=false")
     namespace.wait("another pod", lambda: names(namespace) not in ([old], []), 120)
     (new,) = all_up(namespace, 1)
-    namespace.wait("restart of the pod before", lambda: counted(namespace, new) == 1, 120)
+    namespace.wait("restart of the pod before", lambda: counted(cluster, namespace, new) == 1, 120)
     with clients(cluster, namespace, new, number=1):
         hangs(namespace, new)
-        found = functools.partial(held_back, namespace, new)
+        found = functools.partial(held_back, cluster, namespace, new)
         namespace.wait("refusal", lambda: any("budget used: 1 restarts in 24 h, limit 1" in w for w in found()), 180)
     namespace.wait("page of the refusal", lambda: _told(stage, "budget used: 1 restarts in 24 h"), 120)
     assert namespace.restarts(new, "engine") == 0

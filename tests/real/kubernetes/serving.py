@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from dsobs.remediation import ledger
 from dsobs.runtimes.control_folder import (
     MOUNT_PATH,
     SIZE_LIMIT,
@@ -23,6 +24,7 @@ from dsobs.runtimes.control_folder import (
     sidecar_pre_stop,
     startup_probe,
 )
+from dsobs.state import read_only
 from tests.real.kubernetes.cluster import Cluster
 from tests.real.kubernetes.namespace import Namespace
 
@@ -47,6 +49,7 @@ SETTINGS = {
     # The random wait of up to a minute is no part of what is measured.
     "remediation.random_delay": "0",
     "log.format": "json",
+    "api.listen": "0.0.0.0:9940",
 }
 FIELDS = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "POD_UID": "metadata.uid"}
 
@@ -167,15 +170,26 @@ def left_alone(namespace: Namespace, name: str = "vllm") -> None:
     assert not [e for e in namespace.events(name) if e["reason"] == "Killing" and "engine" in e["message"]]
 
 
-def held_back(namespace: Namespace, name: str = "vllm") -> list[str]:
-    """Why no restart was made, by the sidecar's ledger, oldest first."""
-    lines = namespace.exec(name, "dsobs", "dsobs", "incidents", "--json").splitlines()
-    entries = [entry for line in reversed(lines) for entry in json.loads(line)["entries"]]
+def held_back(cluster: Cluster, namespace: Namespace, name: str = "vllm") -> list[str]:
+    """Why no restart was made, by the sidecar's ledger, oldest first. Read beside the sidecar, from its volume."""
+    pod = namespace.get("pods", name)
+    if pod is None:
+        return []
+    volumes = cluster.folder / "kubelet/pods" / pod["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir"
+    with read_only(volumes / "state/state.db") as connection:
+        entries = ledger.of_incident(connection, "")
     return [
-        str(entry["detail"].get("guard") or entry["detail"].get("why"))
+        str(entry.detail.get("guard") or entry.detail.get("why"))
         for entry in entries
-        if entry["kind"] == "restart" and entry["state"] in ("refused", "failed")
+        if entry.kind == "restart" and entry.state in ("refused", "failed")
     ]
+
+
+def counted(cluster: Cluster, namespace: Namespace, name: str = "vllm") -> int:
+    """dsobs's own number of restarts in 24 hours."""
+    with urllib.request.urlopen(f"http://{cluster.forwarded(f'{namespace.address(name)}:9940')}/metrics") as page:
+        lines = page.read().decode().splitlines()
+    return int(max(float(x.split()[-1]) for x in lines if x.startswith("dsobs_container_restarts_24h{")))
 
 
 def said(namespace: Namespace, name: str = "vllm", container: str = "dsobs") -> list[dict[str, Any]]:
