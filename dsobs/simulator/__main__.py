@@ -131,6 +131,8 @@ async def _serve(options: Options, sock: socket.socket, sockets: Sequence[socket
             waiting.append(asyncio.create_task(server.exit_requested.wait()))
             tasks.append(waiting[1])
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if options.shutdown_timeout and not engine.dead.is_set():
+            await engine.drain(options.shutdown_timeout)
         log.uvicorn("Shutting down")
     except EngineDeadError:
         log.vllm("Engine core initialization failed. See root cause above.", "core_client.py:640", "ERROR")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from dsobs.simulator.metrics import Page
 
+_DRAIN_LOOK_SECONDS = 0.02
 _LINE_LIMIT = 1 << 26
 
 
@@ -53,6 +54,7 @@ class Engine:
     def __init__(self, sockets: Sequence[socket.socket], page: Page) -> None:
         self.dead = asyncio.Event()
         self.asleep = False
+        self._draining = False
         self.page = page
         self._sockets = sockets
         self._writers: list[asyncio.StreamWriter] = []
@@ -84,6 +86,14 @@ class Engine:
                 ready.cancel()
                 raise EngineDeadError
 
+    async def drain(self, seconds: float) -> None:
+        """Takes no more work; returns when what is in flight has finished, or after `seconds`."""
+        self._draining = True
+        deadline = time.monotonic() + seconds
+        # Flights end in several ways.
+        while self._flying and not self.dead.is_set() and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_LOOK_SECONDS)
+
     async def close(self) -> None:
         """Cuts the lines to the cores, which end by that."""
         for task in self._tasks:
@@ -102,7 +112,7 @@ class Engine:
         rank: int | None,
     ) -> Flight:
         """Sends one sequence to a core: the given rank, or each in turn. `max_tokens` None is a pooling request."""
-        if self.dead.is_set():
+        if self.dead.is_set() or self._draining:
             raise EngineDeadError
         if rank is None:
             rank = self._next_rank

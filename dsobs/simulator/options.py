@@ -30,6 +30,8 @@ class Options:
     block_size: int = 16
     kv_cache_gib: float = 56.13
     load_seconds: float = 0.0
+    shutdown_timeout: float = 0.0
+    """After SIGTERM, how long requests in flight may take to finish; 0 aborts them. vLLM's flag of that name."""
     decode_step_seconds: float = 0.02
     prefill_tokens_per_second: float = 50_000.0
     crash_exit_code: int = 0
@@ -100,6 +102,12 @@ def _parser() -> argparse.ArgumentParser:
         default=defaults["prefill_tokens_per_second"],
         help="speed of prompts, added to the step's time",
     )
+    engine.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=0.0,
+        help="after SIGTERM, how long requests in flight may take to finish; 0 aborts them",
+    )
     faults = parser.add_argument_group("faults")
     faults.add_argument(
         "--crash-exit-code", type=int, default=0, metavar="N", help="exit code after the engine core died"
@@ -137,7 +145,7 @@ def parse(arguments: Sequence[str]) -> Options:
     ):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0, got {getattr(options, name)}")
-    for name in ("load_seconds", "crash_exit_seconds", "decode_step_seconds"):
+    for name in ("load_seconds", "crash_exit_seconds", "decode_step_seconds", "shutdown_timeout"):
         if getattr(options, name) < 0:
             parser.error(f"--{name.replace('_', '-')} must not be negative, got {getattr(options, name)}")
     if not 0 <= options.port <= 65535:

@@ -13,6 +13,7 @@ PARTS = (
     ("log_formats", "parsing, changing and redacting log records", "half a minute"),
     ("logs", "log shippers, with rivals", "ten minutes, more the first time"),
     ("log_endurance", "idle files, an outage, a backlog of 5,000,000 records", "ten minutes"),
+    ("kubernetes", "fault to restart in a real cluster, 20 runs", "seven minutes"),
     ("gpus", "eight cards: series, the exporter's page, that page read", "five seconds"),
     ("nvml", "NVML, where there is a driver", "a minute"),
 )

@@ -8,6 +8,7 @@ from tests.real import image
 from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.images import Image
+from tests.real.kubernetes.scenes import Scenes, plays_of
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,10 @@ def loaded_image(image_daemon: Dockerd, cluster: Cluster, tmp_path_factory: pyte
     archive = tmp_path_factory.mktemp("image") / "dsobs.tar"
     image.docker(image_daemon, "save", f"--output={archive}", image.IMAGE)
     return cluster.load(Image(image.IMAGE, archive))
+
+
+@pytest.fixture(scope="module")
+def scenes(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Scenes]:
+    """The module's scenes, being played."""
+    with Scenes(cluster, plays_of(request.session.items, request.module)) as scenes:
+        yield scenes

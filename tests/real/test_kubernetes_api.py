@@ -1,10 +1,7 @@
 """The real API server keeps what the stand-in for it promises, and a sidecar with rights uses it sparingly."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,39 +9,10 @@ from dsobs.runtimes.kubernetes.api import Api
 from dsobs.runtimes.kubernetes.identity import Identity
 from tests.contracts.kubernetes_api_contract import KubernetesApiContract, Scene, next_of
 from tests.real.kubernetes import Cluster, Namespace
-from tests.real.kubernetes.serving import DSOBS, event, pod, said
+from tests.real.kubernetes.accounts import ACTING, FURTHER, READ, account
 from tests.runtimes.kubernetes.accounts import api_of
 
 pytestmark = pytest.mark.real("kubernetes")
-READ = {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}
-FURTHER = (
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get"]},
-)
-ACTING = (
-    {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["create"]},
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
-)
-NODES = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}
-
-
-def account(namespace: Namespace, name: str, *rules: dict[str, Any], nodes: bool = False) -> None:
-    """A service account with a Role of these rules; `nodes`: and a ClusterRole to look at nodes."""
-    group = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": namespace.name}
-    namespace.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}})
-    if rules:
-        bound = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
-        namespace.apply({**group, "kind": "Role", "rules": list(rules)})
-        namespace.apply({**group, "kind": "RoleBinding", "roleRef": bound, "subjects": [subject]})
-    if nodes:
-        full = f"{namespace.name}-{name}"
-        wide = {**group, "metadata": {"name": full}}
-        bound = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": full}
-        namespace.apply({**wide, "kind": "ClusterRole", "rules": [NODES]})
-        namespace.apply({**wide, "kind": "ClusterRoleBinding", "roleRef": bound, "subjects": [subject]})
 
 
 class ClusterScene:
@@ -136,41 +104,3 @@ class TestApiServer(KubernetesApiContract):
                 if kind == "BOOKMARK":
                     assert mark["metadata"]["resourceVersion"]
                     return
-
-
-def test_sidecar_with_rights_sees_its_pod_asks_little_and_stays_small(
-    cluster: Cluster, namespace: Namespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    account(namespace, "sidecar", READ, *FURTHER)
-    namespace.apply(pod(cluster, account="sidecar"))
-    namespace.wait_ready("vllm")
-    namespace.wait("ready engine", lambda: event(namespace, "engine-ready"), 60)
-    namespace.wait(
-        "word of the pod",
-        lambda: any(
-            f"the engine is container engine of pod {namespace.name}/vllm" in _text(line) for line in said(namespace)
-        ),
-    )
-    token = namespace.exec("vllm", "engine", "sh", "-c", "ls /var/run/secrets/kubernetes.io 2>&1 || true")
-    assert "No such file" in token
-    user = f"system:serviceaccount:{namespace.name}:sidecar"
-    time.sleep(30)
-    before = len(cluster.requests(user))
-    time.sleep(180)
-    asked = cluster.requests(user)[before:]
-    identity = namespace.status("vllm", "dsobs")["containerID"]
-    (process,) = [pid for pid in cluster.pids(identity) if DSOBS.encode() in _command_line(pid)]
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-    resident = int(status["VmRSS"].split()[0]) / 1024
-    with capsys.disabled():
-        print(f"\nidle sidecar: {len(asked)} requests in 3 minutes, {resident:.0f} MiB resident")
-    assert len(asked) <= 3
-    assert resident <= 112
-
-
-def _text(line: dict[str, Any]) -> str:
-    return str(line.get("message", ""))
-
-
-def _command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")

@@ -1,113 +1,33 @@
 """Several sidecars of one workload on a real cluster: one acts at a time, enough stay ready, pods are replaced."""
 
 import contextlib
-import functools
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from dsobs.runtimes.kubernetes.lease import ACTIONS, DURATION_SECONDS
+from dsobs.runtimes.kubernetes.lease import DURATION_SECONDS
 from tests.real.kubernetes import Cluster, Namespace
-from tests.real.kubernetes.serving import Pager, clients, event, pager, pod
+from tests.real.kubernetes.scenes import Stage, scene
+from tests.real.kubernetes.serving import clients, pager
+from tests.real.kubernetes.workloads import ROOT, actions, level, names, pods, ready, stop_cores, up, workload
 
 pytestmark = pytest.mark.real("kubernetes")
-CORE = "VLLM::EngineCore"
-ROOT = Path(__file__).parents[2]
+LONG = os.environ.get("LONG_TESTS") == "1"
+QUIET_SECONDS = 90.0 if LONG else 45.0
+"""Longer than from one hang to its restart."""
 
 
-def level(namespace: Namespace, name: str) -> dict[str, Any] | None:
-    """Applies deploy/rbac/NAME.yaml; its Role."""
-    text = (ROOT / f"deploy/rbac/{name}.yaml").read_text(encoding="utf-8")
-    namespace.apply(text)
-    return next((each for each in yaml.safe_load_all(text) if each["kind"] == "Role"), None)
-
-
-def workload(
-    cluster: Cluster,
-    kind: str,
-    replicas: int,
-    *,
-    settings: Mapping[str, str],
-    labels: Mapping[str, str] | None = None,
-    engine: tuple[str, ...] = (),
-    command: list[str] | None = None,
-) -> dict[str, Any]:
-    """A Deployment or StatefulSet `vllm` of engines with sidecars that coordinate by the Lease."""
-    template = pod(cluster, account="dsobs", engine=engine, settings={"remediation.coordination": "lease", **settings})
-    spec = template["spec"]
-    spec["terminationGracePeriodSeconds"] = 2
-    if command is not None:
-        spec["containers"][0]["command"] = command
-    meta = {"labels": {"app": "vllm", **(labels or {})}}
-    further = {"serviceName": "vllm", "podManagementPolicy": "Parallel"} if kind == "StatefulSet" else {}
-    return {
-        "apiVersion": "apps/v1",
-        "kind": kind,
-        "metadata": {"name": "vllm"},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": "vllm"}},
-            "template": {"metadata": meta, "spec": spec},
-            **further,
-        },
-    }
-
-
-@pytest.fixture
-def paged(cluster: Cluster) -> Iterator[Pager]:
-    with pager(cluster) as found:
-        yield found
-
-
-def pods(namespace: Namespace) -> list[dict[str, Any]]:
-    """The workload's, those that go left out."""
-    return [each for each in namespace.all("pods", "app=vllm") if not each["metadata"].get("deletionTimestamp")]
-
-
-def names(namespace: Namespace) -> list[str]:
-    return [each["metadata"]["name"] for each in pods(namespace)]
-
-
-def up(namespace: Namespace, replicas: int) -> list[str]:
-    """Names of the pods, all ready and watched."""
-    namespace.wait("pods", lambda: len(pods(namespace)) == replicas)
-    found = names(namespace)
-    namespace.wait_ready(*found, seconds=120)
-    for name in found:
-        namespace.wait(f"ready engine of {name}", functools.partial(event, namespace, "engine-ready", name), 60)
-    return found
-
-
-def actions(namespace: Namespace, name: str) -> list[dict[str, Any]]:
-    """What the Lease remembers."""
-    lease = namespace.get("leases", name)
-    return json.loads(lease["metadata"]["annotations"][ACTIONS]) if lease is not None else []
-
-
-def ready(namespace: Namespace) -> int:
-    def is_ready(each: dict[str, Any]) -> bool:
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in each["status"].get("conditions", ()))
-
-    return sum(map(is_ready, pods(namespace)))
-
-
-def stop_cores(namespace: Namespace, found: list[str]) -> None:
-    for name in found:
-        namespace.signal(name, "engine", signal.SIGSTOP, command=CORE)
-
-
-def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(
-    cluster: Cluster, namespace: Namespace, paged: Pager, capsys: pytest.CaptureFixture[str]
-) -> None:
+@scene
+def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(stage: Stage) -> str:
+    cluster, namespace, paged = stage.cluster, stage.namespace, stage.paged
     level(namespace, "lease")
     settings = {"notifiers.webhook.url": paged.url}
     namespace.apply(workload(cluster, "Deployment", 3, settings=settings, engine=("--load-seconds", "3")))
@@ -115,7 +35,6 @@ def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(
     with contextlib.ExitStack() as stack:
         for name in found:
             stack.enter_context(clients(cluster, namespace, name, number=1))
-        time.sleep(8)
         stop_cores(namespace, found)
         begun, fewest = time.time(), 3
         while [namespace.restarts(name, "engine") for name in found] != [1, 1, 1] or ready(namespace) < 3:
@@ -124,8 +43,6 @@ def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(
             time.sleep(0.2)
     took = time.time() - begun
     done = actions(namespace, "dsobs-deployment-vllm")
-    with capsys.disabled():
-        print(f"\nthree hangs at once: all repaired after {took:.0f} s, never fewer than {fewest} ready")
     assert fewest == 2
     assert sorted(action["pod"] for action in done) == sorted(found)
     assert paged.names().count("EngineHung") == 3
@@ -133,6 +50,34 @@ def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(
     assert lease is not None
     assert lease["spec"].get("holderIdentity", "") == ""
     assert lease["metadata"]["ownerReferences"][0]["kind"] == "Deployment"
+    return f"three hangs at once: all repaired after {took:.0f} s, never fewer than {fewest} ready"
+
+
+@scene
+def test_engine_of_two_pods_is_restarted_as_a_whole_and_once(stage: Stage) -> None:
+    cluster, namespace, paged = stage.cluster, stage.namespace, stage.paged
+    level(namespace, "restart")
+    settings = {"notifiers.webhook.url": paged.url, "runtime.group_label": "engine"}
+    namespace.apply(workload(cluster, "StatefulSet", 2, settings=settings, labels={"engine": "one"}))
+    found = up(namespace, 2)
+    before = {each["metadata"]["uid"] for each in pods(namespace)}
+    with contextlib.ExitStack() as stack:
+        for name in found:
+            stack.enter_context(clients(cluster, namespace, name, number=1))
+        stop_cores(namespace, found)
+
+        def all_new() -> bool:
+            now = {each["metadata"]["uid"] for each in pods(namespace)}
+            return len(now) == 2 and not now & before
+
+        namespace.wait("two other pods", all_new, 240)
+    up(namespace, 2)
+    after = {each["metadata"]["uid"] for each in pods(namespace)}
+    time.sleep(QUIET_SECONDS)
+    assert {each["metadata"]["uid"] for each in pods(namespace)} == after
+    (action,) = actions(namespace, "dsobs-statefulset-vllm")
+    assert action["pod"] in found
+    assert [namespace.restarts(name, "engine") for name in found] == [0, 0]
 
 
 class Contenders:
@@ -257,17 +202,11 @@ NEEDS_SHM = (
 )
 
 
-@pytest.fixture(scope="module")
-def patient() -> Iterator[Cluster]:
-    """A cluster whose kubelet waits as long as it always does before it starts anew what crashes."""
-    with Cluster() as cluster:
-        yield cluster
-
-
-def test_pod_whose_shared_memory_is_stale_is_replaced_as_soon_as_the_disruption_budget_allows_it(
-    patient: Cluster, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with patient.namespace() as namespace, pager(patient) as paged:
+@scene
+def test_pod_whose_shared_memory_is_stale_is_replaced_as_soon_as_the_disruption_budget_allows_it(stage: Stage) -> str:
+    """In a cluster whose kubelet waits as long as it always does before it starts anew what crashes."""
+    del stage
+    with Cluster() as patient, patient.namespace() as namespace, pager(patient) as paged:
         level(namespace, "restart")
         settings = {
             "notifiers.webhook.url": paged.url,
@@ -303,11 +242,10 @@ def test_pod_whose_shared_memory_is_stale_is_replaced_as_soon_as_the_disruption_
 
         namespace.wait("another pod", replaced, 240)
         (new,) = up(namespace, 1)
-        with capsys.disabled():
-            print(
-                f"\nstale shared memory: refused by the budget until {allowed - broken:.0f} s after the crash, another "
-                f"pod ready {time.time() - allowed:.0f} s after it was allowed"
-            )
+        told = (
+            f"stale shared memory: refused by the budget until {allowed - broken:.0f} s after the crash, another pod "
+            f"ready {time.time() - allowed:.0f} s after it was allowed"
+        )
         done = actions(namespace, "dsobs-deployment-vllm")
         assert [action["what"] for action in done] == ["replace"]
         ask = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9940/metrics').read().decode())"
@@ -320,34 +258,7 @@ def test_pod_whose_shared_memory_is_stale_is_replaced_as_soon_as_the_disruption_
 
         # The restarts of the pod before count for the one in its place.
         namespace.wait("restarts of the pod before", lambda: counted() >= len(done[0]["restarts"]) + 1 > 1, 60)
-
-
-def test_engine_of_two_pods_is_restarted_as_a_whole_and_once(
-    cluster: Cluster, namespace: Namespace, paged: Pager
-) -> None:
-    level(namespace, "restart")
-    settings = {"notifiers.webhook.url": paged.url, "runtime.group_label": "engine"}
-    namespace.apply(workload(cluster, "StatefulSet", 2, settings=settings, labels={"engine": "one"}))
-    found = up(namespace, 2)
-    before = {each["metadata"]["uid"] for each in pods(namespace)}
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
-        time.sleep(8)
-        stop_cores(namespace, found)
-
-        def all_new() -> bool:
-            now = {each["metadata"]["uid"] for each in pods(namespace)}
-            return len(now) == 2 and not now & before
-
-        namespace.wait("two other pods", all_new, 240)
-    up(namespace, 2)
-    after = {each["metadata"]["uid"] for each in pods(namespace)}
-    time.sleep(90)
-    assert {each["metadata"]["uid"] for each in pods(namespace)} == after
-    (action,) = actions(namespace, "dsobs-statefulset-vllm")
-    assert action["pod"] in found
-    assert [namespace.restarts(name, "engine") for name in found] == [0, 0]
+        return told
 
 
 # Roles.

@@ -15,7 +15,7 @@ import pytest
 from dsobs.runtimes.kubernetes.scaling import RAISED
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.serving import PORT, event
-from tests.real.test_kubernetes_coordination import level, names, up, workload
+from tests.real.kubernetes.workloads import level, names, up, workload
 
 pytestmark = pytest.mark.real("kubernetes")
 SETTINGS = {

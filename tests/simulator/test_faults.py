@@ -101,6 +101,20 @@ def test_terminated_server_ends_with_0_though_its_core_is_stopped() -> None:
         assert process.wait_exit(10) == 0
 
 
+@pytest.mark.parametrize(("timeout", "tokens"), [("0", False), ("20", True)])
+async def test_terminated_server_finishes_what_it_has_only_where_it_is_given_time(
+    timeout: str, *, tokens: bool
+) -> None:
+    with SimulatorProcess("--shutdown-timeout", timeout, "--decode-step-seconds", "0.02") as process:
+        async with client(process.url) as session:
+            asked = asyncio.create_task(complete(session, {"prompt": "why", "max_tokens": 40}))
+            await until(session, lambda v: v("num_requests_running") == 1)
+            os.kill(process.pid, signal.SIGTERM)
+            (answer,) = await asyncio.gather(asked, return_exceptions=True)
+        assert isinstance(answer, dict) is tokens, answer
+        assert process.wait_exit(10) == 0
+
+
 async def test_one_of_two_engines_hangs_and_the_other_goes_on() -> None:
     with SimulatorProcess("--data-parallel-size", "2") as process:
         cores = process.core_pids

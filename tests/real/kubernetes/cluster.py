@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -53,6 +54,8 @@ class Cluster:
         self.url = ""
         """The API server, for clients on this machine."""
         self.host: PrivateHost | None = None
+        self.given_up = threading.Event()
+        """Set where nobody wants any more what others, in other threads, still wait for."""
 
     @classmethod
     def of(cls, folder: Path) -> "Cluster":
@@ -174,6 +177,7 @@ class Cluster:
             for name in self._host.ended():
                 raise KubernetesUnavailable(f"{name} ended:\n{self._host.said(name)}")
             assert time.monotonic() < deadline, f"no {what} after {seconds:.0f} s"
+            assert not self.given_up.is_set(), f"no {what} yet, and the run was ended"
             time.sleep(_POLL_SECONDS)
         return found
 
@@ -215,7 +219,7 @@ class Cluster:
     @cached_property
     def dsobs_image(self) -> str:
         """Name of an image with this working tree's dsobs and simulator, made and loaded at first use."""
-        return self.load(images.dsobs(self.folder / "images"))
+        return self.load(images.dsobs())
 
     def _ctr(self, *words: str) -> str:
         return self._host.run("ctr", f"--address={self.folder}/containerd.sock", "--namespace=k8s.io", *words)

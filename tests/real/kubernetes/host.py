@@ -45,6 +45,7 @@ class PrivateHost:
         """A folder that lies in memory and is seen on this host alone: many small files, gone at once."""
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self._others: list[subprocess.Popen[bytes]] = []
+        self._ways: dict[str, str] = {}
         apart = ("--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
         self._first = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", *apart, "tini", "-s", "--", "sleep", "infinity"],
@@ -130,12 +131,15 @@ class PrivateHost:
 
     def forwarded(self, address: str) -> str:
         """Address on the machine's loopback that leads to an `address:port` on this host, as long as it lives."""
+        if address in self._ways:
+            return self._ways[address]
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
             words = (sys.executable, str(_FORWARD), str(listener.fileno()), *address.rsplit(":", 1))
             self._others.append(
                 subprocess.Popen(self.words(*words), pass_fds=[listener.fileno()], stdin=subprocess.DEVNULL)
             )
-            return f"127.0.0.1:{listener.getsockname()[1]}"
+            way = self._ways[address] = f"127.0.0.1:{listener.getsockname()[1]}"
+            return way
 
     def close(self) -> None:
         """Ends all of it. Legal twice."""
@@ -143,7 +147,7 @@ class PrivateHost:
         self._first.wait()
         for process in (*self._started.values(), *self._others):
             process.wait()
-        self._started, self._others = {}, []
+        self._started, self._others, self._ways = {}, [], {}
 
     @staticmethod
     def _child(parent: "subprocess.Popen[bytes]", name: str = "") -> int:

@@ -1,5 +1,11 @@
 """Images made without a registry: `umoci` puts tars of files on top of each other."""
 
+import atexit
+import compileall
+import fcntl
+import functools
+import hashlib
+import py_compile
 import re
 import shutil
 import sys
@@ -47,32 +53,63 @@ def busybox_and_pause(folder: Path) -> tuple[Image, Image]:
     )
 
 
-def dsobs(folder: Path) -> Image:
-    """Debian 12 with Python and, as this working tree has them, `dsobs` and `python3 -m dsobs.simulator`."""
-    layer = folder / "dsobs-layer.tar"
-    with tempfile.TemporaryDirectory(prefix="dsobs-image-") as temporary:
-        root, wheels, wanted = Path(temporary) / "root", Path(temporary) / "wheels", Path(temporary) / "requirements"
-        extras = [word for extra in EXTRAS for word in ("--extra", extra)]
-        wanted.write_text(_uv("export", "--frozen", "--no-dev", "--no-emit-workspace", *extras))
-        _uv("build", "--wheel", "--all-packages", "--out-dir", str(wheels))
-        into = ("pip", "install", "--python", sys.executable, "--target", str(root / _SITE), "--no-build")
-        _uv(*into, "--requirements", str(wanted))
-        _uv(*into, "--no-deps", *map(str, wheels.glob("*.whl")))
-        _move_commands(root)
-        _tar(root, layer)
-    environment = (_PATH, "PYTHONUNBUFFERED=1")
+@functools.cache
+def dsobs() -> Image:
+    """Debian 12 with Python and, as this working tree has them, `dsobs` and `python3 -m dsobs.simulator`; made once in
+    a process."""
+    folder = Path(tempfile.mkdtemp(prefix="dsobs-image-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    root, wheels, layer = folder / "root", folder / "wheels", folder / "dsobs-layer.tar"
+    _uv("build", "--wheel", "--all-packages", "--out-dir", str(wheels))
+    _uv("pip", "install", "--python", sys.executable, "--target", str(root / _SITE), "--no-deps", *_wheels(wheels))
+    _finish(root)
+    _tar(root, layer)
     return _packed(
         folder,
         f"{REGISTRY}/dsobs:1",
         layer,
-        base=base_system() / "layout",
+        base=_with_dependencies(),
         entrypoint=("dsobs",),
-        environment=environment,
+        environment=(_PATH, "PYTHONUNBUFFERED=1"),
     )
 
 
-def _move_commands(root: Path) -> None:
-    """Those of the distributions to /usr/local/bin, for the image's Python."""
+def _wheels(folder: Path) -> list[str]:
+    return sorted(map(str, folder.glob("*.whl")))
+
+
+def _with_dependencies() -> Path:
+    """Layout of the base system with what dsobs depends on, locked; kept beside the base system, by what it has."""
+    extras = [word for extra in EXTRAS for word in ("--extra", extra)]
+    wanted = _uv("export", "--frozen", "--no-dev", "--no-emit-workspace", *extras)
+    base = base_system()
+    kept = base.parent / f"{base.name}-dependencies"
+    kept.mkdir(exist_ok=True)
+    layout = kept / hashlib.sha256(wanted.encode()).hexdigest()[:16]
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if layout.exists():
+            return layout
+        with tempfile.TemporaryDirectory(prefix="dsobs-image-", dir=kept) as temporary:
+            folder = Path(temporary)
+            (folder / "requirements").write_text(wanted)
+            root, layer = folder / "root", folder / "layer.tar"
+            into = ("pip", "install", "--python", sys.executable, "--target", str(root / _SITE), "--no-build")
+            _uv(*into, "--requirements", str(folder / "requirements"))
+            _finish(root)
+            _tar(root, layer)
+            made = folder / "layout"
+            shutil.copytree(base / "layout", made)
+            run("umoci", "raw", "add-layer", "--image", f"{made}:base", str(layer))
+            made.rename(layout)
+    return layout
+
+
+def _finish(root: Path) -> None:
+    """Compiles what was installed, once for all pods; moves its commands to /usr/local/bin, for the image's Python."""
+    # What goes into a layer has no times that would tell whether it is compiled anew.
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compileall.compile_dir(root / _SITE, quiet=2, stripdir=str(root), prependdir="/", invalidation_mode=mode)
     (root / "usr/local/bin").mkdir(parents=True)
     for command in (root / _SITE / "bin").iterdir():
         moved = root / "usr/local/bin" / command.name
