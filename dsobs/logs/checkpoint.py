@@ -117,7 +117,6 @@ class Checkpoints:
 
     def load(self) -> list[Checkpoint]:
         """All that is kept."""
-
         return self.db.transact(_read)
 
     def new_id(self) -> int:

@@ -52,6 +52,10 @@ class Feed:
         """A segment of a `Spool`: known by its name, which no other has."""
         self.complete = False
         """Nothing more will be written to it."""
+        self.cut = False
+        """Its file was seen to begin anew, which is still to be dealt with: nothing is read of it meanwhile."""
+        self.look_at = now
+        """When it is to be looked at again, if it is among those that are looked at often."""
         self.truncated = False
         """The descriptor is another generation's; what was not read of this one is lost."""
         self.drained = False
@@ -75,7 +79,7 @@ class Feed:
     @property
     def readable(self) -> bool:
         """There may be something to read, and it is its turn."""
-        if self.id == 0 or self.ending or self.drained:
+        if self.id == 0 or self.ending or self.drained or self.cut:
             return False
         return self.after is None or self.after.finished
 
@@ -247,7 +251,7 @@ class Feed:
     def checkpoint(self) -> Checkpoint | None:
         """What is to be kept, if it changed since `kept`; OSError."""
         tail, state = self.tail, self._state()
-        if self.id == 0 or self.truncated or tail.fd < 0 or state == self._kept:
+        if self.id == 0 or self.truncated or self.cut or tail.fd < 0 or state == self._kept:
             return None
         assert tail.fingerprint is not None
         return Checkpoint(

@@ -21,10 +21,11 @@ from dsobs.logs.checkpoint import Checkpoint, Checkpoints, Progress
 from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
 from dsobs.logs.identity import HEAD_BYTES, MARK_BYTES, Fingerprint, fingerprint, mark
+from dsobs.logs.lock import locked
 from dsobs.logs.metrics import FORWARD_WAITING, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.search import sink_files
-from dsobs.logs.ship import Status, locked
+from dsobs.logs.ship import Status
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
 from dsobs.logs.tail import FileId, file_id
 from dsobs.state import StateError

@@ -6,17 +6,15 @@ while the sink is away; the pump reads. Each step between two awaits is one bloc
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
-import resource
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
@@ -29,11 +27,14 @@ from dsobs.logs.delivery import Delivery
 from dsobs.logs.failures import Seldom, encoded, letter, transformed
 from dsobs.logs.feed import Feed
 from dsobs.logs.formats import format_named
+from dsobs.logs.lock import locked
 from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
+from dsobs.logs.patterns import patterns
 from dsobs.logs.record import Lines, Record
+from dsobs.logs.siblings import raise_file_limit
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
-from dsobs.logs.sources import Sources, patterns
+from dsobs.logs.sources import Sources, Steps
 from dsobs.logs.spool import Spool
 from dsobs.logs.tail import TruncatedError
 from dsobs.logs.transforms import open_transforms
@@ -45,10 +46,6 @@ _ECS_VERSION = "8.11.0"
 
 
 STATUS_FILE = "status.json"
-
-
-class LockedError(Exception):
-    """Another process ships with this state directory; the message names it."""
 
 
 @dataclass(slots=True)
@@ -209,11 +206,13 @@ class Shipper:
             hurries = self._spool is not None and self._spool.ended and self.delivery.trouble is None
             if hurries or now - scanned >= (self._pace.scan if not self._once else float("inf")):
                 scanned = now
-                self.sources.scan(now)
+                await self.sources.scan(now)
                 if self._spool is not None:
                     self.sources.chain(self._spool)
                 await asyncio.sleep(0)
-            if self.sources.look(now):
+            self.sources.look(now)
+            await self.sources.begin_anew(now)
+            if self.sources.readable():
                 self._work.set()
             if hurries or now - ticked >= self._pace.tick:
                 ticked = now
@@ -268,7 +267,7 @@ class Shipper:
     def _end_gone(self, now: float) -> None:
         """Closes what is gone for good, after its last line was sent, and sends what parsers held for too long."""
         for feed in list(self.sources.active):
-            if feed.tail.fd < 0 or feed.truncated:
+            if feed.tail.fd < 0 or feed.truncated or feed.cut:
                 continue
             if not feed.drained or feed.id == 0:
                 if (
@@ -317,8 +316,9 @@ class Shipper:
 
     async def _keep(self) -> None:
         """Commits what is acknowledged. While that fails nothing more is read."""
-        changed = []
-        for feed in self.sources.active:
+        changed, steps = [], Steps()
+        for feed in list(self.sources.active):
+            await steps.breathe()
             with contextlib.suppress(OSError):
                 one = feed.checkpoint()
                 if one is not None:
@@ -357,7 +357,7 @@ class Shipper:
                 ready = self.sources.readable() if not self._kept_error else []
                 for feed in ready:
                     await self._room()
-                    if feed.readable:
+                    if feed.readable and not self.sources.scanning:
                         self._read(feed)
                     await asyncio.sleep(0)
                 ends = self._once or (self._spool is not None and self._spool.ended)
@@ -373,7 +373,7 @@ class Shipper:
         try:
             pieces = feed.tail.read(time.time())
         except TruncatedError:
-            self.sources.truncated(feed, time.monotonic())
+            self.sources.truncated(feed)
             return
         except OSError as error:
             log.error("%s can't be read: %s", feed.path, error.strerror)
@@ -491,6 +491,7 @@ class Shipper:
             and not self._batches
             and not self._full
             and not self.delivery.in_flight
+            and not self.sources.beginning_anew
             and not any(feed.readable for feed in self.sources.feeds.values())
         )
 
@@ -499,49 +500,3 @@ def _sink_name(settings: Logs) -> str:
     if settings.elasticsearch is not None:
         return "elasticsearch"
     return "otlp" if settings.otlp is not None else "file"
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Holds the directory for this process; the kernel lets go of it when the process ends, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / "lock"
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "r+") as file:
-        _lock(file, directory)
-        yield
-
-
-def owner(directory: Path) -> int | None:
-    """Id of the process that ships with this directory now; None: nobody does."""
-    try:
-        with (directory / "lock").open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read(20) or 0)
-    except (OSError, ValueError):
-        pass
-    return None
-
-
-def _lock(file: IO[str], directory: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = file.read(20).strip() or "unknown"
-        raise LockedError(
-            f"{directory} is in use by process {owner}; stop that one, or give another --state directory"
-        ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
-
-
-def raise_file_limit() -> None:
-    """Each watched file is kept open: as many as the system lets this process have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,8 +1,10 @@
 """Files beside a file that were it, or came between it and its successor: found after rotations that nobody watched."""
 
+import asyncio
 import contextlib
 import gzip
 import os
+import resource
 import shutil
 import stat
 import tempfile
@@ -76,25 +78,33 @@ def is_of(tail: Tail, kept: Checkpoint) -> bool:
     )
 
 
-def find_moved(kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes: int, folders: Folders) -> Tail | None:
+async def find_moved(
+    kept: Checkpoint, taken: Callable[[FileId], bool], max_line_bytes: int, folders: Folders
+) -> Tail | None:
     """The file that `kept` is of, under another name in its folder; None where there is none."""
     candidates = [(path, status) for path, status in folders.rotated(kept.path) if not taken(file_id(status))]
     # Its own inode first; a copy (copytruncate) has another.
     candidates.sort(key=lambda one: file_id(one[1]) != (kept.device, kept.inode))
-    opened = [(open_tail, path) for path, _ in candidates]
-    # Kubernetes and logrotate compress what they have rotated.
-    packed = [
-        (open_compressed, path)
-        for path, status in folders.rotated(kept.path, compressed=True)
-        if status.st_mtime_ns >= kept.modified and kept.size > kept.acknowledged
-    ]
-    for open_, path in (*opened, *packed):
+    for path, _ in candidates:
         with contextlib.suppress(OSError):
-            tail = open_(path, max_line_bytes)
-            if tail is not None:
-                if is_of(tail, kept):
+            if (tail := _if_of(open_tail(path, max_line_bytes), kept)) is not None:
+                return tail
+    # Kubernetes and logrotate compress what they have rotated.
+    for path, status in folders.rotated(kept.path, compressed=True):
+        if status.st_mtime_ns >= kept.modified and kept.size > kept.acknowledged:
+            with contextlib.suppress(OSError):
+                # To unpack a large one takes seconds.
+                unpacked = await asyncio.to_thread(open_compressed, path, max_line_bytes)
+                if (tail := _if_of(unpacked, kept)) is not None:
                     return tail
-                tail.close()
+    return None
+
+
+def _if_of(tail: Tail | None, kept: Checkpoint) -> Tail | None:
+    """`tail` if it is of `kept`, else it is closed."""
+    if tail is None or is_of(tail, kept):
+        return tail
+    tail.close()
     return None
 
 
@@ -115,3 +125,12 @@ def find_between(
             tail = open_tail(found, max_line_bytes)
             if tail is not None:
                 yield tail
+
+
+def raise_file_limit() -> None:
+    """Each watched file is kept open: as many as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65536) if hard != resource.RLIM_INFINITY else 65536
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

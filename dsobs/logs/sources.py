@@ -1,81 +1,52 @@
 """Which files there are: patterns looked up, generations opened, followed through rotation, and closed.
 
 A path is a name only. What is read is a generation (`Feed`), known by device and inode while it is open and by its
-first line and checkpoint afterwards. Nothing here waits: calls take a few milliseconds for 1,000 files.
+first line and checkpoint afterwards. No step takes more than a few milliseconds for 1,000 files; what may take longer
+(large folders, compressed files) is done in a thread.
 """
 
-import contextlib
-import glob
+import asyncio
 import itertools
 import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dsobs.config.logs import Logs
 from dsobs.logs.checkpoint import Checkpoint
 from dsobs.logs.feed import Feed
-from dsobs.logs.identity import stem
+from dsobs.logs.identity import Fingerprint, stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
+from dsobs.logs.patterns import Pattern, found_by, patterns
 from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
 from dsobs.logs.spool import Spool
-from dsobs.logs.tail import Change, FileId, Tail, file_id
+from dsobs.logs.tail import Change, FileId, Tail
 from dsobs.logs.transforms import Transform
 
 log = logging.getLogger(__name__)
 
-BUSY_SECONDS = 60.0
-"""A file that grew within this time is looked at more often."""
-CLOCK_STEP_NS = 100_000_000
-"""A folder's time of modification moves in steps no longer than this."""
+BUSY_SECONDS = 20.0
+"""A file that grew within this time is looked at more often, the more often the shorter ago that was."""
+QUIET_SHARE = 0.1
+"""Of the time that it has not grown for, so much may pass until it is looked at again."""
+STEP_SECONDS = 0.005
+"""So long others wait for a loop over files."""
 
 
-@dataclass(slots=True)
-class Pattern:
-    """One of the patterns, and what it found."""
+class Steps:
+    """A loop over files lets others have their turn."""
 
-    text: str
-    """As in the settings."""
-    format: str
-    glob: str
-    found: list[str] = field(default_factory=list)
-    folder_time: int = -1
-    """When its folder changed, nanoseconds, as it was looked up; -1: to be looked up."""
-    looked_at: float = float("-inf")
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
 
-    @property
-    def folder(self) -> str | None:
-        """The one folder that it looks into, if it is one."""
-        head = os.path.dirname(self.glob)  # noqa: PTH120 - a pattern, no path
-        return None if glob.has_magic(head) else head or "."
-
-    def look_up(self, now: float, deep_scan: float) -> bool:
-        """Looks what it finds now, if that may have changed; whether it looked."""
-        folder, changed = self.folder, 0
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                changed = Path(folder).stat().st_mtime_ns
-        if now - self.looked_at < deep_scan and (folder is None or changed == self.folder_time):
-            return False
-        # The folder's clock moves in steps: within one, something may come after the look.
-        settled = time.time_ns() - changed > CLOCK_STEP_NS
-        self.folder_time = changed if settled else -1
-        self.found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        self.looked_at = now
-        return True
-
-
-def patterns(settings: Logs) -> list[Pattern]:
-    """Those of the settings: `FORMAT:PATTERN`, or a pattern of format `auto`."""
-    made = []
-    for text in settings.files:
-        name, colon, rest = text.partition(":")
-        made.append(Pattern(text, name, rest) if colon and "/" not in name else Pattern(text, "auto", text))
-    return made
+    async def breathe(self) -> None:
+        """After each file."""
+        if time.perf_counter() - self._begun >= STEP_SECONDS:
+            await asyncio.sleep(0)
+            self._begun = time.perf_counter()
 
 
 class Sources:
@@ -123,24 +94,35 @@ class Sources:
         """Of all files that are open, as at the last look at all."""
         self._quiet_bytes = 0
         """Acknowledged bytes of those that are not active."""
+        self.scanning = False
+        """Files are being found, and nothing may be read until it is known which come before which."""
+        self._cut: list[Feed] = []
+        """Files that begin anew, to be dealt with."""
+        self._kept_by: dict[Fingerprint, list[Checkpoint]] = {}
+        for one in self._kept.values():
+            self._kept_by.setdefault(one.fingerprint, []).append(one)
 
     # Looking for files.
 
-    def scan(self, now: float) -> None:
+    async def scan(self, now: float) -> None:
         """Looks for files that came or went."""
-        if not [pattern for pattern in self._patterns if pattern.look_up(now, self._pace.deep_scan)]:
+        due = [pattern for pattern in self._patterns if pattern.is_due(now, self._pace.deep_scan)]
+        if not due:
             return
-        found: dict[FileId, tuple[str, Pattern]] = {}
-        excluded = self._settings.exclude
-        for pattern in self._patterns:
-            for path in pattern.found:
-                try:
-                    status = os.stat(path)  # noqa: PTH116 - a thousand a time
-                except OSError as error:
-                    self._cannot_read(path, error)
-                    continue
-                if not (excluded and any(Path(path).match(one) for one in excluded)):
-                    found.setdefault(file_id(status), (path, pattern))
+        for pattern in due:
+            await asyncio.to_thread(pattern.look_up, now)
+        found, failed = await asyncio.to_thread(found_by, self._patterns, self._settings.exclude)
+        self.scanning = True
+        try:
+            await self._compare(found, now)
+            for path, error in failed:
+                self._cannot_read(path, error)
+        finally:
+            self.scanning = False
+
+    async def _compare(self, found: Mapping[FileId, tuple[str, Pattern]], now: float) -> None:
+        """What there is with what is open."""
+        steps = Steps()
         for where, feed in self.feeds.items():
             if where in found:
                 path = found[where][0]
@@ -150,11 +132,17 @@ class Sources:
             elif feed.gone_at is None:
                 feed.gone_at = feed.moved_at = now
         new = [(path, pattern) for where, (path, pattern) in found.items() if where not in self.feeds]
+        gone = [
+            one
+            for one in (*self.feeds.values(), *self.leaving)
+            if (one.gone_at is not None or one.truncated) and one.tail.fd >= 0
+        ]
         for path, pattern in new:
-            self._add(path, pattern, now)
+            self._add(path, pattern, now, gone)
+            await steps.breathe()
         if not self._scanned:
             self._scanned = True
-            self._look_for_moved(now)
+            await self._look_for_moved(now)
             self._from_end = False
         for path in [path for path in self.unreadable if not any(path in one.found for one in self._patterns)]:
             del self.unreadable[path]
@@ -185,7 +173,7 @@ class Sources:
             log.error("%s can't be read: %s", path, why)
         self.unreadable[path] = why
 
-    def _add(self, path: str, pattern: Pattern, now: float) -> None:
+    def _add(self, path: str, pattern: Pattern, now: float, gone: Iterable[Feed]) -> None:
         try:
             tail = open_tail(Path(path), self._settings.max_line_bytes)
         except OSError as error:
@@ -195,15 +183,15 @@ class Sources:
         if tail is not None:
             feed = Feed(tail, pattern.format, pattern.text, now)
             feed.queued = self._spool is not None and feed.path.parent == self._spool.folder
-            self._begin(feed, now)
+            self._begin(feed, now, gone)
 
-    def _begin(self, feed: Feed, now: float) -> None:
-        """Follows a generation that is new here; those before it of the same name are finished first."""
+    def _begin(self, feed: Feed, now: float, gone: Iterable[Feed]) -> None:
+        """Follows a generation that is new here; those before it of the same name, of `gone`, are finished first."""
         where = (feed.tail.device, feed.tail.inode)
         if where in self.feeds:
             feed.tail.close()
             return
-        before = self._newest_gone(feed)
+        before = _newest(gone, stem(feed.path))
         self.feeds[where] = feed
         if before is not None:
             for tail in find_between(
@@ -219,15 +207,6 @@ class Sources:
     def _taken(self, where: FileId) -> bool:
         return where in self.feeds
 
-    def _newest_gone(self, feed: Feed) -> Feed | None:
-        name = stem(feed.path)
-        gone = [
-            one
-            for one in (*self.feeds.values(), *self.leaving)
-            if (one.gone_at is not None or one.truncated) and one.tail.fd >= 0 and stem(one.path) == name
-        ]
-        return max(gone, key=lambda one: one.tail.modified, default=None)
-
     def _identify(self, feed: Feed) -> None:
         """Gives the generation its checkpoint, once its first line is there."""
         tail = feed.tail
@@ -236,7 +215,8 @@ class Sources:
         if self._whole:
             feed.goal = tail.size
         assert tail.fingerprint is not None
-        own = [one for one in self._kept.values() if one.fingerprint == tail.fingerprint and is_of(tail, one)]
+        alike = self._kept_by.get(tail.fingerprint, ())
+        own = [one for one in alike if one.id in self._kept and is_of(tail, one)]
         if feed.queued:
             own = [one for one in own if one.path.name == feed.path.name]
         # Several may fit by their first lines: the one in the same place, then the one that was read the farthest.
@@ -265,9 +245,9 @@ class Sources:
         tail.start_at(end)
         feed.progress.acknowledged = end
 
-    def _look_for_moved(self, now: float) -> None:
+    async def _look_for_moved(self, now: float) -> None:
         """At the start: what was read before and is under another name now, and what came after it and went too."""
-        folders, most = Folders(), self._settings.max_line_bytes
+        folders, most, steps = Folders(), self._settings.max_line_bytes, Steps()
         alive: dict[str, list[Feed]] = {}
         for live in self.feeds.values():
             if live.gone_at is None:
@@ -276,7 +256,8 @@ class Sources:
             if kept.id not in self._kept:
                 # It came between an older one and its successor.
                 continue
-            tail = find_moved(kept, self._taken, most, folders)
+            await steps.breathe()
+            tail = await find_moved(kept, self._taken, most, folders)
             successors = alive.get(stem(kept.path), [])
             between = find_between(kept.path, kept.modified, self._taken, most, folders)
             pattern = self._like(kept.path)
@@ -306,6 +287,7 @@ class Sources:
                     later.after = earlier
         self.forgotten += self._kept
         self._kept.clear()
+        self._kept_by.clear()
 
     def _like(self, path: Path) -> Pattern:
         """The pattern that a path is like; its rotated name may be like none."""
@@ -323,8 +305,9 @@ class Sources:
             self._settle(now)
         else:
             for feed in self.active:
-                if feed.tail.fd >= 0 and not feed.truncated:
+                if now >= feed.look_at and feed.tail.fd >= 0 and not (feed.truncated or feed.cut):
                     self._heed(feed, feed.tail.look(), now)
+                    feed.look_at = now + min(self._pace.look_idle, QUIET_SHARE * (now - feed.moved_at))
         return self.readable()
 
     def _look_at_all(self, now: float) -> None:
@@ -332,7 +315,7 @@ class Sources:
         total = quiet = 0
         long_ago = now - BUSY_SECONDS
         for feed in list(self.feeds.values()):
-            change = feed.tail.look()
+            change = feed.tail.look() if not feed.cut else Change.NONE
             if change is not Change.NONE or feed.id == 0:
                 self._heed(feed, change, now)
             if (
@@ -356,13 +339,14 @@ class Sources:
         return self._quiet_bytes + sum(min(one.progress.acknowledged, one.tail.size) for one in self.active)
 
     def readable(self) -> list[Feed]:
-        """Generations that may have something to read, by what is known."""
-        return [feed for feed in self.active if feed.readable]
+        """Generations that may have something to read, by what is known; none while files are being found."""
+        return [] if self.scanning else [feed for feed in self.active if feed.readable]
 
     def is_read(self, feed: Feed, now: float) -> bool:
         """Looks at a generation that was read to its end, out of its turn: whether that is still its end."""
-        self._heed(feed, feed.tail.look(), now)
-        return feed.drained and not feed.truncated
+        if not feed.cut:
+            self._heed(feed, feed.tail.look(), now)
+        return feed.drained and not (feed.truncated or feed.cut)
 
     def _settle(self, now: float) -> None:
         """Forgets generations that were left once their records are all acknowledged; says how far behind all is."""
@@ -382,21 +366,37 @@ class Sources:
 
     def _heed(self, feed: Feed, change: Change, now: float) -> None:
         if change is Change.TRUNCATED:
-            self.truncated(feed, now)
+            self.truncated(feed)
         elif change is Change.GROWN:
             feed.moved_at, feed.drained = now, False
             feed.lag.saw(feed.tail.size, now)
-        if feed.id == 0 and (change is Change.GROWN or feed.complete or feed.gone_at is not None):
+        if feed.id == 0 and not feed.cut and (change is Change.GROWN or feed.complete or feed.gone_at is not None):
             self._identify(feed)
 
-    def truncated(self, feed: Feed, now: float) -> None:
-        """The file begins anew: its next generation is another feed. What was not read is in a copy, or lost."""
+    def truncated(self, feed: Feed) -> None:
+        """The file begins anew, which `begin_anew` deals with: nothing is read of it until then."""
+        if not feed.cut:
+            feed.cut = True
+            self._cut.append(feed)
+
+    @property
+    def beginning_anew(self) -> bool:
+        """There is something for `begin_anew`."""
+        return bool(self._cut)
+
+    async def begin_anew(self, now: float) -> None:
+        """The next generation of each file that was truncated. What was not read is in a copy, or lost."""
+        while self._cut:
+            await self._begin_anew(self._cut[0], now)
+            del self._cut[0]
+
+    async def _begin_anew(self, feed: Feed, now: float) -> None:
         tail = feed.tail
         where = (tail.device, tail.inode)
         del self.feeds[where]
         fresh = Tail(os.dup(tail.fd), tail.path, max_line_bytes=tail.max_line_bytes)
         if feed.id:
-            copy = find_moved(feed.as_read(), self._taken, tail.max_line_bytes, Folders())
+            copy = await find_moved(feed.as_read(), self._taken, tail.max_line_bytes, Folders())
             if copy is not None:
                 copy.take_over(tail)
                 tail.close()
@@ -408,6 +408,7 @@ class Sources:
                 self.leaving.append(feed)
         else:
             tail.close()
+        feed.cut = False
         successor = Feed(fresh, feed.format, feed.source, now)
         successor.gone_at = None if feed.gone_at is None or feed.tail is not tail else feed.gone_at
         if feed.id and not feed.truncated:
@@ -430,7 +431,9 @@ class Sources:
 
     def _let_go(self) -> None:
         """Gives up the oldest of the deleted files while they hold more of the disk than they may."""
-        deleted = [feed for feed in self.feeds.values() if feed.tail.links == 0 and feed.gone_at is not None]
+        deleted = [
+            one for one in self.feeds.values() if one.tail.links == 0 and one.gone_at is not None and not one.cut
+        ]
         held = sum(feed.tail.held_bytes for feed in deleted)
         for feed in sorted(deleted, key=lambda one: one.gone_at or 0.0):
             if held <= self._settings.max_held_bytes:
@@ -460,3 +463,9 @@ class Sources:
             feed.tail.close()
         self.feeds.clear()
         self.leaving.clear()
+
+
+def _newest(gone: Iterable[Feed], name: str) -> Feed | None:
+    """Of those whose files had this name, the one that was written to last."""
+    alike = [one for one in gone if stem(one.path) == name]
+    return max(alike, key=lambda one: one.tail.modified, default=None)

@@ -4,6 +4,7 @@ Files that did not grow lately are looked at less often; one of them used to be 
 not grown for a minute and what was read of it was acknowledged and kept.
 """
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def watched(log: Path, now: float) -> Sources:
     made = Sources(
         settings(None, log), origin="h", common={}, transforms=[], kept=[], new_id=ids, first_run=False, pace=Pace()
     )
-    made.scan(now)
+    asyncio.run(made.scan(now))
     return made
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from dsobs.logs.checkpoint import Progress
 from dsobs.logs.lag import Lag
-from dsobs.logs.ship import LockedError, Shipper, locked, owner
+from dsobs.logs.lock import LockedError, locked, owner
+from dsobs.logs.ship import Shipper
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.shipping import QUICK, append, lines, named, settings, ship_once, shipping, size, until, write
 

@@ -21,8 +21,9 @@ from dsobs.cli.own_log import configure_logging
 from dsobs.config.logs import Logs
 from dsobs.config.models import Log
 from dsobs.logs.edge import EdgeShipper, open_shipper
+from dsobs.logs.lock import LockedError
 from dsobs.logs.metrics import REGISTRY
-from dsobs.logs.ship import LockedError, Shipper, Status
+from dsobs.logs.ship import Shipper, Status
 from dsobs.state import StateError
 
 NICE = 5

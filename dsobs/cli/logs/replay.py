@@ -63,8 +63,8 @@ async def _replay(config: "Config", directory: Path) -> int:
     except ModuleNotFoundError as error:
         raise CommandError(f"{error.name} is not installed; pip install 'dsobs[logs]'", ExitCode.FAILED) from None
     from dsobs.logs.dead_letters import DeadLettersFullError
+    from dsobs.logs.lock import LockedError, locked
     from dsobs.logs.replay import replay, waiting
-    from dsobs.logs.ship import LockedError, locked
     from dsobs.logs.sinks import SinkSettings
     from dsobs.logs.transforms import open_transforms
 

@@ -149,7 +149,7 @@ def _wanted(args: argparse.Namespace, *, piped: bool) -> "tuple[Config, Logs]":
 
 async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs", *, piped: bool) -> int:
     from dsobs.cli.own_log import configure_logging
-    from dsobs.logs.ship import LockedError
+    from dsobs.logs.lock import LockedError
     from dsobs.logs.spool import FOLDER, Spool
     from dsobs.state import StateError
 

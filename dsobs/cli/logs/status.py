@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _live(directory: Path) -> dict[str, Any]:
-    from dsobs.logs.ship import STATUS_FILE, owner
+    from dsobs.logs.lock import owner
+    from dsobs.logs.ship import STATUS_FILE
 
     letters = directory / "dead-letters.ndjson"
     live: dict[str, Any] = {

@@ -1,0 +1,81 @@
+"""File name patterns of the settings, and what they find."""
+
+import contextlib
+import glob
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsobs.config.logs import Logs
+from dsobs.logs.tail import FileId, file_id
+
+CLOCK_STEP_NS = 100_000_000
+"""A folder's time of modification moves in steps no longer than this."""
+
+
+@dataclass(slots=True)
+class Pattern:
+    """One of the patterns, and what it found."""
+
+    text: str
+    """As in the settings."""
+    format: str
+    glob: str
+    found: list[str] = field(default_factory=list)
+    folder_time: int = -1
+    """When its folder changed, nanoseconds, as it was looked up; -1: to be looked up."""
+    looked_at: float = float("-inf")
+
+    @property
+    def folder(self) -> str | None:
+        """The one folder that it looks into, if it is one."""
+        head = os.path.dirname(self.glob)  # noqa: PTH120 - a pattern, no path
+        return None if glob.has_magic(head) else head or "."
+
+    def is_due(self, now: float, deep_scan: float) -> bool:
+        """Whether it may find something else by now."""
+        return now - self.looked_at >= deep_scan or (self.folder is not None and self._changed() != self.folder_time)
+
+    def _changed(self) -> int:
+        with contextlib.suppress(OSError):
+            if self.folder is not None:
+                return Path(self.folder).stat().st_mtime_ns
+        return 0
+
+    def look_up(self, now: float) -> None:
+        """Looks what it finds now; that takes as long as its folders are large."""
+        changed = self._changed()
+        # The folder's clock moves in steps: within one, something may come after the look.
+        settled = time.time_ns() - changed > CLOCK_STEP_NS
+        self.folder_time = changed if settled else -1
+        self.found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        self.looked_at = now
+
+
+def found_by(
+    all_patterns: Sequence[Pattern], excluded: Sequence[str]
+) -> tuple[dict[FileId, tuple[str, Pattern]], list[tuple[str, OSError]]]:
+    """The files that they found, each with the first that did, and those that can't be looked at."""
+    found: dict[FileId, tuple[str, Pattern]] = {}
+    failed: list[tuple[str, OSError]] = []
+    for pattern in all_patterns:
+        for path in pattern.found:
+            try:
+                status = os.stat(path)  # noqa: PTH116 - a thousand a time
+            except OSError as error:
+                failed.append((path, error))
+                continue
+            if not (excluded and any(Path(path).match(one) for one in excluded)):
+                found.setdefault(file_id(status), (path, pattern))
+    return found, failed
+
+
+def patterns(settings: Logs) -> list[Pattern]:
+    """Those of the settings: `FORMAT:PATTERN`, or a pattern of format `auto`."""
+    made = []
+    for text in settings.files:
+        name, colon, rest = text.partition(":")
+        made.append(Pattern(text, name, rest) if colon and "/" not in name else Pattern(text, "auto", text))
+    return made
