@@ -1,5 +1,6 @@
 """`dsobs logs ship` and `dsobs logs status`: what they say and how they end."""
 
+import errno
 import json
 import os
 import subprocess
@@ -70,6 +71,16 @@ def test_a_pattern_that_finds_nothing_is_told(tmp_path: Path) -> None:
     done = ship(tmp_path / "*.nothing", tmp_path / "out.ndjson", tmp_path / "state")
     assert done.returncode == ExitCode.FAILED
     assert "no file matches; look at --from" in done.stderr
+    done = ship(f"plain:{tmp_path}", tmp_path / "out.ndjson", tmp_path / "state")
+    assert done.returncode == ExitCode.FAILED
+    assert f"dsobs: {tmp_path} is a folder; write {tmp_path}/*.log" in done.stderr
+
+
+def test_a_state_directory_that_can_not_be_made_is_one_line(log: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = ship(log, tmp_path / "out.ndjson", tmp_path / "file/state")
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr == f"dsobs: {tmp_path}/file/state: {os.strerror(errno.ENOTDIR)}\n"
 
 
 def test_a_last_line_without_its_end_is_sent_and_told(log: Path, tmp_path: Path) -> None:

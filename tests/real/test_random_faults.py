@@ -1,7 +1,7 @@
 """Rotations, SIGKILL of dsobs and lost or failed requests, all at random, before a real Elasticsearch: at the end each
 record that was written is in it exactly once, compared by content.
 
-200 rounds, some ten minutes; ROUNDS is another number of them, SEED another course of things.
+30 rounds, two to three minutes; LONG_TESTS=1 is 200, ROUNDS another number of them, SEED another course of things.
 """
 
 import os
@@ -16,7 +16,7 @@ from tests.real.elasticsearch import WRITER, Elasticsearch
 from tests.real.fault_proxy import FaultProxy
 
 pytestmark = pytest.mark.real("faults")
-ROUNDS = int(os.environ.get("ROUNDS", "200"))
+ROUNDS = int(os.environ.get("ROUNDS") or (200 if os.environ.get("LONG_TESTS") == "1" else 30))
 SEED = int(os.environ.get("SEED", "1"))
 
 

@@ -17,6 +17,8 @@ from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dsobs.config import Config
     from dsobs.config.logs import Logs
     from dsobs.logs.forward import Forwarder
@@ -180,10 +182,11 @@ async def _ship(args: argparse.Namespace, config: "Config", wanted: "Logs", *, p
         except LockedError as error:
             raise CommandError(str(error)) from error
         except (StateError, OSError) as error:
-            raise CommandError(f"{directory}: {error}") from error
+            why = f"{error.filename or directory}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            raise CommandError(why) from error
         except LookupError as error:
             raise CommandError(str(error.args[0]), ExitCode.USAGE) from error
-    return _conclude(shipper, watch, spool, once=args.once)
+    return _conclude(shipper, watch, spool, wanted.files, once=args.once)
 
 
 def _shipper(
@@ -217,7 +220,9 @@ def _shipper(
     return Forwarder(settings, kept[0], most_bytes_per_second=args.rate, once=args.once, on_tick=tick)
 
 
-def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | None", *, once: bool) -> int:
+def _conclude(
+    shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | None", files: "Sequence[str]", *, once: bool
+) -> int:
     """Says what came of it, on stderr; the exit status."""
     from dsobs.logs.metrics import REGISTRY
 
@@ -249,9 +254,17 @@ def _conclude(shipper: "Shipper | Forwarder", watch: "_Watch", spool: "Spool | N
         print_error(f"{text}; nothing is lost, run it again")
         return ExitCode.UNREACHABLE if reason == "sink" else ExitCode.FAILED
     if once and spool is None and status is not None and not status.files and not status.unreadable:
-        print_error("no file matches; look at --from")
+        print_error(_no_file(files))
         return ExitCode.FAILED
     return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
+
+
+def _no_file(files: "Sequence[str]") -> str:
+    """What is said where these patterns find nothing."""
+    folders = [path for path in (text.rpartition(":")[2] for text in files) if Path(path).is_dir()]
+    if folders:
+        return f"{folders[0]} is a folder; write {folders[0].rstrip('/')}/*.log, or ** for the folders in it too"
+    return "no file matches; look at --from"
 
 
 def _not_of_reading(line: logging.LogRecord) -> bool:
