@@ -67,7 +67,9 @@ def state_of(seen: Seen) -> tuple[State, str]:
         return State.FAULTY, f"Hung: {_stall(hung[0])}, and a synthetic request was not answered."
     if view.planned_stop is not None:
         return State.STOPPED, f"Stopped on purpose: {view.planned_stop}."
-    if not view.up and view.starting_since is not None:
+    is_there = isinstance(view.runtime, RuntimeView) and view.runtime.running is True
+    # What has never answered and is not seen to run may as well not be there.
+    if not view.up and view.starting_since is not None and (view.seen or is_there):
         return _starting(seen, now - view.starting_since)
     unknown = next(_not_known(seen), None)
     if unknown is not None:
