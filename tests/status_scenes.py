@@ -105,7 +105,11 @@ def half_an_hour(now: float, models: Sequence[str] = ("m",), broken_at: float = 
                 at = now - CHART_SECONDS + n * STEP
                 usual = USUAL.get(indicator.name, _usual(indicator.unit, threshold, indicator.better.value))
                 wave = 1 + 0.12 * math.sin(n / 7 + number + which) + 0.05 * math.sin(n / 1.7 + 3 * number)
-                flat = indicator.unit in ("bool", "faults", "errors", "restarts", "alerts", "lines") or usual == 0
+                flat = (
+                    indicator.name in USUAL
+                    or indicator.unit in ("bool", "faults", "errors", "restarts", "alerts", "lines")
+                    or usual == 0
+                )
                 value = usual if flat else usual * wave
                 if at >= broken_at and model:
                     value = 0.0 if indicator.unit.endswith("/s") else 3 * value

@@ -99,7 +99,7 @@ def test_a_stall_is_unknown_until_a_probe_fails_and_then_faulty() -> None:
         if not states or states[-1] is not state:
             states.append(state)
     assert states == [State.HEALTHY, State.UNKNOWN, State.FAULTY]
-    assert headline == "EngineHung fires."
+    assert headline == "EngineHung fires: Engine 0 of m is hung."
 
 
 @pytest.mark.parametrize(
