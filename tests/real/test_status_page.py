@@ -5,6 +5,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,6 +13,7 @@ import pytest_asyncio
 from dsobs.api.server import serve
 from dsobs.model.status import State
 from dsobs.simulator.process import free_port
+from tests.acceptance.scene import scene
 from tests.api.conftest import MemorySource
 from tests.real.chromium import Tab, axe, browser
 from tests.status_scenes import HOSTILE, SCENES
@@ -185,4 +187,28 @@ async def test_without_scripts_all_values_are_there(tab: Tab, source: MemorySour
         finally:
             await tab.call("Emulation.setScriptExecutionDisabled", value=False)
         assert len(found["nodeIds"]) >= 38
+        await tab.go("about:blank")
+
+
+async def test_beside_a_real_dsobs_a_hang_turns_the_open_page_from_healthy_to_faulty_and_back(
+    tab: Tab, tmp_path: Path
+) -> None:
+    async with scene(tmp_path) as here:
+        await here.start_engine()
+        await here.start_load(4)
+        await here.start_dsobs()
+        await here.until_working()
+        await tab.size(1200, 900)
+        await tab.go(f"http://127.0.0.1:{here.api}/")
+        await tab.until("document.querySelector('#health .state').innerText === 'healthy'", 60)
+        # The indicators are recorded each 15 s.
+        await tab.until("document.querySelector('#tile-requests_running .value').innerText !== 'unknown'", 60)
+        await tab.until("document.querySelector('#log pre').innerText.includes('INFO')", 30)
+        here.stop_core()
+        await tab.until("document.querySelector('#health .state').innerText === 'faulty'", 60)
+        assert "EngineHung" in await text(tab, "#alerts")
+        await tab.until("document.querySelector('#incidents').innerText.includes('restart done')", 120)
+        await tab.until("document.querySelector('#health .state').innerText === 'healthy'", 120)
+        assert "2 of 3 restarts" in await text(tab, "#repair")
+        assert tab.said == []
         await tab.go("about:blank")
