@@ -95,7 +95,7 @@ async def test_the_first_paint_comes_within_200_ms_and_all_of_it_weighs_less_tha
 ) -> None:
     source.shown, source.charted = SCENES[name]()
     async with serve(source, "127.0.0.1:0", None) as (host, port):
-        paints = []
+        paints: list[float] = []
         await tab.call("Network.setCacheDisabled", cacheDisabled=True)
         # The best of up to 20: what other tests do to the machine meanwhile only adds.
         while len(paints) < 20 and min(paints, default=FIRST_PAINT_MS) >= FIRST_PAINT_MS:
