@@ -57,9 +57,12 @@ def state_of(seen: Seen) -> tuple[State, str]:
     view, now, firing = seen.view, seen.now, faults(seen.alerts)
     if seen.standing is not None:
         return State.UNKNOWN, f"Not known: dsobs itself sees nothing, {seen.standing}."
-    critical = sorted({alert.name for alert in firing if alert.severity != "warning"})
+    critical = {alert.name: alert for alert in firing if alert.severity != "warning"}
+    if len(critical) == 1:
+        ((name, alert),) = critical.items()
+        return State.FAULTY, f"{name} fires: {alert.annotations.get('summary') or 'it has no summary'}."
     if critical:
-        return State.FAULTY, f"{_names(critical)} {'fires' if len(critical) == 1 else 'fire'}."
+        return State.FAULTY, f"{_names(sorted(critical))} fire."
     if view.down_since is not None:
         return State.FAULTY, f"Down for {duration(now - view.down_since)}: {view.down_reason}."
     hung = [engine for engine in view.engines if engine.failed_at is not None]
@@ -67,7 +70,9 @@ def state_of(seen: Seen) -> tuple[State, str]:
         return State.FAULTY, f"Hung: {_stall(hung[0])}, and a synthetic request was not answered."
     if view.planned_stop is not None:
         return State.STOPPED, f"Stopped on purpose: {view.planned_stop}."
-    if not view.up and view.starting_since is not None:
+    is_there = isinstance(view.runtime, RuntimeView) and view.runtime.running is True
+    # What has never answered and is not seen to run may as well not be there.
+    if not view.up and view.starting_since is not None and (view.seen or is_there):
         return _starting(seen, now - view.starting_since)
     unknown = next(_not_known(seen), None)
     if unknown is not None:

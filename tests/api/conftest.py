@@ -19,7 +19,7 @@ from dsobs.promql import LIMITS
 from dsobs.series.store import Store
 from dsobs.silences import Silence
 from dsobs.state import StateError
-from tests.status_scenes import empty
+from tests.status_scenes import SCENES
 
 TOKEN = "a-control-tökén"
 
@@ -71,7 +71,7 @@ class MemorySource:
     def shown(self) -> Status:
         """What `status` gives; a server of which nothing is known, unless it is set."""
         if self._shown is None:
-            self._shown = empty()[0]
+            self._shown = SCENES["empty"]()[0]
         return self._shown
 
     @shown.setter

@@ -10,6 +10,7 @@ PARTS = (
     ("query", "queries over a range, 8 engines", "half a minute"),
     ("day", "memory over a virtual day", "four minutes"),
     ("process", "dsobs run beside a busy engine", "eleven minutes"),
+    ("page", "the status page with five viewers", "four minutes"),
     ("log_formats", "parsing, changing and redacting log records", "half a minute"),
     ("logs", "log shippers, with rivals", "ten minutes, more the first time"),
     ("log_endurance", "idle files, an outage, a backlog of 5,000,000 records", "ten minutes"),

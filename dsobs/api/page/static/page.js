@@ -110,7 +110,15 @@
   // Charts: drawn when they come into view.
   const shown = new Map();
   let data = null;
-  const colour = (name) => getComputedStyle(root).getPropertyValue(name) || "#888";
+  // As it is in force: a canvas does not know light-dark().
+  const colour = (name) => {
+    const probe = document.createElement("span");
+    probe.style.color = `var(${name})`;
+    document.body.append(probe);
+    const found = getComputedStyle(probe).color;
+    probe.remove();
+    return found;
+  };
   const format = (value, unit) => {
     if (value === null || value === undefined) return "unknown";
     if (unit === "ratio") return `${+(value * 100).toPrecision(3)} %`;
@@ -155,7 +163,7 @@
         axes: [{ show: false }, {
           size: 46, stroke: soft, font: "10px system-ui", ticks: { show: false }, grid: { show: false },
           splits: (_, __, low, high) => [Math.max(low, 0), high / 1.1],
-          values: (_, splits) => splits.map((value) => format(value, unit).split(" ").slice(0, 2).join(" ")),
+          values: (_, splits) => splits.map((value) => format(value, ["ratio", "seconds", "celsius"].includes(unit) ? unit : "bool")),
         }],
         series: [{}, ...rows.slice(1).map((_, n) => ({ stroke: line, width: 1.5, dash: n ? [2 + 2 * n, 3] : [], points: { show: false } }))],
         hooks: { draw: [(self) => {
