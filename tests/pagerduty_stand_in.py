@@ -186,8 +186,8 @@ def problems_of(body: bytes) -> tuple[list[str], dict[str, Any]]:
     text(event, "client", 1024, required=False)
     text(event, "client_url", 2048, required=False)
     links = event.get("links", [])
-    if not all(isinstance(link, dict) and isinstance(link.get("href"), str) for link in links):
-        problems.append("'links' must be objects with 'href'")
+    if not all(isinstance(link, dict) and str(link.get("href")).startswith(("http://", "https://")) for link in links):
+        problems.append("'links' must be objects whose 'href' is an address")
     payload = event.get("payload")
     if action == "trigger" and not isinstance(payload, dict):
         problems.append("'payload' is missing")

@@ -332,8 +332,9 @@ class Pages(Model):
     """The texts of pages, in the template language of rule annotations.
 
     Beside `$labels` and `$value` they may name `$annotations`, `$source`, `$severity`, `$status` (firing or resolved),
-    `$threshold` (the annotation of that name), `$started` and `$duration` (seconds). A rule's own annotations are what
-    Alertmanager is told.
+    `$threshold` (the annotation of that name), `$started` and `$duration` (seconds), `$from` and `$to` (half an hour
+    before the alert, and now or 5 minutes after its end, as Grafana and Kibana take it). Alertmanager is told a rule's
+    own annotations, and the addresses as `runbook_url`, `dashboard_url` and `logs_url`.
     """
 
     summary: str = (
@@ -343,6 +344,15 @@ class Pages(Model):
     """One line; such as `{{ $labels.alertname }} {{ $value | humanize }}, limit {{ $threshold }}`."""
     description: str = "{{ $annotations.description }}"
     """What stands below it. Empty: nothing."""
+    runbook: str = ""
+    """Address of the alert's runbook, such as `https://git.example.com/dsobs/{{ $annotations.runbook }}`. A rule's own
+    annotation `runbook_url` wins. Empty: no link."""
+    dashboard: str = ""
+    """Address of the server's dashboard, such as
+    `https://grafana.example.com/d/dsobs-server?var-instance={{ $source | urlquery }}&from={{ $from }}&to={{ $to }}`.
+    Empty: no link."""
+    logs: str = ""
+    """Address of the server's log in that time, in Kibana or another. Empty: no link."""
 
 
 class Inhibition(Model):

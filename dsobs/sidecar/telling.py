@@ -305,7 +305,9 @@ class Teller:
         return [*found, *told.values()]
 
     def _standing(self, alert: Alert, now: float) -> Standing:
-        annotations = dict(alert.annotations)
+        # Each turn: the page of the same alert has said what is wrong with them.
+        addresses = self.policy.texts.addresses(alert, self.policy.source, now, quiet=True)
+        annotations = {**alert.annotations, **addresses}
         ended = None
         if alert.state is AlertState.RESOLVED:
             ended = alert.resolved_at if alert.resolved_at is not None else now

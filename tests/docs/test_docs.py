@@ -61,6 +61,7 @@ OTHERS = {"docker", "nvidia-smi", "dmesg", "top", "touch", "rm", "python3", "cat
     "systemctl",
     "vllm",
     "kubectl",
+    "amtool",
     "pip",
     "helm",
     "cd",
@@ -326,6 +327,13 @@ def shipped() -> list[tuple[str, dict[str, Any]]]:
     return rules
 
 
+@functools.cache
+def firing_cases(file: str) -> set[str]:
+    """Alerts that fire in a case of this file."""
+    cases = yaml.safe_load((ROOT / file).read_text())["tests"]
+    return {check["alertname"] for case in cases for check in case.get("alert_rule_test", ()) if check["exp_alerts"]}
+
+
 @pytest.mark.parametrize(("name", "rule"), shipped(), ids=[name for name, _ in shipped()])
 def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_table(name: str, rule: dict[str, Any]) -> None:
     path = rule["annotations"]["runbook"]
@@ -338,7 +346,14 @@ def test_every_shipped_rule_has_a_runbook_and_a_line_in_the_table(name: str, rul
         "Causes",
         "What dsobs does",
         "By hand",
+        "Silence",
+        "Tested",
     ]
+    tested = re.findall(r"\(\.\./\.\./(alerts/\w[\w-]*\.test\.yaml)\)", text.partition("## Tested")[2])
+    assert tested
+    assert all(name in firing_cases(file) for file in tested)
+    silenced = text.partition("## Silence")[2].partition("## Tested")[0]
+    assert name == "Watchdog" or f" silence add alertname={name} " in silenced
     assert f"| [{name}](../{path.removeprefix('docs/')}) |" in (GENERATED / "rules.md").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,7 @@
 """The texts of pages."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,59 @@ def test_template_that_can_not_be_parsed_is_named_by_its_setting() -> None:
     assert found.key == "pages.summary"
     assert "$limit" in found.message
     assert list(bad_templates(Config())) == []
+
+
+LINKS = {
+    "runbook": "https://git.example.com/dsobs/docs/runbooks/{{ $labels.alertname }}.md",
+    "dashboard": "https://grafana.example.com/d/dsobs-server?var-instance={{ $source | urlquery }}"
+    "&from={{ $from }}&to={{ $to }}",
+    "logs": "https://kibana.example.com/app/discover#/?_g=(time:(from:'{{ $from }}',to:'{{ $to }}'))",
+}
+RUNBOOK = ("https://git.example.com/dsobs/docs/runbooks/LatencyP99High.md", "Runbook")
+
+
+def test_page_links_to_runbook_dashboard_and_logs_of_its_time() -> None:
+    assert page(ALERT, **LINKS).links == (
+        RUNBOOK,
+        (
+            "https://grafana.example.com/d/dsobs-server?var-instance=gpu-1&from=2027-01-15T07:24:48.000Z&to=now",
+            "Dashboard",
+        ),
+        (
+            "https://kibana.example.com/app/discover#/?_g=(time:(from:'2027-01-15T07:24:48.000Z',to:'now'))",
+            "Logs",
+        ),
+    )
+    assert page().links == ()
+
+
+def test_links_of_a_resolved_alert_end_soon_after_it() -> None:
+    over = replace(ALERT, state=AlertState.RESOLVED, resolved_at=NOW - 12)
+    assert page(over, **LINKS).links[1][0].endswith("&to=2027-01-15T08:04:48.000Z")
+
+
+def test_runbook_of_the_rule_wins_and_is_linked_once() -> None:
+    own = replace(ALERT, annotations={**ALERT.annotations, "runbook_url": "https://wiki.example.com/p99"})
+    assert page(own, **LINKS).links[0] == ("https://wiki.example.com/p99", "Runbook")
+    assert [text for _, text in page(own, **LINKS).links] == ["Runbook", "Dashboard", "Logs"]
+
+
+def test_what_an_address_can_not_have_is_escaped() -> None:
+    named = replace(ALERT, labels={**ALERT.labels, "model_name": 'a "b"\n<c>'})
+    (link,) = page(named, dashboard="https://grafana.example.com/?m={{ $labels.model_name }}").links
+    assert link[0] == "https://grafana.example.com/?m=a%20%22b%22%20%3Cc%3E"
+
+
+def test_link_that_can_not_be_rendered_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    (link,) = page(ALERT, **{**LINKS, "dashboard": "https://h/{{ humanizeDuration $threshold }}", "logs": ""}).links
+    assert link == RUNBOOK
+    assert "dashboard_url" in caplog.text
+
+
+def test_link_that_is_no_address_is_named_by_its_setting() -> None:
+    found = list(bad_templates(Config(pages=Pages(dashboard="grafana.example.com", logs="https://{{ $limit }}"))))
+    assert [one.key for one in found] == ["pages.dashboard", "pages.logs"]
+    assert "https://" in found[0].message
 
 
 @given(st.dictionaries(st.sampled_from(["summary", "description", "threshold"]), st.text(max_size=50)), st.floats())

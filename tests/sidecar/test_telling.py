@@ -9,6 +9,7 @@ import pytest
 
 from dsobs import silences, telemetry
 from dsobs.config import Config, Mode
+from dsobs.config.models import Pages
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.clock import ManualClock
 from dsobs.model.notification import Event, Notification
@@ -240,6 +241,22 @@ def test_an_escalation_and_its_end_have_one_key() -> None:
     assert over is not None
     assert (sent.event, sent.dedup_key, sent.severity) == (TRIGGER, "dsobs/gpu-1/incident-i-1", "critical")
     assert (over.event, over.dedup_key) == (RESOLVE, sent.dedup_key)
+
+
+def test_alertmanager_is_told_where_runbook_dashboard_and_logs_are(caplog: pytest.LogCaptureFixture) -> None:
+    pages = Pages(
+        runbook="https://h/{{ $labels.alertname }}",
+        dashboard="https://h/d?i={{ $source }}",
+        logs="https://h/{{ humanize $source }}",
+    )
+    policy = Policy("gpu-1", False, (), Mode.OBSERVE, PageTexts.of(Config(pages=pages)))
+    t = Teller(policy, ManualClock(NOW))
+    (one,) = t.standing([alert("A")], Ledger(), NOW)
+    assert {name: text for name, text in one.annotations.items() if name.endswith("_url")} == {
+        "runbook_url": "https://h/A",
+        "dashboard_url": "https://h/d?i=gpu-1",
+    }
+    assert caplog.text == "", "said once, by its page"
 
 
 def test_standing_alerts_carry_the_server_and_begin_when_they_fired() -> None:
