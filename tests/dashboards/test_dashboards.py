@@ -59,7 +59,7 @@ def test_every_panel_says_what_it_asks_and_what_a_bad_value_looks_like() -> None
             assert question.strip(), panel["title"]
             assert bad.strip(), panel["title"]
             assert (
-                panel["fieldConfig"]["defaults"].get("unit")
+                panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
                 or panel["type"] in ("table", "state-timeline", "logs")
                 or (panel["datasource"]["type"] == "elasticsearch")
             ), panel["title"]
