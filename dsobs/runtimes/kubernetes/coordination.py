@@ -15,7 +15,7 @@ from dsobs.model.turn import Fleet
 from dsobs.runtimes.kubernetes import lease as leases
 from dsobs.runtimes.kubernetes.api import Api, ApiError, Right, rule
 from dsobs.runtimes.kubernetes.lease import Action, Held, Limits, Watched
-from dsobs.runtimes.kubernetes.pod import DAY, Json, workload
+from dsobs.runtimes.kubernetes.pod import DAY, Json, rollout, workload
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +207,9 @@ class LeaseTurn:
         key = leases.replica_key(me, label)
         # It counts pods, and says nothing of engines of several pods.
         above: Json | None = await self._around.desired(me) if key == me["metadata"]["name"] else None
+        # Told as what it is, and not as the pods that it has yet to make ready.
+        if above is not None and (reason := rollout(above)) is not None:
+            return Fleet(acting=reason)
         wanted = int((above.get("spec") or {}).get("replicas", 1)) if above is not None else None
         return leases.breaker(
             leases.replicas(pods, me, label),

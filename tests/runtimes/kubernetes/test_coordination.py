@@ -63,6 +63,7 @@ class World:
         *,
         clock: float = NOW,
         desired: int | None = None,
+        updated: int | None = None,
         group_label: str = "",
         **settings: Any,
     ) -> LeaseTurn:
@@ -70,7 +71,10 @@ class World:
         api = api_of(self.server.url, token, Identity(NAMESPACE, name))
 
         async def above(_: Json) -> Json | None:
-            return {"kind": "StatefulSet", "metadata": {}, "spec": {"replicas": desired}} if desired else None
+            if desired is None:
+                return None
+            status = {"replicas": desired, "updatedReplicas": desired if updated is None else updated}
+            return {"kind": "Deployment", "metadata": {"name": "vllm"}, "spec": {"replicas": desired}, "status": status}
 
         around = Surroundings(lambda: self.pod(name), above, lambda _: (NOW - 500,), group_label)
         made = LeaseTurn(api, around, Remediation(**settings), clock=lambda: clock, monotonic=lambda: self.time)
@@ -295,6 +299,13 @@ async def test_replicas_that_there_should_be_count_where_each_pod_is_one(world: 
     with pytest.raises(RuntimeHeld, match=r"4 of 4 replicas .*; not ready: b, 2 that there should be"):
         async with (await world.turn(desired=4)).taken("i2"):
             pytest.fail("below the minimum")
+
+
+async def test_roll_out_under_way_is_named_and_not_the_pods_that_it_has_yet_to_make_ready(world: World) -> None:
+    world.add("b", ready=False)
+    with pytest.raises(RuntimeHeld, match=r"^a roll-out of Deployment vllm is under way \(1 of 2 updated\)$"):
+        async with (await world.turn(desired=2, updated=1)).taken("i1"):
+            pytest.fail("in the middle of a roll-out")
 
 
 async def test_engine_of_several_pods_is_one_replica_whatever_number_of_pods_there_should_be(world: World) -> None:
