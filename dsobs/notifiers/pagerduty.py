@@ -65,7 +65,7 @@ def event_body(notification: Notification, routing_key: str) -> bytes:
     if notification.event is Event.RESOLVE:
         return json_bytes(event)
     event["client"] = "dsobs"
-    links = [{"href": href, "text": text or href} for href, text in notification.links if len(href) <= 2048]
+    links = [{"href": href, "text": text or href} for href, text in notification.links if _is_address(href)]
     if links:
         event["client_url"] = links[0]["href"]
         event["links"] = links[:20]
@@ -91,6 +91,10 @@ def event_body(notification: Notification, routing_key: str) -> bytes:
     if kept:
         event["payload"]["custom_details"] = kept
     return json_bytes(event)
+
+
+def _is_address(href: str) -> bool:
+    return href.startswith(("http://", "https://")) and len(href) <= 2048
 
 
 def trimmed(details: dict[str, Any], limit: int) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def _all(format_: str, data: bytes, lines_each: int, fault: str = "") -> list[Re
 @pytest.mark.parametrize("format_", FORMATS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=_files, lines_each=st.integers(1, 8))
+@example(data=b"\n" + 2 * (b"(EngineCore pid=776) ERROR 11-23 17:17:07 [core.py:113] failed\r\n"), lines_each=1)
 def test_each_line_is_in_one_record_or_counted_as_blank_wherever_blocks_end(
     format_: str, data: bytes, lines_each: int
 ) -> None:

@@ -549,7 +549,7 @@ def test_what_would_be_read_in_another_way_is_refused_when_it_is_compiled(expres
         ("x[5m", 4),
         ("x + y @ -100", 6),
         ("rate(x[5m] smoothed)", 11),
-        ("a +", None),
+        ("a +", 3),
     ],
 )
 def test_errors_tell_where_they_are_if_that_is_known(expression: str, position: int | None) -> None:

@@ -173,6 +173,8 @@ class AutoParser:
         self._head = file.head.split(b"\n")[:-1]
         self._outside = self._inside = ""
         self._parser: BodyParser | ContainerParser | JsonParser | None = None
+        self._blank: list[Lines] = []
+        """Lines with nothing in them, before the first that has something."""
         first = next((line for line in self._head if line.strip()), None)
         if file.decided:
             self._outside, _, decided = file.decided.partition(":")
@@ -204,22 +206,31 @@ class AutoParser:
 
     @property
     def held_from(self) -> int | None:
-        """The parser's."""
-        return self._parser.held_from if self._parser is not None else None
+        """The parser's, or that of the blank lines before the first that says something."""
+        if self._parser is not None:
+            return self._parser.held_from
+        return self._blank[0].start if self._blank else None
 
     def parse(self, lines: Lines) -> list[Record]:
         """What the parser makes of `lines`."""
         if self._parser is None:
             first = next((line for line in lines.lines if line.strip()), None)
-            if first is None:
-                BLANK_LINES.inc(len(lines.lines))
+            self._blank.append(lines)
+            if first is None and sum(len(each.lines) for each in self._blank) < MOST_UNDECIDED:
                 return []
-            self._parser = self._made(first)
+            # How they end may tell the parser something, so it gets them too.
+            self._parser = self._made(first or b"")
+            blank, self._blank = self._blank, []
+            return [record for each in blank for record in self._parser.parse(each)]
         return self._parser.parse(lines)
 
     def flush(self) -> list[Record]:
         """What the parser holds."""
-        return self._parser.flush() if self._parser is not None else []
+        if self._parser is not None:
+            return self._parser.flush()
+        BLANK_LINES.inc(sum(len(each.lines) for each in self._blank))
+        self._blank.clear()
+        return []
 
     def _made(self, first: bytes) -> BodyParser | ContainerParser | JsonParser:
         self._outside = outside_of(first)
