@@ -179,9 +179,10 @@ def test_rules_are_those_of_alerts_and_nothing_pages_twice() -> None:
 
 def test_dashboards_are_those_of_the_repository() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / packaged.DASHBOARDS[0]).glob("*.json")}
-    found = rendered({}).get(("ConfigMap", "chat-dsobs-dashboards"), {"data": {}})
-    assert found["data"] == sources
-    assert ("ConfigMap", "chat-dsobs-dashboards") not in rendered({"dashboards": {"enabled": False}})
+    maps = [each for (_, name), each in rendered({}).items() if "-dashboard-" in name]
+    assert {file: text for each in maps for file, text in each["data"].items()} == sources
+    assert len(maps) == len(sources)
+    assert not [name for _, name in rendered({"dashboards": {"enabled": False}}) if "-dashboard-" in name]
 
 
 def test_network_policy_leaves_the_engine_open_and_closes_dsobs_to_what_is_outside_the_cluster() -> None:

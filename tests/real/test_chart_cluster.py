@@ -295,8 +295,12 @@ def test_each_sidecar_reads_its_own_pods_card_from_the_nodes_exporter(
 def cards(cluster: Cluster, namespace: Namespace, pod: str) -> dict[str, float]:
     """UUID → bytes in use, as a pod's sidecar tells it."""
     way = cluster.forwarded(f"{namespace.address(pod)}:9940")
-    with urllib.request.urlopen(f"http://{way}/metrics", timeout=10) as page:
-        text = page.read().decode()
+    try:
+        with urllib.request.urlopen(f"http://{way}/metrics", timeout=10) as page:
+            text = page.read().decode()
+    except OSError:
+        # It does not listen yet.
+        return {}
     lines = re.findall(r'^dsobs_gpu_memory_used_bytes\{[^}]*uuid="([^"]+)"[^}]*\} (\S+)$', text, re.MULTILINE)
     return {uuid: float(value) for uuid, value in lines}
 
