@@ -28,7 +28,7 @@ def daemon(image_daemon: Dockerd) -> Dockerd:
 def killed(namespace: Namespace) -> bool:
     """Whether there was a dsobs to kill."""
     try:
-        return bool(namespace.signal("p", "dsobs", signal.SIGKILL, command="bin/python /opt/dsobs/bin/dsobs"))
+        return bool(namespace.signal("p", "dsobs", signal.SIGKILL, command="/opt/dsobs/bin/dsobs run"))
     except AssertionError:
         return False
 
@@ -73,7 +73,7 @@ def test_pod_stays_ready_while_dsobs_is_killed_again_and_again(
     namespace.apply(inject(yaml.safe_dump(tree), "p.yaml", Options(loaded_image, container="engine", port=8000)).text)
     namespace.wait_ready("p", seconds=120)
     for _ in range(KILLS):
-        # Its first process, which starts dsobs again, has another command line.
+        # Its first process, which starts dsobs again, is `dsobs supervise`.
         namespace.wait("dsobs", lambda: killed(namespace), 120)
         for _ in range(10):
             assert namespace.ready("p")
