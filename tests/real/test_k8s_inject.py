@@ -125,7 +125,8 @@ def test_injected_pod_does_what_it_is_for(cluster: Cluster, namespace: Namespace
 
     # Its log goes to a file that the sidecar reads, and on to where records are written.
     assert "written by the engine" in namespace.exec("p", "engine", "python3", "-c", LOGGING)
-    search = ("dsobs", "logs", "search", "written by", "--since", "1h", "--state-dir", sidecar.STATE_PATH)
+    # Until it is there the search says that no record fits, which is no success.
+    search = ("sh", "-c", f"dsobs logs search 'written by' --since 1h --state-dir {sidecar.STATE_PATH} || true")
     namespace.wait("the shipped line", lambda: "written by the engine" in namespace.exec("p", "dsobs", *search))
 
     # A drain takes it out of service, without a restart; its end puts it back.
