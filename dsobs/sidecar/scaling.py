@@ -94,7 +94,16 @@ class Scaling:
         there = self.replicas.wanted if isinstance(self.replicas, Replicas) else None
         if isinstance(self.replicas, Unknown) and self.replicas.reason == "not looked at":
             return True
-        return (demand is not None and demand > 1.0) or (desired is not None and there is not None and desired > there)
+        return (
+            (demand is not None and demand > 1.0)
+            or (desired is not None and there is not None and desired > there)
+            or self._to_put_back()
+        )
+
+    def _to_put_back(self) -> bool:
+        """The time of a raised minimum is over, as far as it was seen."""
+        own = self.replicas.autoscaler if isinstance(self.replicas, Replicas) else None
+        return own is not None and own.raised_until is not None and self._clock.now() >= own.raised_until
 
     async def _look(self) -> None:
         try:
