@@ -60,7 +60,7 @@ def test_rollout_deleted_pod_and_drained_node_page_nobody_and_lose_no_request(
         namespace.apply(serving(cluster, paged), service(), budget())
         up(namespace, 2)
         address = f"{(namespace.get('services', 'vllm') or {})['spec']['clusterIP']}:80"
-        with Streams(cluster.forwarded(address), 6) as streams:
+        with Streams(cluster.forwarded(address), 24) as streams:
             time.sleep(5)
 
             def changed(what: str, begun: int) -> None:

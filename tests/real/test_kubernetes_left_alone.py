@@ -99,29 +99,6 @@ def test_engine_that_has_two_percent_of_a_processor_is_left_alone(stage: Stage) 
     return f"2 % of a processor: throttled {told['nr_throttled']} times in {SECONDS:.0f} s"
 
 
-@scene
-def test_engine_at_its_memory_limit_is_left_alone(stage: Stage) -> str:
-    """What fills it can be taken back, and is asked for again and again."""
-    cluster, namespace = stage.cluster, stage.namespace
-    manifest = pod(cluster, settings={"notifiers.webhook.url": stage.paged.url})
-    manifest["spec"]["containers"][0]["resources"] = {"limits": {"memory": "192Mi"}}
-    namespace.apply(manifest)
-    watched(namespace, "vllm")
-    group = cgroup(cluster, namespace, "vllm", "memory")
-    used: list[int] = []
-    with clients(cluster, namespace, number=1):
-        end = time.monotonic() + SECONDS / 2
-        while time.monotonic() < end:
-            # Written through: what waits to be written can't be taken back, and who writes faster is killed.
-            namespace.exec("vllm", "engine", "dd", "if=/dev/zero", "of=/tmp/fill", "bs=1M", "count=256", "oflag=dsync")
-            used.append(int((group / "memory.usage_in_bytes").read_text()))
-    refused = int((group / "memory.failcnt").read_text())
-    assert max(used) > 0.95 * 192 * MI
-    assert refused > 100
-    not_repaired(namespace)
-    return f"memory limit: {max(used) / MI:.0f} of 192 MiB used, {refused} requests for memory refused at first"
-
-
 WRITER = """
 import json, logging.config, multiprocessing, os, sys, time
 def write(seconds, enough):

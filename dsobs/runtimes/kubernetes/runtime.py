@@ -125,6 +125,8 @@ class KubernetesRuntime:
     def _unseen(self, why: str) -> RuntimeView:
         if self._watch is None or self._watch.error is None:
             self._say(f"the engine's container is not looked at: {why}; it is seen by its page and its port alone")
+            if (blocked := self._look_only()) is not None:
+                self._say(f"nothing can be restarted: {blocked}")
         return self._with_marker(
             RuntimeView(runtime=self.name, name=self._wanted or "engine", brings_back=True, look_only=self._look_only())
         )
