@@ -15,7 +15,7 @@ import pytest
 
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import PORT, clients, event, left_alone, pod, said, up, watched
+from tests.real.kubernetes.serving import PORT, clients, event, left_alone, said, up
 from tests.real.test_k8s_inject import pod as injected
 
 pytestmark = pytest.mark.real("kubernetes")
