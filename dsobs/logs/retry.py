@@ -4,6 +4,8 @@ import random
 from enum import Enum
 from typing import NamedTuple
 
+from dsobs.model.back_off import doubling
+
 
 class Action(Enum):
     """What is done with records."""
@@ -35,9 +37,7 @@ HOLD_DELAY = 10.0
 
 def back_off(attempt: int, retry_after: float | None, chance: float) -> float:
     """Seconds before the attempt after `attempt` (from 1): doubling, with full jitter in its upper half."""
-    delay = min(MOST_DELAY, FIRST_DELAY * 2.0 ** min(attempt - 1, 16))
-    delay = delay / 2 + delay / 2 * chance
-    return max(delay, min(retry_after or 0.0, 600.0))
+    return doubling(attempt, FIRST_DELAY, MOST_DELAY, retry_after, chance)
 
 
 def decide(

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from dsobs import __version__
 from dsobs.config.otlp import Otlp
+from dsobs.model.back_off import doubling
 from dsobs.model.clock import Clock
 from dsobs.model.samples import Sample, labels_of
 from dsobs.otlp.client import Fate, OtlpClient, Reply
@@ -36,8 +37,7 @@ MOST_DELAY = 60.0
 
 def back_off(attempt: int, retry_after: float | None, chance: float) -> float:
     """Seconds before the next attempt after `attempt` failed ones (from 1), spread by `chance` in [0, 1)."""
-    delay = min(MOST_DELAY, FIRST_DELAY * 2.0 ** min(attempt - 1, 16))
-    return max(delay / 2 + delay / 2 * chance, min(retry_after or 0.0, 600.0))
+    return doubling(attempt, FIRST_DELAY, MOST_DELAY, retry_after, chance)
 
 
 def resource_of(name: str, **more: str) -> Resource:
