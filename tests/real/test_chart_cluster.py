@@ -24,7 +24,7 @@ from tests.real.kubernetes.serving import Pager, event, pager
 from tests.real.kubernetes.tools import home
 from tests.real.modules import module
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 GUIDE = ROOT / "docs/kubernetes.md"
 WEBHOOK = "https://alerts.example.com/dsobs"
 OPERATOR = "github.com/prometheus-operator/prometheus-operator@v0.85.0"

@@ -27,7 +27,7 @@ from tests.real import image
 from tests.real.docker import Dockerd
 from tests.real.prometheus import tool
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/compose"
 GUIDE = ROOT / "docs/how-to/compose.md"

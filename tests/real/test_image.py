@@ -12,7 +12,7 @@ from tests.real import image
 from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 SMALLEST = "dsobs.test/small:1"
 MOST_BYTES = 150_000_000
 KILLS = 5

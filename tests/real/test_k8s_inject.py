@@ -15,7 +15,7 @@ from tests.manifests import golden
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.modules import module
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 
 CRDS = {
     "sigs.k8s.io/lws@v0.7.0": "config/crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml",

@@ -12,7 +12,7 @@ from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.accounts import ACTING, FURTHER, READ, account
 from tests.runtimes.kubernetes.accounts import api_of
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 
 
 class ClusterScene:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tests.real.kubernetes import Cluster, Namespace
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 
 
 def simulator(cluster: Cluster) -> dict[str, object]:

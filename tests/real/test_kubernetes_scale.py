@@ -17,7 +17,7 @@ from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.serving import PORT, event
 from tests.real.kubernetes.workloads import level, names, up, workload
 
-pytestmark = pytest.mark.real("kubernetes")
+pytestmark = pytest.mark.real("cluster")
 SETTINGS = {
     "api.listen": "0.0.0.0:9940",
     "scaling.mode": "scale",
