@@ -3,54 +3,33 @@
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
+from tests.stand_in import StandIn
 
-class AlertmanagerStandIn:
+
+class AlertmanagerStandIn(StandIn):
     """`async with AlertmanagerStandIn() as alertmanager: … alertmanager.url …`; `down` and `up` for outages."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.alerts: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
         self.silences: dict[str, dict[str, Any]] = {}
         self.posts: list[list[dict[str, Any]]] = []
         """Alerts as they came, one list for each request."""
         self.status: int | None = None
         """Answer to every request while set."""
-        self.port = 0
-        self._runner: web.AppRunner | None = None
 
-    @property
-    def url(self) -> str:
-        """Base address."""
-        return f"http://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        await self.up()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.down()
-
-    async def up(self) -> None:
-        """Listens, on the port it had before."""
+    def application(self) -> web.Application:
         app = web.Application(middlewares=[self._refusing])
         app.router.add_post("/api/v2/alerts", self._take)
         app.router.add_get("/api/v2/alerts", self._list)
         app.router.add_get("/api/v2/silences", self._list_silences)
         app.router.add_post("/api/v2/silences", self._silence)
         app.router.add_delete("/api/v2/silence/{id}", self._expire)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def down(self) -> None:
-        """Refuses connections from now on; legal twice."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        return app
 
     @web.middleware
     async def _refusing(self, request: web.Request, handler: Any) -> web.StreamResponse:

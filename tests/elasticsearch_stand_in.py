@@ -7,13 +7,14 @@ happens to requests to come, `judge` to single records. tests/real/test_elastics
 import asyncio
 import gzip
 import json
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
+
+from tests.stand_in import StandIn
 
 Judge = Callable[[dict[str, Any]], dict[str, Any] | None]
 """From a document to what its item says instead of 201: `{"status": 400, "error": {…}}`, or None."""
@@ -35,10 +36,11 @@ class Fault:
     """There is no answer."""
 
 
-class ElasticsearchStandIn:
+class ElasticsearchStandIn(StandIn):
     """`async with ElasticsearchStandIn() as elasticsearch: … elasticsearch.url …`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.documents: dict[tuple[str, str], dict[str, Any]] = {}
         """(index, id) → document."""
         self.requests: list[tuple[str, int, dict[str, str]]] = []
@@ -54,41 +56,15 @@ class ElasticsearchStandIn:
         self.in_flight = self.most_in_flight = 0
         self.delay = 0.0
         """Seconds before an answer."""
-        self.port = 0
-        self.tls: ssl.SSLContext | None = None
-        """Of `up`."""
-        self._runner: web.AppRunner | None = None
-
-    @property
-    def url(self) -> str:
-        """Base address."""
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def messages(self, index: str | None = None) -> list[Any]:
         """`message` of the documents, by id."""
         return [doc.get("message") for (where, _), doc in sorted(self.documents.items()) if index in (None, where)]
 
-    async def __aenter__(self) -> Self:
-        await self.up()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.down()
-
-    async def up(self) -> None:
-        """Listens, on the port it had before."""
+    def application(self) -> web.Application:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_post("/{index}/_bulk", self._bulk)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self.tls).start()
-        self.port = self._runner.addresses[0][1]
-
-    async def down(self) -> None:
-        """Refuses connections from now on; legal twice."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        return app
 
     async def _bulk(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1

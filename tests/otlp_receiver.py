@@ -2,11 +2,10 @@
 answers as it is told."""
 
 import gzip
-import ssl
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 from google.protobuf.json_format import MessageToDict
@@ -14,6 +13,8 @@ from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as logs
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2 as metrics
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as traces
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+
+from tests.stand_in import StandIn
 
 TYPE = "application/x-protobuf"
 _KINDS: dict[str, tuple[Any, Any]] = {
@@ -32,10 +33,11 @@ class Fate:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class OtlpReceiver:
+class OtlpReceiver(StandIn):
     """`async with OtlpReceiver() as receiver: … receiver.url …`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.metrics: list[Any] = []
         self.traces: list[Any] = []
         self.logs: list[Any] = []
@@ -45,37 +47,11 @@ class OtlpReceiver:
         self.script: deque[Fate] = deque()
         """What happens to requests to come."""
         self.always: Fate | None = None
-        self.port = 0
-        self.tls: ssl.SSLContext | None = None
-        self._runner: web.AppRunner | None = None
 
-    @property
-    def url(self) -> str:
-        """What `endpoint` is."""
-        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        await self.up()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.down()
-
-    async def up(self) -> None:
-        """Listens, at the same port as before."""
+    def application(self) -> web.Application:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/{signal}", self._take)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self.tls)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    async def down(self) -> None:
-        """Listens no more; legal twice."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        return app
 
     async def _take(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))

@@ -11,9 +11,11 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
+
+from tests.stand_in import StandIn
 
 MAX_BYTES = 512 * 1024
 SEVERITIES = {"critical", "error", "warning", "info"}
@@ -41,10 +43,11 @@ class Fault:
     """Close the connection without an answer."""
 
 
-class PagerDutyStandIn:
+class PagerDutyStandIn(StandIn):
     """`async with PagerDutyStandIn() as pagerduty: … pagerduty.url …`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.events: list[dict[str, Any]] = []
         """Events acted on, as they came."""
         self.incidents: list[StandInIncident] = []
@@ -59,38 +62,17 @@ class PagerDutyStandIn:
         self.hold_answers: asyncio.Event | None = None
         """While set to an event, requests are acted on, and their answers wait for it."""
         self.requests = 0
-        self.port = 0
         self._changed = asyncio.Condition()
-        self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
         """Where events go."""
-        return f"http://127.0.0.1:{self.port}/v2/enqueue"
+        return f"{super().url}/v2/enqueue"
 
-    async def __aenter__(self) -> Self:
-        await self.up()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.down()
-
-    async def up(self) -> None:
-        """Listens, on the port it had before."""
-        application = web.Application(client_max_size=4 * MAX_BYTES)
-        application.router.add_post("/v2/enqueue", self._enqueue)
-        self._runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        assert site._server is not None
-        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-
-    async def down(self) -> None:
-        """Refuses connections from now on; legal twice."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=4 * MAX_BYTES)
+        app.router.add_post("/v2/enqueue", self._enqueue)
+        return app
 
     async def wait_for(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Until the condition holds, looked at whenever a request comes or was acted on; TimeoutError after so long."""

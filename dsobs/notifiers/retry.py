@@ -6,6 +6,7 @@ from email.utils import parsedate_to_datetime
 from random import Random
 from typing import TypeAlias
 
+from dsobs.model.back_off import doubling
 from dsobs.model.notifier import Answer
 
 FIRST_DELAY_SECONDS = 1.0
@@ -53,11 +54,8 @@ def decide(answer: Answer, attempt: int, now: float, rng: Random) -> Decision:
     reason = answer.detail or "no answer" if status is None else f"HTTP {status} {answer.detail}".rstrip()
     if status == 400:
         return GiveUp(reason)
-    longest = min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** min(attempt, 16))
-    delay = longest * rng.uniform(0.5, 1.0)
-    asked = retry_after_seconds(answer.retry_after, now)
-    if asked is not None:
-        delay = max(delay, min(asked, MAX_DELAY_SECONDS))
+    asked = min(retry_after_seconds(answer.retry_after, now) or 0.0, MAX_DELAY_SECONDS)
+    delay = doubling(attempt + 1, FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, asked, rng.random())
     loud = status is not None and 400 <= status < 500 and status not in (408, 425, 429)
     return RetryAt(now + delay, reason, loud)
 
