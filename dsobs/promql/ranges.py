@@ -22,7 +22,7 @@ class Window:
     Times are milliseconds. One object serves all series of an evaluation in turn.
     """
 
-    __slots__ = ("at", "end", "falls", "hi", "lo", "spacing", "start", "times", "values")
+    __slots__ = ("at", "edges", "end", "falls", "hi", "lo", "spacing", "start", "times", "values")
 
     times: Sequence[int]
     values: Values
@@ -36,11 +36,15 @@ class Window:
     """Seconds between the samples at the window's start where the store has thinned them, else 0."""
     falls: Sequence[int] | None
     """Indices of `values` at which a value is not at or above the one before; None where nobody has looked."""
+    edges: tuple[float, float, float] | None
+    """Seconds from the first sample to the last, and what is added before and after them; None until it is needed."""
 
     def __init__(self, start: int, end: int, at: int) -> None:
         self.start, self.end, self.at = start, end, at
-        self.spacing = 0.0
-        self.falls = None
+
+    def frame(self, times: Sequence[int], lo: int, hi: int, spacing: float) -> None:
+        """Which samples of a series it has; `values` and `falls` are that series' too."""
+        self.times, self.lo, self.hi, self.spacing, self.edges = times, lo, hi, spacing, None
 
     def __len__(self) -> int:
         return self.hi - self.lo
@@ -76,28 +80,36 @@ def _extrapolated(window: Window, *, counter: bool, rate: bool) -> float | None:
     lo, last = window.lo, window.hi - 1
     if last <= lo:
         return None
-    times, values, start, end = window.times, window.values, window.start, window.end
+    values = window.values
     first_value = values[lo]
     change = values[last] - first_value
-    if counter:
+    if counter and window.falls is not NO_FALLS:
         for before in window.lost():
             change += before
+    sampled, to_start, to_end = window.edges or _edges(window)
+    if counter and change > 0 and first_value >= 0:
+        to_zero = sampled * (first_value / change)
+        to_start = min(to_start, to_zero)
+    factor = (sampled + to_start + to_end) / sampled
+    if rate:
+        factor /= (window.end - window.start) / 1000
+    return change * factor
+
+
+def _edges(window: Window) -> tuple[float, float, float]:
+    """Also kept for the next series with the same times."""
+    lo, last, times = window.lo, window.hi - 1, window.times
     first_time, last_time = times[lo], times[last]
-    to_start, to_end = (first_time - start) / 1000, (end - last_time) / 1000
+    to_start, to_end = (first_time - window.start) / 1000, (window.end - last_time) / 1000
     sampled = (last_time - first_time) / 1000
     spacing = sampled / (last - lo)
     at_start = max(window.spacing, spacing)
     if to_start >= at_start * 1.1:
         to_start = at_start / 2
-    if counter and change > 0 and first_value >= 0:
-        to_zero = sampled * (first_value / change)
-        to_start = min(to_start, to_zero)
     if to_end >= spacing * 1.1:
         to_end = spacing / 2
-    factor = (sampled + to_start + to_end) / sampled
-    if rate:
-        factor /= (end - start) / 1000
-    return change * factor
+    window.edges = edges = (sampled, to_start, to_end)
+    return edges
 
 
 def _rate(window: Window, _: list[float]) -> float | None:

@@ -218,8 +218,8 @@ class Ranges:
                 lo = bisect_right(times, start)
                 hi = bisect_right(times, end, lo)
             if hi > lo:
-                window.times, window.values, window.lo, window.hi = times, values, lo, hi
-                window.spacing = evaluation.store.coarse_step if thinned else 0.0
+                window.frame(times, lo, hi, evaluation.store.coarse_step if thinned else 0.0)
+                window.values = values
                 window.falls = NO_FALLS if series.fell_at <= times[lo] else None
                 spent += hi - lo
                 yield series.labels, bare
@@ -279,8 +279,8 @@ class Subquery:
         for _ in self.prepare(now):
             evaluation.budget.check_time()
         for track in now.prepared[self]:
-            window.times, window.values, window.lo, window.hi = track.times, track.values, 0, len(track.times)
-            window.falls = track.falls
+            window.frame(track.times, 0, len(track.times), 0.0)
+            window.values, window.falls = track.values, track.falls
             yield track.labels, track.bare
 
 
@@ -342,21 +342,23 @@ class RangeCall:
             yield
         coarse_step = evaluation.store.coarse_step
         columns = []
+        framed: tuple[Sequence[int], int] | None = None
         for track in evaluation.prepared.pop(self._matrix):
             column: list[float | None] = []
             looked_at = 0
-            times, thinned_until = track.times, track.thinned_until
+            values, falls = track.values, track.falls
+            # The series of one server were scraped together: most have the times of the one before.
+            if framed != (track.times, track.thinned_until):
+                framed = (track.times, track.thinned_until)
+                _frame(windows, *framed, coarse_step)
             for window, parameters in zip(windows, given, strict=True):
-                lo = bisect_right(times, window.start)
-                hi = bisect_right(times, window.end, lo)
-                if hi == lo:
+                samples = window.hi - window.lo
+                if not samples:
                     column.append(None)
                     continue
-                window.times, window.values, window.lo, window.hi = times, track.values, lo, hi
-                window.falls = track.falls
-                window.spacing = coarse_step if thinned_until > window.start else 0.0
+                window.values, window.falls = values, falls
                 column.append(self._function(window, parameters))
-                looked_at += hi - lo
+                looked_at += samples
                 if looked_at > _SLICE_SAMPLES:
                     looked_at = 0
                     yield
@@ -364,6 +366,14 @@ class RangeCall:
             evaluation.budget.spend(len(column))
             yield
         evaluation.prepared[self] = columns
+
+
+def _frame(windows: Iterable[Window], times: Sequence[int], thinned_until: int, coarse_step: float) -> None:
+    """Which of the samples each window has."""
+    for window in windows:
+        lo = bisect_right(times, window.start)
+        hi = bisect_right(times, window.end, lo)
+        window.frame(times, lo, hi, coarse_step if thinned_until > window.start else 0.0)
 
 
 class AbsentOverTime:
