@@ -66,6 +66,8 @@ class Evaluator:
     `external_labels` are added to every alert that has no such label; templates see them as `$externalLabels`.
     `default_interval` and `restore_grace` are seconds. `bare_labels` leaves the external labels to the templates, as
     Prometheus does until it sends an alert; `expose_alerts` gives the store `ALERTS` even where no rule refers to it.
+    `spread` lets groups of longer intervals take turns after their first evaluation, a second apart, as Prometheus
+    spreads them: else all of one interval, and those of its multiples, fall due in the same second.
     Not thread-safe.
     """
 
@@ -80,8 +82,10 @@ class Evaluator:
         restore_grace: float = 15.0,
         bare_labels: bool = False,
         expose_alerts: bool = False,
+        spread: bool = False,
     ) -> None:
         self._store = store
+        self._spread = spread
         self._bare_labels = bare_labels
         self._external_labels = dict(external_labels or {})
         self._external_url = external_url
@@ -89,7 +93,7 @@ class Evaluator:
         self._default_interval = default_interval
         self.limits = promql.LIMITS
         """What the query of one rule may take, and the step of its subqueries that name none."""
-        self._groups = [GroupState(group, default_interval) for group in groups]
+        self._groups = self._states(groups)
         self._departed: list[Departed] = []
         self._ready_at: float | None = None
         self._data_since = math.inf
@@ -99,6 +103,14 @@ class Evaluator:
         self._expose_always = expose_alerts
         self._slice = promql.Slice()
         self._exposes_alerts = expose_alerts or not self.metric_names.isdisjoint(("ALERTS", "ALERTS_FOR_STATE"))
+
+    def _states(self, groups: Iterable[Group]) -> list[GroupState]:
+        states = [GroupState(group, self._default_interval) for group in groups]
+        if self._spread:
+            slow = (state for state in states if state.interval > NEWS_INTERVAL_SECONDS)
+            for number, state in enumerate(slow):
+                state.second_sooner = number % state.interval
+        return states
 
     @property
     def metric_names(self) -> frozenset[str]:
@@ -154,7 +166,7 @@ class Evaluator:
         before = self._groups
         left = {(state.rule.key, state.rule.expr): state for group in before for state in group.rules}
         slots = {(g.group.file, g.group.name, g.interval): g for g in before}
-        self._groups = [GroupState(group, self._default_interval) for group in groups]
+        self._groups = self._states(groups)
         for group in self._groups:
             old = slots.get((group.group.file, group.group.name, group.interval))
             if old is not None:

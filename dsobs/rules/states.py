@@ -52,6 +52,8 @@ class GroupState:
         self.early = min(_EARLY_SECONDS, self.interval / 4)
         self.rules = [RuleState(rule) for rule in group.rules]
         self.next_slot: float | None = None
+        self.second_sooner = 0.0
+        """By how many seconds, under the interval, the second slot comes early, and with it all that follow."""
         self.evaluated_at: float | None = None
         self.seconds = 0.0
         self.evaluations = telemetry.RULE_EVALUATIONS.labels(group.name)
@@ -60,7 +62,7 @@ class GroupState:
     def slot(self, now: float) -> float | None:
         """The time to evaluate for, or None if nothing is due; goes on to the next slot."""
         if self.next_slot is None:
-            self.next_slot = now + self.interval
+            self.next_slot = now + self.interval - self.second_sooner
             return now
         if now < self.next_slot - self.early:
             return None

@@ -107,7 +107,7 @@ class Sidecar:
         self.folder = config.state.directory
         self.store = Store()
         self.store.show(config.queries.keep)
-        self.evaluator = Evaluator(plan.groups, self.store)
+        self.evaluator = Evaluator(plan.groups, self.store, spread=True)
         self.teller = Teller(Policy.of(config, self.name, plan.inhibit), self.clock)
         self.keeping: Keeping
         self.control: Control

@@ -3,6 +3,7 @@
 import gc
 import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -392,6 +393,29 @@ def test_states_follow_the_condition(holds: list[bool], hold_for: int, keep: int
         firing = (firing or run - 1 >= hold_for) if holding else (firing and run - 1 < keep)
         state = next((alert.state for alert in evaluator.alerts() if alert.state is not _RESOLVED), None)
         assert state is (_FIRING if firing else _PENDING if holding else None)
+
+
+def test_groups_that_are_spread_all_begin_at_once_and_then_take_turns_at_their_own_interval(bench: MakeBench) -> None:
+    intervals = {"fast": 1, "a": 15, "b": 15, "c": 30, "d": 15}
+    groups = [
+        f"{{name: {name}, interval: {interval}s, rules: [{{record: 'seen:{name}', expr: vector(1)}}]}}"
+        for name, interval in intervals.items()
+    ]
+    b = bench(f"groups: [{', '.join(groups)}]", spread=True)
+    ran: dict[str, list[int]] = {name: [] for name in intervals}
+    for now in range(1000, 1121):
+        b.at(now)
+        for name, seconds in ran.items():
+            (series,) = b.store.series(f"seen:{name}", None)
+            if series.times[-1] == now * 1000:
+                seconds.append(now)
+    assert ran.pop("fast") == list(range(1000, 1121))
+    assert all(seconds[0] == 1000 for seconds in ran.values())
+    for name, seconds in ran.items():
+        assert {after - before for before, after in pairwise(seconds[1:])} == {intervals[name]}
+        assert 0 < seconds[1] - seconds[0] <= intervals[name]
+    later = [second for seconds in ran.values() for second in seconds[1:]]
+    assert len(set(later)) == len(later)
 
 
 def test_news_between_two_slots_fires_at_once_in_fast_groups_and_moves_no_slot(bench: MakeBench) -> None:
