@@ -43,6 +43,13 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
             # The process's signals belong to dsobs.
             return contextlib.nullcontext()
 
+        async def main_loop(self) -> None:
+            # uvicorn's own wakes the process ten times a second, for a header that changes once.
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(leaving.wait(), 1.0)
+
+    leaving = asyncio.Event()
     listener = bind(listen)
     host, port = listener.getsockname()[:2]
     app = create(source, control_token)
@@ -65,6 +72,7 @@ async def serve(source: Source, listen: str, control_token: Secret | None) -> As
     finally:
         app.state.live.close()
         server.should_exit = True
+        leaving.set()
         await task
         listener.close()
         # Those that still do not read their answer.

@@ -94,6 +94,8 @@ class Evaluator:
         self.limits = promql.LIMITS
         """What the query of one rule may take, and the step of its subqueries that name none."""
         self._groups = self._states(groups)
+        self.metric_names = self._names()
+        """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
         self._departed: list[Departed] = []
         self._ready_at: float | None = None
         self._data_since = math.inf
@@ -112,9 +114,7 @@ class Evaluator:
                 state.second_sooner = number % state.interval
         return states
 
-    @property
-    def metric_names(self) -> frozenset[str]:
-        """What the store has to hold: metrics that the rules name, templates included, and those that they record."""
+    def _names(self) -> frozenset[str]:
         named = {name for query in self._queries() for name in query.metric_names}
         recorded = {s.rule.name for g in self._groups for s in g.rules if isinstance(s.rule, RecordingRule)}
         return frozenset(named | recorded | self._shown())
@@ -167,6 +167,7 @@ class Evaluator:
         left = {(state.rule.key, state.rule.expr): state for group in before for state in group.rules}
         slots = {(g.group.file, g.group.name, g.interval): g for g in before}
         self._groups = self._states(groups)
+        self.metric_names = self._names()
         for group in self._groups:
             old = slots.get((group.group.file, group.group.name, group.interval))
             if old is not None:
