@@ -210,7 +210,7 @@ class Shipper:
                 if self._spool is not None:
                     self.sources.chain(self._spool)
                 await asyncio.sleep(0)
-            self.sources.look(now)
+            idle = self.sources.look(now)
             await self.sources.begin_anew(now)
             if self.sources.readable():
                 self._work.set()
@@ -221,8 +221,10 @@ class Shipper:
                 return
             if self._spool is not None and self._spool.ended and self._spool.empty:
                 return
+            due = min(now + idle, ticked + self._pace.tick, scanned + self._pace.scan)
+            pause = self._pace.look if hurries or self._once else max(due - now, self._pace.look)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._pace.look)
+                await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _tick(self, now: float) -> None:
         self._end_gone(now)

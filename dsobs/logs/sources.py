@@ -296,19 +296,21 @@ class Sources:
 
     # Looking at files.
 
-    def look(self, now: float) -> list[Feed]:
-        """Generations that may have something to read."""
+    def look(self, now: float) -> float:
+        """At all files, or at those whose turn it is; seconds until it is one's turn again."""
         if now - self._all_looked_at >= self._pace.look_idle:
             self._all_looked_at = now
             self._look_at_all(now)
             self._let_go()
             self._settle(now)
-        else:
-            for feed in self.active:
-                if now >= feed.look_at and feed.tail.fd >= 0 and not (feed.truncated or feed.cut):
-                    self._heed(feed, feed.tail.look(), now)
-                    feed.look_at = now + min(self._pace.look_idle, QUIET_SHARE * (now - feed.moved_at))
-        return self.readable()
+            return 0.0
+        due = self._all_looked_at + self._pace.look_idle
+        for feed in self.active:
+            if now >= feed.look_at and feed.tail.fd >= 0 and not (feed.truncated or feed.cut):
+                self._heed(feed, feed.tail.look(), now)
+                feed.look_at = now + min(self._pace.look_idle, QUIET_SHARE * (now - feed.moved_at))
+            due = min(due, feed.look_at)
+        return due - now
 
     def _look_at_all(self, now: float) -> None:
         active = []
