@@ -142,7 +142,7 @@ def clients(cluster: Cluster, namespace: Namespace, name: str = "vllm", number: 
     """So many, one request after the other each; the engine has worked on them, and dsobs has seen it, when the
     context begins."""
     url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
-    words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", str(number))
+    words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", str(number), "--duration", "3600")
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         before = namespace.wait("the engine's page", lambda: _tokens(url)) - 1.0
