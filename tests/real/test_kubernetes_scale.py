@@ -51,7 +51,7 @@ def queue(cluster: Cluster, namespace: Namespace, *pods: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name in pods:
             url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
-            words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", "5")
+            words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", "5", "--duration", "3600")
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.kill)
