@@ -72,7 +72,7 @@ async def test_runtime_that_was_named_and_can_not_be_used_is_a_warning_said_once
     name: str, level: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     caplog.set_level("INFO", "dsobs")
-    runtime = RuntimeSettings(name=name, supervisor_socket=tmp_path / "s.sock")  # type: ignore[arg-type]
+    runtime = RuntimeSettings(name=name, supervisor_socket=tmp_path / "s.sock")
     config = Config(runtime=runtime, target={"url": "http://10.0.0.2:8000"})  # type: ignore[arg-type]
     store, clock = Store(), ManualClock(1000.0)
     pipeline = Pipeline(config, store, Evaluator(rule_groups(config), store))

@@ -1,6 +1,5 @@
 """Several sidecars of one workload on a real cluster: one acts at a time, enough stay ready, pods are replaced."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -32,9 +31,7 @@ def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(stage: Stage)
     settings = {"notifiers.webhook.url": paged.url}
     namespace.apply(workload(cluster, "Deployment", 3, settings=settings, engine=("--load-seconds", "3")))
     found = up(namespace, 3)
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
+    with clients(cluster, namespace, *found, number=1):
         stop_cores(namespace, found)
         begun, fewest = time.time(), 3
         while [namespace.restarts(name, "engine") for name in found] != [1, 1, 1] or ready(namespace) < 3:
@@ -61,9 +58,7 @@ def test_engine_of_two_pods_is_restarted_as_a_whole_and_once(stage: Stage) -> No
     namespace.apply(workload(cluster, "StatefulSet", 2, settings=settings, labels={"engine": "one"}))
     found = up(namespace, 2)
     before = {each["metadata"]["uid"] for each in pods(namespace)}
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
+    with clients(cluster, namespace, *found, number=1):
         stop_cores(namespace, found)
 
         def all_new() -> bool:
