@@ -4,6 +4,7 @@ A runtime is one module with a class of the `dsobs.model.runtime.Runtime` protoc
 `dsobs.runtimes`: a coroutine function (settings, target) → runtime, or `Unknown` with the reason why there is none.
 """
 
+import logging
 import os
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.turn import Turn
 from dsobs.runtimes.kubernetes.identity import in_pod
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -28,17 +31,22 @@ async def select(settings: RuntimeSettings, target: Target) -> Runtime | Unknown
     """The runtime that the settings name; LookupError for a name that there is not.
 
     `auto` is a process under `dsobs supervise` if its socket is there; else in a pod Kubernetes, where it can be used;
-    else the process that listens on the port, to look at.
+    else the process that listens on the port, to look at, and why it is not Kubernetes is logged.
     """
     found: Runtime | Unknown
     if settings.name == "none":
         return Unknown("no runtime (runtime.name is none)")
-    name = settings.name
+    name, passed_over = settings.name, None
     if name == "auto":
         if in_pod(os.environ) and not settings.supervisor_socket.exists():
             found = await plugins.load("dsobs.runtimes", "kubernetes")(settings, target)
             if not isinstance(found, Unknown):
                 return found
+            passed_over = found.reason
         name = "process"
     found = await plugins.load("dsobs.runtimes", name)(settings, target)
+    if passed_over is not None:
+        if isinstance(found, Unknown):
+            return Unknown(f"{passed_over}; {found.reason}")
+        log.warning("the engine is only looked at, nothing restarts it by Kubernetes: %s", passed_over)
     return found

@@ -173,7 +173,9 @@ class Watch:
             self._runtime_looked_at = now
             found = await select(self.config.runtime, self.config.target)
             if type(found) is not type(self.runtime) or found != self.runtime:
-                log.info("runtime: %s", found.reason if isinstance(found, Unknown) else found.name)
+                missed = isinstance(found, Unknown) and self.config.runtime.name not in ("auto", "none")
+                text = found.reason if isinstance(found, Unknown) else found.name
+                log.log(logging.WARNING if missed else logging.INFO, "runtime: %s", text)
             self.runtime = found
             if isinstance(found, SeesByThePage):
                 found.page_started_at = lambda: self._pipeline.restarts.known.page_start

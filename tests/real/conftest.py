@@ -8,7 +8,7 @@ from tests.real import image
 from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.images import Image
-from tests.real.kubernetes.scenes import Scenes, plays_of
+from tests.real.kubernetes.scenes import Scenes, play_of, plays_of
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +41,13 @@ def loaded_image(image_daemon: Dockerd, cluster: Cluster, tmp_path_factory: pyte
     return cluster.load(Image(image.IMAGE, archive))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def scenes(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Scenes]:
-    """The module's scenes, being played."""
-    with Scenes(cluster, plays_of(request.session.items, request.module)) as scenes:
+    """The run's scenes, being played."""
+    with Scenes(cluster, plays_of(request.session.items)) as scenes:
         yield scenes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenes come before all others."""
+    items.sort(key=lambda item: play_of(item) is None)

@@ -1,6 +1,5 @@
 """Several sidecars of one workload on a real cluster: one acts at a time, enough stay ready, pods are replaced."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -21,20 +20,20 @@ from tests.real.kubernetes.workloads import ROOT, actions, level, names, pods, r
 
 pytestmark = pytest.mark.real("kubernetes")
 LONG = os.environ.get("LONG_TESTS") == "1"
-QUIET_SECONDS = 90.0 if LONG else 45.0
-"""Longer than from one hang to its restart."""
+SOON = {"remediation.confirm_hang": "5"}
+"""A hang is certain after a quarter of a minute."""
+QUIET_SECONDS = 90.0 if LONG else 35.0
+"""Longer than from such a hang to its restart."""
 
 
 @scene
 def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(stage: Stage) -> str:
     cluster, namespace, paged = stage.cluster, stage.namespace, stage.paged
     level(namespace, "lease")
-    settings = {"notifiers.webhook.url": paged.url}
+    settings = {**SOON, "notifiers.webhook.url": paged.url}
     namespace.apply(workload(cluster, "Deployment", 3, settings=settings, engine=("--load-seconds", "3")))
     found = up(namespace, 3)
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
+    with clients(cluster, namespace, *found, number=1):
         stop_cores(namespace, found)
         begun, fewest = time.time(), 3
         while [namespace.restarts(name, "engine") for name in found] != [1, 1, 1] or ready(namespace) < 3:
@@ -57,13 +56,11 @@ def test_same_fault_in_three_replicas_leaves_two_ready_at_any_time(stage: Stage)
 def test_engine_of_two_pods_is_restarted_as_a_whole_and_once(stage: Stage) -> None:
     cluster, namespace, paged = stage.cluster, stage.namespace, stage.paged
     level(namespace, "restart")
-    settings = {"notifiers.webhook.url": paged.url, "runtime.group_label": "engine"}
+    settings = {**SOON, "notifiers.webhook.url": paged.url, "runtime.group_label": "engine"}
     namespace.apply(workload(cluster, "StatefulSet", 2, settings=settings, labels={"engine": "one"}))
     found = up(namespace, 2)
     before = {each["metadata"]["uid"] for each in pods(namespace)}
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
+    with clients(cluster, namespace, *found, number=1):
         stop_cores(namespace, found)
 
         def all_new() -> bool:

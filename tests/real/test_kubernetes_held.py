@@ -13,7 +13,7 @@ import pytest
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.accounts import READ, account
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import clients, event, held_back, left_alone, pod, watched
+from tests.real.kubernetes.serving import clients, event, held_back, left_alone, metric, pod, said, watched
 from tests.real.kubernetes.workloads import level, names, stop_cores, workload
 from tests.real.kubernetes.workloads import up as all_up
 
@@ -25,9 +25,7 @@ SOON = {"remediation.confirm_hang": "5"}
 @contextlib.contextmanager
 def hung(cluster: Cluster, namespace: Namespace, *found: str) -> Iterator[None]:
     """The engines' cores stand still in the middle of work."""
-    with contextlib.ExitStack() as stack:
-        for name in found:
-            stack.enter_context(clients(cluster, namespace, name, number=1))
+    with clients(cluster, namespace, *found, number=1):
         stop_cores(namespace, list(found))
         yield
 
@@ -116,6 +114,81 @@ def test_another_sidecar_that_acts_is_waited_for(stage: Stage) -> None:
     finally:
         end.set()
         holder.join()
+
+
+CASES = {
+    "no-right": 'no right to read pod {pod}; add to the Role: {{apiGroups: [""], resources: ["pods"], verbs: [get, ',
+    "other-namespace": "no right to read pod default/other-namespace; add to the Role: ",
+    "no-downward-api": "POD_NAME and POD_NAMESPACE not set: which pod this is is not known; set it from the downward",
+    "unknown-kind": "a replica of ConfigMap owner, a kind that dsobs does not know, so its roll-outs are not seen",
+    "two-sidecars": "the control folder /run/dsobs belongs to another dsobs of this pod",
+}
+"""Pod → the line that its sidecar says, once."""
+
+
+@scene
+def test_what_is_missing_is_one_line_and_pages_and_restarts_go_on_without_it(stage: Stage) -> None:
+    cluster, namespace = stage.cluster, stage.namespace
+    account(namespace, "nothing")
+    account(namespace, "sidecar", READ)
+    namespace.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner"}})
+    owner = namespace.get("configmaps", "owner")
+    assert owner is not None
+    namespace.apply(*(_with_something_missing(stage, name, owner["metadata"]["uid"]) for name in CASES))
+    for name in CASES:
+        watched(namespace, name)
+
+    def lines(name: str) -> list[str]:
+        told = CASES[name].format(pod=f"{namespace.name}/{name}")
+        # Either of two may have come first.
+        containers = ("dsobs", "dsobs-2") if name == "two-sidecars" else ("dsobs",)
+        found = [line for each in containers for line in said(namespace, name, each) if told in str(line["message"])]
+        # Why it restarts nothing is one of its own incident.
+        return [line["log.level"] for line in found if not line["message"].startswith("incident")]
+
+    for name in CASES:
+        namespace.wait(f"the line of {name}", functools.partial(lines, name), 60)
+    sources = {*CASES, "two-sidecars-2"}
+    with hung(cluster, namespace, *CASES):
+
+        def hangs_paged() -> set[str]:
+            pages = [page for page in stage.paged.pages if page["event"] == "trigger"]
+            return {page["source"] for page in pages if page["labels"]["alertname"] == "EngineHung"}
+
+        namespace.wait("pages of all", lambda: hangs_paged() == sources, 240)
+        namespace.wait("restarts of all", lambda: all(namespace.restarts(name, "engine") for name in CASES), 240)
+    for name in CASES:
+        assert lines(name) == ["warning"]
+        assert namespace.restarts(name, "engine") == 1
+        for port in (9940, 9941) if name == "two-sidecars" else (9940,):
+            assert metric(cluster, namespace, name, "dsobs_engine_up", port) is not None
+
+
+def _with_something_missing(stage: Stage, name: str, owner: str) -> dict[str, Any]:
+    settings = {**SOON, "notifiers.webhook.url": stage.paged.url, "target.name": name}
+    holder = {"no-right": "nothing", "other-namespace": "sidecar", "unknown-kind": "sidecar"}.get(name)
+    manifest = pod(stage.cluster, name=name, settings=settings, account=holder)
+    spec = manifest["spec"]
+    (sidecar,) = spec["initContainers"]
+    if name == "other-namespace":
+        sidecar["env"] = [each for each in sidecar["env"] if each["name"] == "POD_NAME"]
+        sidecar["env"].append({"name": "POD_NAMESPACE", "value": "default"})
+    elif name == "no-downward-api":
+        sidecar["env"] = []
+    elif name == "unknown-kind":
+        reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner, "controller": True}
+        manifest["metadata"]["ownerReferences"] = [reference]
+    elif name == "two-sidecars":
+        own = {
+            "/var/lib/dsobs/keeper.sock": "/tmp/keeper.sock",
+            "api.listen=0.0.0.0:9940": "api.listen=0.0.0.0:9941",
+            f"target.name={name}": f"target.name={name}-2",
+        }
+        assert own.keys() <= set(sidecar["args"])
+        words = [own.get(word, word) for word in sidecar["args"]]
+        second = {**sidecar, "name": "dsobs-2", "args": [*words, "--set", "state.directory=/tmp/state"]}
+        spec["initContainers"].append(second)
+    return manifest
 
 
 def test_node_that_goes_down_holds_dsobs_back(cluster: Cluster, namespace: Namespace) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import PORT, clients, event, left_alone, said, up
+from tests.real.kubernetes.serving import PORT, Readiness, clients, event, left_alone, pod, said, up, watched
 from tests.real.test_k8s_inject import pod as injected
 
 pytestmark = pytest.mark.real("kubernetes")
@@ -97,6 +98,68 @@ def test_engine_that_has_two_percent_of_a_processor_is_left_alone(stage: Stage) 
     assert int(told["nr_throttled"]) > SECONDS
     not_repaired(namespace)
     return f"2 % of a processor: throttled {told['nr_throttled']} times in {SECONDS:.0f} s"
+
+
+MEMORY_LIMIT = 256 * MI
+NEEDED = 64 * MI
+"""What is left beside the engine and what fills it: its probes run in its cgroup too."""
+FILE = 128 * MI
+FILLER = """
+import mmap, sys, time
+size, seconds = int(sys.argv[1]), float(sys.argv[2])
+held = mmap.mmap(-1, size)
+for at in range(0, size, 4096):
+    held[at] = 1
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    with open("/cache/fill", "rb", buffering=0) as file:
+        while file.read(1 << 20):
+            pass
+    time.sleep(0.5)
+"""
+"""Memory that can't be taken back, and a file that is read over and over and does not fit beside it."""
+
+
+@scene
+def test_engine_at_its_memory_limit_is_left_alone(stage: Stage) -> str:
+    """The kernel takes back from it all the time, and kills nobody."""
+    cluster, namespace = stage.cluster, stage.namespace
+    manifest = pod(cluster, settings={"notifiers.webhook.url": stage.paged.url})
+    engine = manifest["spec"]["containers"][0]
+    engine["resources"] = {"limits": {"memory": str(MEMORY_LIMIT)}}
+    # On a disk: what a container writes to its own root lies in memory here, and can't be taken back.
+    manifest["spec"]["volumes"].append({"name": "cache", "emptyDir": {}})
+    engine["volumeMounts"].append({"name": "cache", "mountPath": "/cache"})
+    namespace.apply(manifest)
+    watched(namespace, "vllm")
+    group = cgroup(cluster, namespace, "vllm", "memory")
+    used: list[int] = []
+    with clients(cluster, namespace, number=1), Readiness(lambda: namespace.ready("vllm")) as readiness:
+        # Written through: who writes faster than the disk is killed.
+        written = ("if=/dev/zero", "of=/cache/fill", "bs=1M", f"count={FILE // MI}", "oflag=dsync")
+        namespace.exec("vllm", "engine", "dd", *written)
+        own = _of(group / "memory.stat", "total_rss")
+        filler = ("python3", "-c", FILLER, str(MEMORY_LIMIT - own - NEEDED), str(SECONDS / 2))
+        with ThreadPoolExecutor(1) as threads:
+            filled = threads.submit(namespace.exec, "vllm", "engine", *filler, seconds=SECONDS + 60)
+            while not wait([filled], 1.0).done:
+                used.append(int((group / "memory.usage_in_bytes").read_text()))
+        filled.result()
+    refused = int((group / "memory.failcnt").read_text())
+    assert sorted(used)[len(used) // 2] > 0.97 * MEMORY_LIMIT
+    assert refused > 1000
+    assert _of(group / "memory.oom_control", "oom_kill") == 0
+    not_repaired(namespace)
+    assert readiness.lost == []
+    return (
+        f"memory limit: {max(used) / MI:.0f} of {MEMORY_LIMIT / MI:.0f} MiB used, {NEEDED / MI:.0f} of them not "
+        f"for good; {refused} requests for memory met the limit"
+    )
+
+
+def _of(file: Path, name: str) -> int:
+    """A value of one of the group's files."""
+    return int(dict(line.split() for line in file.read_text().splitlines())[name])
 
 
 WRITER = """

@@ -14,7 +14,7 @@ import pytest
 
 from dsobs.runtimes.kubernetes.scaling import RAISED
 from tests.real.kubernetes import Cluster, Namespace
-from tests.real.kubernetes.serving import PORT, event
+from tests.real.kubernetes.serving import PORT, event, metric
 from tests.real.kubernetes.workloads import level, names, up, workload
 
 pytestmark = pytest.mark.real("cluster")
@@ -70,15 +70,6 @@ def autoscaler(namespace: Namespace) -> tuple[int, dict[str, Any] | None]:
     assert found is not None
     text = (found["metadata"].get("annotations") or {}).get(RAISED)
     return int(found["spec"]["minReplicas"]), json.loads(text) if text else None
-
-
-def metric(cluster: Cluster, namespace: Namespace, pod: str, name: str) -> float | None:
-    import urllib.request
-
-    url = f"http://{cluster.forwarded(f'{namespace.address(pod)}:9940')}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), None)
 
 
 def test_a_queue_adds_a_replica_and_raises_the_minimum_of_an_autoscaler_which_another_sidecar_puts_back(

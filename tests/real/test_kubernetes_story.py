@@ -19,6 +19,7 @@ pytestmark = pytest.mark.real("kubernetes")
 LONG = os.environ.get("LONG_TESTS") == "1"
 KILLS = 10 if LONG else 5
 """dsobs comes back after 1, 2, 4 … 60 s: ten take five minutes."""
+IDLE_SECONDS = 180 if LONG else 90
 
 
 @scene
@@ -38,17 +39,20 @@ def test_sidecar_with_rights_sees_its_pod_asks_little_and_stays_small(stage: Sta
     token = namespace.exec("vllm", "engine", "sh", "-c", "ls /var/run/secrets/kubernetes.io 2>&1 || true")
     assert "No such file" in token
     user = f"system:serviceaccount:{namespace.name}:sidecar"
-    time.sleep(30)
+    time.sleep(20)
     before = len(cluster.requests(user))
-    time.sleep(180)
+    time.sleep(IDLE_SECONDS)
+    # The one watch is begun anew every five to ten minutes, and told of at its end and its start.
     asked = cluster.requests(user)[before:]
+    others = [each for each in asked if each["verb"] != "watch"]
     identity = namespace.status("vllm", "dsobs")["containerID"]
     (process,) = [pid for pid in cluster.pids(identity) if DSOBS in _command_line(pid)]
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     resident = int(status["VmRSS"].split()[0]) / 1024
-    assert len(asked) <= 3
+    assert len(others) <= IDLE_SECONDS // 60
+    assert len(asked) - len(others) <= 2
     assert resident <= 112
-    return f"idle sidecar: {len(asked)} requests in 3 minutes, {resident:.0f} MiB resident"
+    return f"idle sidecar: {len(asked)} requests in {IDLE_SECONDS} s, {resident:.0f} MiB resident"
 
 
 def _command_line(pid: int) -> str:

@@ -1,16 +1,17 @@
-"""Scenes: real tests of a module that are played side by side in one cluster, since most of their time is waiting.
+"""Scenes: real tests that are played side by side in one cluster, since most of their time is waiting.
 
     @scene
     def test_claim(stage: Stage) -> str | None: ...
 
-is a test like any other; what it returns is printed. The module's scenes begin when the first of them is run.
+is a test like any other; what it returns is printed. All of a run come before its other tests, which may do with the
+cluster what they like.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import pytest
 
@@ -52,10 +53,14 @@ def scene(play: Play) -> Callable[..., None]:
 _PLAYS: dict[Callable[..., None], Play] = {}
 
 
-def plays_of(items: Sequence[pytest.Item], module: Any) -> list[Play]:
-    """The scenes of a module among the tests that are to be run, in their order."""
-    found = [item.function for item in items if isinstance(item, pytest.Function) and item.module is module]
-    return [_PLAYS[function] for function in found if function in _PLAYS]
+def plays_of(items: Sequence[pytest.Item]) -> list[Play]:
+    """The scenes among the tests that are to be run, in their order."""
+    return [play for item in items if (play := play_of(item)) is not None]
+
+
+def play_of(item: pytest.Item) -> Play | None:
+    """Of a test that is a scene."""
+    return _PLAYS.get(item.function) if isinstance(item, pytest.Function) else None
 
 
 class Scenes:

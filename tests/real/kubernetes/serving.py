@@ -1,8 +1,8 @@
 """A pod of the engine simulator with dsobs as its native sidecar, clients, and somebody who is paged."""
 
 import contextlib
+import functools
 import json
-import signal
 import subprocess
 import sys
 import threading
@@ -138,20 +138,27 @@ def watched(namespace: Namespace, name: str) -> None:
 
 
 @contextlib.contextmanager
-def clients(cluster: Cluster, namespace: Namespace, name: str = "vllm", number: int = 4) -> Iterator[None]:
-    """So many, one request after the other each; the engine has worked on them, and dsobs has seen it, when the
-    context begins."""
-    url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
-    words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url, "--clients", str(number), "--duration", "3600")
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        before = namespace.wait("the engine's page", lambda: _tokens(url)) - 1.0
-        namespace.wait("work", lambda: _tokens(url) > before + 100, 180)
+def clients(cluster: Cluster, namespace: Namespace, *names: str, number: int = 4) -> Iterator[None]:
+    """So many at each of these pods (`vllm`), one request after the other each; the engines have worked on them, and
+    dsobs has seen it, when the context begins."""
+    with contextlib.ExitStack() as stack:
+        before = {}
+        for name in names or ("vllm",):
+            url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
+            words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url)
+            more = ("--clients", str(number), "--duration", "3600")
+            process = subprocess.Popen([*words, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            before[url] = namespace.wait("the engine's page", functools.partial(_tokens, url))
+        for url, count in before.items():
+            namespace.wait("work", functools.partial(_more, url, count + 99), 180)
         time.sleep(_SEEN_SECONDS)
         yield
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+
+
+def _more(url: str, than: float) -> bool:
+    return _tokens(url) > than
 
 
 def _tokens(url: str) -> float:
@@ -185,11 +192,13 @@ def held_back(cluster: Cluster, namespace: Namespace, name: str = "vllm") -> lis
     ]
 
 
-def counted(cluster: Cluster, namespace: Namespace, name: str = "vllm") -> int:
-    """dsobs's own number of restarts in 24 hours."""
-    with urllib.request.urlopen(f"http://{cluster.forwarded(f'{namespace.address(name)}:9940')}/metrics") as page:
+def metric(cluster: Cluster, namespace: Namespace, pod: str, name: str, port: int = 9940) -> float | None:
+    """The greatest value of that metric on the sidecar's own page; None where it is not there."""
+    url = f"http://{cluster.forwarded(f'{namespace.address(pod)}:{port}')}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as page:
         lines = page.read().decode().splitlines()
-    return int(max(float(x.split()[-1]) for x in lines if x.startswith("dsobs_container_restarts_24h{")))
+    found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+    return max(found, default=None)
 
 
 def said(namespace: Namespace, name: str = "vllm", container: str = "dsobs") -> list[dict[str, Any]]:
@@ -215,6 +224,10 @@ def gone(pids: list[int], seconds: float) -> float:
     return time.time()
 
 
+SILENT_SECONDS = 10.0
+"""Who opened a connection to the pager may have been killed before it said anything."""
+
+
 @dataclass
 class Pager:
     """Somebody who is paged, by a webhook."""
@@ -234,6 +247,8 @@ def pager(cluster: Cluster) -> Iterator[Pager]:
     found = Pager(f"http://{cluster.address}:{listener.getsockname()[1]}/")
 
     class Receiver(BaseHTTPRequestHandler):
+        timeout = SILENT_SECONDS
+
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             found.pages.append(json.loads(body))
@@ -249,9 +264,12 @@ def pager(cluster: Cluster) -> Iterator[Pager]:
         server.socket = listener
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
-        yield found
-        server.shutdown()
-        thread.join()
+        try:
+            yield found
+        finally:
+            # Else it would go on, on a closed socket and without a pause, and the process never end.
+            server.shutdown()
+            thread.join()
 
 
 class Readiness(threading.Thread):

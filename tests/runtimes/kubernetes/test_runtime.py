@@ -418,6 +418,24 @@ async def test_two_sidecars_in_one_pod_are_said_so_and_the_second_acts_no_more(t
     await first.close()
 
 
+async def test_second_of_two_sidecars_that_choose_by_themselves_says_why_it_only_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    settings = _settings(tmp_path)
+    settings.control_folder.mkdir()
+    first = await select(settings, Target())
+    assert isinstance(first, KubernetesRuntime)
+    assert isinstance(await select(settings, Target()), ProcessRuntime)
+    (line,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "take one of the two sidecars out of the pod" in line.getMessage()
+    elsewhere = await select(settings, Target(url="http://10.0.0.2:8000"))
+    assert isinstance(elsewhere, Unknown)
+    assert "take one of the two sidecars out of the pod" in elsewhere.reason
+    assert "http://10.0.0.2:8000 is not this host" in elsewhere.reason
+    await first.close()
+
+
 async def test_auto_is_kubernetes_in_a_pod_with_a_control_folder_and_a_process_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
