@@ -99,8 +99,10 @@ def not_starting(case: Case) -> str | None:
 
 
 def not_planned(case: Case) -> str | None:
-    """Somebody stopped it on purpose."""
-    return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
+    """Somebody stopped it on purpose, or is about to, or has it paused."""
+    runtime = case.view.runtime
+    who = case.view.planned_stop or (runtime.stopping if isinstance(runtime, RuntimeView) else None)
+    return f"planned stop: {who}" if who else None
 
 
 def not_held(case: Case) -> str | None:

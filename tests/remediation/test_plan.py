@@ -111,6 +111,7 @@ def test_evidence_never_holds_up_a_restart() -> None:
         (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
         (replace(VIEW, can_restart=False, runtime=Unknown("gone")), NO, SETTINGS, "runtime_known"),
         (replace(VIEW, planned_stop="SIGTERM"), NO, SETTINGS, "not_planned"),
+        (replace(VIEW, runtime=replace(RUNNING, stopping="docker pause")), NO, SETTINGS, "not_planned"),
         (replace(VIEW, asleep=True), NO, SETTINGS, "not_asleep"),
         (replace(VIEW, up=False, starting_since=NOW - 9), NO, SETTINGS, "not_starting"),
         (replace(VIEW, seen=False), NO, SETTINGS, "not_starting"),
