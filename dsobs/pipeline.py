@@ -474,6 +474,8 @@ class Pipeline:
         self._offset = ProbeOffset()
         self.cards.new_instance()
         self.kv_pool_bytes = None
+        # What the old one answered is no proof of this one.
+        self._answered_at = self._error_at = None
         log.info("a new instance of the engine")
 
     def _probe_ended(self, probe: Probe) -> None:

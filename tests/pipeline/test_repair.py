@@ -161,3 +161,12 @@ def test_a_runtime_that_stays_silent_over_a_dead_engine_is_escalated_and_that_en
     world.run(120)
     assert world.states("EngineDown") == ["firing", "resolved"]
     assert world.ledger.open_incident() is None
+
+
+def test_what_the_instance_before_answered_proves_nothing_of_a_new_one() -> None:
+    world = World(server=Server(outstanding=0))
+    world.run(70)
+    assert world.pipeline.view.probe_answered_at is not None
+    world.restart_engine()
+    world.run(2)
+    assert world.pipeline.view.probe_answered_at is None
