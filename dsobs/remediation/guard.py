@@ -20,7 +20,7 @@ class Switches:
     killed: str | None = None
     """Which kill switch is on: file, API or setting."""
     silenced: str | None = None
-    """Which silence holds."""
+    """Which silences hold, in words."""
     state_set_aside: str | None = None
     """A state file that could not be read was set aside and nobody has agreed to go on."""
     uncoordinated: str | None = None
@@ -51,7 +51,7 @@ def kill_switch(case: Case) -> str | None:
 
 def silence(case: Case) -> str | None:
     """A silenced alert repairs nothing."""
-    return f"silenced: {case.switches.silenced}" if case.switches.silenced else None
+    return case.switches.silenced
 
 
 def ledger_writable(case: Case) -> str | None:

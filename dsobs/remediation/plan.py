@@ -63,11 +63,16 @@ class Step:
     """Of a restart: `replace` where the engine's container alone does not help."""
 
 
+def asks_for_restart(alert: Alert) -> bool:
+    """It fires, and its rule wants the engine restarted."""
+    return alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
+
+
 def plan(
     alerts: Sequence[Alert], view: View, ledger: Ledger, now: float, settings: Settings, switches: Switches
 ) -> list[Step]:
     """The steps that are due at `now`; empty on a healthy server."""
-    firing = [a for a in alerts if a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"]
+    firing = list(filter(asks_for_restart, alerts))
     asking = [alert for alert in firing if alert.confirmed]
     incident = ledger.open_incident()
     if incident is None:

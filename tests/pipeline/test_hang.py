@@ -6,6 +6,8 @@ import pytest
 
 from dsobs.config import Config
 from dsobs.model.observation import Failure, ProbeOutcome
+from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Ledger
 from tests.pipeline.world import Server, World
 
 
@@ -151,3 +153,16 @@ def test_each_failed_scrape_and_each_probe_is_counted_once() -> None:
     assert counts["unparsable"] == 3
     assert sum(counts.values()) == 3
     assert sum(world.pipeline.probe_counts.values()) == len(world.probes)
+
+
+def test_an_incident_whose_alert_is_silenced_is_held_and_not_over() -> None:
+    world = hung_world()
+    world.pipeline.can_restart = False
+    world.run(200)
+    silenced = {alert.fingerprint for alert in world.evaluator.alerts()}
+    steps = world.pipeline.planned(world.now, world.ledger, Switches(), silenced)
+    assert [(step.action, step.refused) for step in steps] == [
+        ("restart", "silence: all alerts that ask for it are silenced")
+    ]
+    # For what is silenced none is opened.
+    assert world.pipeline.planned(world.now, Ledger(), Switches(), silenced) == []
