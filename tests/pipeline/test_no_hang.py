@@ -156,7 +156,8 @@ def test_a_page_with_a_flood_of_engines_is_not_taken_in_and_said_once(caplog: py
     counts = {dict(s.labels).get("reason"): s.value for s in world.pipeline.samples()}
     assert counts["too_many_series"] == 120
     assert len(world.pipeline.view.engines) == 1
-    assert world.told == []
+    assert world.states("EngineSignalsLost") == ["pending"]
+    assert len(world.told) == 1
     assert world.restarts == []
     world.server.models = MAX_ENGINES
     world.run(10)
