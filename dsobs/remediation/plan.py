@@ -141,6 +141,17 @@ def awaits_verification(ledger: Ledger) -> bool:
     return incident is not None and _unproved(incident) is not None
 
 
+def unseen_restart(ledger: Ledger, known_start: float | None) -> Entry | None:
+    """A restart that was made, or may have been, and whose new instance had not been seen when dsobs ended;
+    `known_start`: of the instance that it had seen last."""
+    incident = ledger.open_incident()
+    attempt = ledger.attempt_in_flight() or (_unproved(incident) if incident is not None else None)
+    before = attempt.detail.get("instance_started_at") if attempt is not None else None
+    if before is None or known_start is None or abs(known_start - float(before)) > 0.5:
+        return None
+    return attempt
+
+
 def under_repair(ledger: Ledger) -> bool:
     """Whether it is being restarted, or has been and has yet to prove that it works."""
     return ledger.attempt_in_flight() is not None or awaits_verification(ledger)
