@@ -262,6 +262,9 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
         # The API server outlived its core: only an answer of its own shows that.
         if view.probe_error_at is None or view.probe_error_at < view.down_since:
             return None
+        # A core that is dead moves nothing: then it is something before the server that answers.
+        if any(now - engine.last_moved_at < settings.down_grace for engine in view.engines):
+            return None
         return f"{view.down_reason}, and a request was answered with an error"
     if isinstance(runtime, Unknown) and view.up:
         return None

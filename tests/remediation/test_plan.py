@@ -314,6 +314,13 @@ def test_an_api_server_without_its_core_is_restarted_only_if_a_request_was_answe
     assert restarts(do([alert("EngineDown")], replace(view, probe_error_at=NOW - 10))) == [None]
 
 
+@pytest.mark.parametrize(("moved_ago", "due"), [(1.0, []), (14.0, []), (15.0, [None])])
+def test_an_error_before_an_engine_that_still_moves_is_no_dead_core(moved_ago: float, due: list[None]) -> None:
+    moves = replace(HUNG, failed_at=None, last_moved_at=NOW - moved_ago)
+    view = replace(VIEW, engines=(moves,), down_since=NOW - 60, down_reason="5xx", probe_error_at=NOW - 10)
+    assert restarts(do([alert("EngineDown")], view)) == due
+
+
 @pytest.mark.parametrize(
     ("seconds", "still", "restarted"),
     [
