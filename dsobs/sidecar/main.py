@@ -243,6 +243,7 @@ class Sidecar:
             calendar = self._calendar()
             self._running = True
             try:
+                await self._recall_own_restart()
                 await self._loop()
             finally:
                 self._running = False
@@ -292,7 +293,6 @@ class Sidecar:
         interval = max(self.config.target.scrape_interval, 0.1)
         due = loop.time()
         self._began_at = self.clock.now()
-        await self._recall_own_restart()
         try:
             while not self._stopping.is_set():
                 try:
