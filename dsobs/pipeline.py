@@ -16,7 +16,7 @@ from dsobs.collectors.host import host_samples
 from dsobs.collectors.nvml import GpuSignals, engine_pids
 from dsobs.collectors.probe_offset import ProbeOffset
 from dsobs.config import Config
-from dsobs.model.alert import Alert, AlertState, Transition
+from dsobs.model.alert import Alert, Transition
 from dsobs.model.engine import EngineAdapter, EngineFacts, EngineKey
 from dsobs.model.observation import (
     Failure,
@@ -36,7 +36,7 @@ from dsobs.notifiers.inhibition import SHIPPED_FILE, InhibitRule, load_inhibitio
 from dsobs.promql import Limits, Sliced, finish
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
-from dsobs.remediation.plan import ACTION_LABEL, Step, awaits_verification, plan, under_repair
+from dsobs.remediation.plan import Step, asks_for_restart, awaits_verification, plan, under_repair
 from dsobs.rules import Evaluator, Group, RuleFileError, load
 from dsobs.rules.files import out_of_reach
 from dsobs.rules.shipped import source, sources
@@ -313,8 +313,13 @@ class Pipeline:
 
     def planned(self, now: float, ledger: Ledger, switches: Switches, silenced: Collection[str]) -> list[Step]:
         """The steps that are due by the last observation; changes nothing."""
-        alerts = [alert for alert in self.evaluator.alerts() if alert.fingerprint not in silenced]
-        return plan(alerts, self.view, ledger, now, self.config.remediation, switches)
+        alerts = self.evaluator.alerts()
+        heard = [alert for alert in alerts if alert.fingerprint not in silenced]
+        going_on = ledger.open_incident() is not None and any(map(asks_for_restart, alerts))
+        if going_on and not any(map(asks_for_restart, heard)):
+            # Silenced in the middle of its incident, which is not over by that.
+            heard, switches = alerts, replace(switches, silenced="all alerts that ask for it are silenced")
+        return plan(heard, self.view, ledger, now, self.config.remediation, switches)
 
     def _tell_changes(self, before: View, view: View) -> None:
         """What a person following the log wants to know at once."""
@@ -474,6 +479,8 @@ class Pipeline:
         self._offset = ProbeOffset()
         self.cards.new_instance()
         self.kv_pool_bytes = None
+        # What the old one answered is no proof of this one.
+        self._answered_at = self._error_at = None
         log.info("a new instance of the engine")
 
     def _probe_ended(self, probe: Probe) -> None:
@@ -562,11 +569,7 @@ class Pipeline:
 
     def _asking(self) -> list[Alert]:
         """Firing alerts that ask for a restart."""
-        return [
-            alert
-            for alert in self.evaluator.alerts()
-            if alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
-        ]
+        return list(filter(asks_for_restart, self.evaluator.alerts()))
 
     def _in_fault(self, now: float) -> bool:
         """What the server's users feel meanwhile, and what windows show of it afterwards, is told by that alert."""

@@ -63,14 +63,16 @@ def run_check(args: argparse.Namespace) -> int:
     from dsobs.sidecar.settings import unusable
 
     _take_file(args)
-    problems: list[Problem] | tuple[Problem, ...]
+    problems: list[Problem] = []
     try:
-        loaded = read_config(args)
-        findings = [*unready(loaded.config), *unusable(loaded.config)]
-        problems = [*loaded.problems(findings), *_unknown_plugins(loaded), *_in_files(loaded.config)]
+        loaded: Loaded | None = read_config(args)
     except ConfigError as error:
-        in_files = _in_files(error.rest) if error.rest is not None else []
-        problems = [*error.problems, *in_files]
+        problems, loaded = list(error.problems), error.rest
+    if loaded is not None:
+        findings = [*unready(loaded.config), *unusable(loaded.config)]
+        told = {problem.key for problem in problems}
+        problems += [problem for problem in loaded.problems(findings) if problem.key not in told]
+        problems += [*_unknown_plugins(loaded), *_in_files(loaded.config)]
     for problem in problems:
         if args.json:
             print_json({"where": problem.where, "name": problem.key, "message": problem.message})

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import os
 
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_json, print_table
@@ -31,6 +32,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         action.set_defaults(run=run)
 
 
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container a user need not be in its list.
+        return f"uid {os.getuid()}"
+
+
 def run(args: argparse.Namespace) -> int:
     """0; 1 if dsobs refused; 3 if none answers."""
     from dsobs.cli.control_api import ask
@@ -41,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             body = {
                 "matchers": args.matcher,
                 "duration": args.duration,
-                "createdBy": getpass.getuser(),
+                "createdBy": _who(),
                 "comment": args.comment,
             }
             data = ask(config, "POST", "/silences", json=body)

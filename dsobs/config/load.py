@@ -83,12 +83,13 @@ def load_with_origins(path: Path | None, environ: Mapping[str, str], overrides: 
     sources.add_overrides(overrides)
     sources.refuse_unknown_variables()
     config = sources.validate()
-    if sources.problems or config is None:
+    origins = {".".join(key): sources.origins[key].where for key in settings() if key in sources.origins}
+    loaded = Loaded(config, origins, sources) if config is not None else None
+    if sources.problems or loaded is None:
         # Variables have no order of their own but their names.
         ordered = sorted(sources.problems, key=lambda item: (item[0], item[1].where if item[0][0] == 1 else ""))
-        raise ConfigError((problem for _, problem in ordered), config)
-    origins = {".".join(key): sources.origins[key].where for key in settings() if key in sources.origins}
-    return Loaded(config, origins, sources)
+        raise ConfigError((problem for _, problem in ordered), loaded)
+    return loaded
 
 
 @dataclass

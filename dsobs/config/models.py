@@ -96,7 +96,9 @@ class RuntimeSettings(Model):
 
     name: str = "auto"
     """`auto` (a `dsobs supervise` socket if there is one, else in a pod `kubernetes`, else the process that listens on
-    the port, to look at only), `none`, `process`, `docker`, `kubernetes` or the name of a plugin."""
+    the port, to look at only), `none`, `process`, `docker`, `kubernetes` or the name of a plugin. `process` also where
+    something else listens on the target's port and stands before the supervised engine: by `auto`, an engine that is
+    seen not to listen there is another one."""
     container: str = ""
     """Docker: name or id of the engine's container, required for `docker`. Kubernetes: its name in the pod; empty: the
     one whose liveness probe reads the control folder, else the only one beside the sidecar."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dsobs.config.models import Config
+    from dsobs.config.load import Loaded
 
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
@@ -33,10 +33,10 @@ class ConfigError(Exception):
     """The configuration can't be used.
 
     `problems` holds everything that is wrong with it, in the order of the file; `rest` is the configuration without
-    that, where it can be told: what its files hold can be looked at all the same.
+    that, where it can be told: the rest, and what its files hold, can be looked at all the same.
     """
 
-    def __init__(self, problems: Iterable[Problem], rest: "Config | None" = None) -> None:
+    def __init__(self, problems: Iterable[Problem], rest: "Loaded | None" = None) -> None:
         self.problems = tuple(problems)
         self.rest = rest
         super().__init__("\n".join(map(str, self.problems)))

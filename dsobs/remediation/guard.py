@@ -20,7 +20,7 @@ class Switches:
     killed: str | None = None
     """Which kill switch is on: file, API or setting."""
     silenced: str | None = None
-    """Which silence holds."""
+    """Which silences hold, in words."""
     state_set_aside: str | None = None
     """A state file that could not be read was set aside and nobody has agreed to go on."""
     uncoordinated: str | None = None
@@ -51,7 +51,7 @@ def kill_switch(case: Case) -> str | None:
 
 def silence(case: Case) -> str | None:
     """A silenced alert repairs nothing."""
-    return f"silenced: {case.switches.silenced}" if case.switches.silenced else None
+    return case.switches.silenced
 
 
 def ledger_writable(case: Case) -> str | None:
@@ -99,8 +99,10 @@ def not_starting(case: Case) -> str | None:
 
 
 def not_planned(case: Case) -> str | None:
-    """Somebody stopped it on purpose."""
-    return f"planned stop: {case.view.planned_stop}" if case.view.planned_stop else None
+    """Somebody stopped it on purpose, or is about to, or has it paused."""
+    runtime = case.view.runtime
+    who = case.view.planned_stop or (runtime.stopping if isinstance(runtime, RuntimeView) else None)
+    return f"planned stop: {who}" if who else None
 
 
 def not_held(case: Case) -> str | None:

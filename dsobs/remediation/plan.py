@@ -63,11 +63,16 @@ class Step:
     """Of a restart: `replace` where the engine's container alone does not help."""
 
 
+def asks_for_restart(alert: Alert) -> bool:
+    """It fires, and its rule wants the engine restarted."""
+    return alert.state is AlertState.FIRING and alert.labels.get(ACTION_LABEL) == "restart"
+
+
 def plan(
     alerts: Sequence[Alert], view: View, ledger: Ledger, now: float, settings: Settings, switches: Switches
 ) -> list[Step]:
     """The steps that are due at `now`; empty on a healthy server."""
-    firing = [a for a in alerts if a.state is AlertState.FIRING and a.labels.get(ACTION_LABEL) == "restart"]
+    firing = list(filter(asks_for_restart, alerts))
     asking = [alert for alert in firing if alert.confirmed]
     incident = ledger.open_incident()
     if incident is None:
@@ -134,6 +139,17 @@ def awaits_verification(ledger: Ledger) -> bool:
     """Whether the engine has been restarted and has yet to prove that it works."""
     incident = ledger.open_incident()
     return incident is not None and _unproved(incident) is not None
+
+
+def unseen_restart(ledger: Ledger, known_start: float | None) -> Entry | None:
+    """A restart that was made, or may have been, and whose new instance had not been seen when dsobs ended;
+    `known_start`: of the instance that it had seen last."""
+    incident = ledger.open_incident()
+    attempt = ledger.attempt_in_flight() or (_unproved(incident) if incident is not None else None)
+    before = attempt.detail.get("instance_started_at") if attempt is not None else None
+    if before is None or known_start is None or abs(known_start - float(before)) > 0.5:
+        return None
+    return attempt
 
 
 def under_repair(ledger: Ledger) -> bool:
@@ -245,6 +261,9 @@ def _down_due(view: View, now: float, settings: Settings) -> str | None:
     if isinstance(runtime, RuntimeView) and runtime.running is not False and view.up:
         # The API server outlived its core: only an answer of its own shows that.
         if view.probe_error_at is None or view.probe_error_at < view.down_since:
+            return None
+        # A core that is dead moves nothing: then it is something before the server that answers.
+        if any(now - engine.last_moved_at < settings.down_grace for engine in view.engines):
             return None
         return f"{view.down_reason}, and a request was answered with an error"
     if isinstance(runtime, Unknown) and view.up:

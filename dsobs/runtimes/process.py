@@ -8,10 +8,14 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import logging
 import os
 import secrets
+import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,9 +26,13 @@ from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeRefused
 from dsobs.supervisor import processes
 
+log = logging.getLogger(__name__)
+
 LINE_LIMIT = 4 * 1024 * 1024
 CLEARING_SECONDS = 15.0
 """What a restart may take beyond its grace: the last processes of a hung engine take as long as the driver takes."""
+LOOK_FOR_LISTENER_SECONDS = 10.0
+"""Between two looks at who listens on the target's port, while that is not the supervised engine."""
 _LISTEN = "0A"
 """TCP state LISTEN in /proc/net/tcp (linux/net/tcp_states.h)."""
 _LOOPBACK6 = "00000000000000000000000001000000"
@@ -55,7 +63,17 @@ class ProcessRuntime:
         self._socket = settings.supervisor_socket
         self._timeout = settings.timeout
         self._proc = str(proc)
-        self._listening = ListeningProcess(parts.port or (443 if parts.scheme == "https" else 80), self._proc, clock)
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._listening = ListeningProcess(self._port, self._proc, clock)
+        self._trusts = settings.name == "process"
+        """Somebody has said that the supervised engine is the target's, whoever listens on its port."""
+        self._supervisor_pid = 0
+        """As seen from here; 0 where it can't be."""
+        self._own_since: float | None = None
+        """Start of the supervised instance that was found to listen on the port."""
+        self._looked_at = float("-inf")
+        self._another = ""
+        """Why the supervised engine is not the target's; empty: it is, or nothing speaks against it."""
         self.is_local = _is_local(parts.hostname or "")
         """The target's address is this host's loopback."""
         self.can_restart = self._socket.exists()
@@ -66,8 +84,13 @@ class ProcessRuntime:
             answer = await self._ask(self._timeout, op="status")
             if not answer.get("ok"):
                 return Unknown(f"the supervisor at {self._socket} refused: {answer.get('detail')}")
-            self.can_restart = True
-            return _view_of(answer["status"])
+            view = _view_of(answer["status"])
+            await self._look_for_another(view)
+            self.can_restart = not self._another
+            if self._another:
+                found = await asyncio.to_thread(self._listening.look)
+                return replace(found, look_only=self._another) if isinstance(found, RuntimeView) else found
+            return view
         except (FileNotFoundError, ConnectionRefusedError):
             self.can_restart = False
             return await asyncio.to_thread(self._look)
@@ -84,6 +107,8 @@ class ProcessRuntime:
         incident: str = "",  # noqa: ARG002 - of the protocol
     ) -> RestartResult:
         """Has the supervisor restart the engine and waits for the new one."""
+        if self._another:
+            raise RuntimeRefused(self._another)
         request = {"id": secrets.token_hex(8), "grace_seconds": grace_seconds, "expect_started_at": expect_started_at}
         try:
             answer = await self._ask(self._timeout + grace_seconds + CLEARING_SECONDS, op="restart", **request)
@@ -99,6 +124,8 @@ class ProcessRuntime:
 
     async def log_tail(self, lines: int) -> list[str] | Unknown:
         """The last lines that the supervisor holds."""
+        if self._another:
+            return Unknown(self._another)
         try:
             answer = await self._ask(self._timeout, op="log_tail", lines=lines)
             return [str(line) for line in answer["lines"]] if answer.get("ok") else Unknown(str(answer.get("detail")))
@@ -117,6 +144,7 @@ class ProcessRuntime:
         async with asyncio.timeout(timeout):
             reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=LINE_LIMIT)
             try:
+                self._supervisor_pid = _peer_pid(writer)
                 writer.write(json.dumps({"version": supervisor.VERSION, **request}).encode() + b"\n")
                 line = await reader.readline()
             finally:
@@ -129,6 +157,44 @@ class ProcessRuntime:
         if not isinstance(answer, dict):
             raise ValueError(f"not an object: {line[:80]!r}")  # noqa: TRY004 - of the data, not of an argument
         return answer
+
+    async def _look_for_another(self, view: RuntimeView) -> None:
+        """Two engines on one host, and the supervisor's socket is the other's: its engine must not be restarted for
+        this one."""
+        if self._trusts or not self.is_local or not view.running or view.started_at == self._own_since:
+            return
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_FOR_LISTENER_SECONDS:
+            return
+        self._looked_at = now
+        before = self._another
+        self._another = await asyncio.to_thread(self._find_another, view.started_at)
+        if self._another and self._another != before:
+            log.warning("the engine is only looked at: %s", self._another)
+
+    def _find_another(self, started_at: float | None) -> str:
+        """Who is seen to listen on the port and is none of the supervisor's. Not seen is no evidence."""
+        try:
+            holders = self._listening.holders()
+            table = processes.process_table(self._proc)
+            if not holders or self._supervisor_pid not in table:
+                return ""
+            family = {self._supervisor_pid, *(e.pid for e in processes.descendants(table, self._supervisor_pid))}
+            if family.isdisjoint(holders):
+                pid = min(holders)
+                name = Path(f"{self._proc}/{pid}/comm").read_text().strip()
+                if name == "docker-proxy":
+                    return ""
+                return (
+                    f"port {self._port} is served by {name} (pid {pid}), which the supervisor at {self._socket} did "
+                    "not start; name the right one (runtime.supervisor_socket), or set runtime.name to process if "
+                    "that stands before its engine"
+                )
+        except OSError:
+            # Ended while it was looked at, or hidden.
+            return ""
+        self._own_since = started_at
+        return ""
 
     def _look(self) -> RuntimeView | Unknown:
         last, identity = self._last_word()
@@ -235,26 +301,35 @@ class ListeningProcess:
         words = Path(f"{self._proc}/{pid}/cmdline").read_bytes().split(b"\0")
         return processes.command_name([os.fsdecode(word) for word in words if word]) or str(pid)
 
-    def _find(self) -> tuple[int, int] | Unknown:
-        """Pid and start ticks of who holds a listening socket of the port: the eldest, since workers inherit it."""
-        inodes = set(self._sockets())
-        if not inodes:
-            return Unknown(f"nobody listens on port {self._port}")
-        holders: list[tuple[int, int]] = []
+    def holders(self) -> dict[int, int]:
+        """Pid → start ticks of those that are seen to hold a listening socket of the port; OSError."""
+        return self._holders(set(self._sockets()))[0]
+
+    def _holders(self, inodes: set[str]) -> tuple[dict[int, int], bool]:
+        """The same for these sockets, and whether processes were hidden."""
+        holders: dict[int, int] = {}
         unreadable = False
-        for each in processes.process_table(self._proc).values():
+        for each in processes.process_table(self._proc).values() if inodes else ():
             try:
                 if any(link in inodes for link in _links(Path(f"{self._proc}/{each.pid}/fd"))):
-                    holders.append((each.start_ticks, each.pid))
+                    holders[each.pid] = each.start_ticks
             except PermissionError:
                 unreadable = True
             except FileNotFoundError:
                 # Ended since the table was read.
                 continue
+        return holders, unreadable
+
+    def _find(self) -> tuple[int, int] | Unknown:
+        """Pid and start ticks of who holds a listening socket of the port: the eldest, since workers inherit it."""
+        inodes = set(self._sockets())
+        if not inodes:
+            return Unknown(f"nobody listens on port {self._port}")
+        holders, unreadable = self._holders(inodes)
         if not holders:
             why = "it belongs to another user" if unreadable else "it is in another container"
             return Unknown(f"the process on port {self._port} can't be seen: {why}")
-        ticks, pid = min(holders)
+        ticks, pid = min((ticks, pid) for pid, ticks in holders.items())
         if Path(f"{self._proc}/{pid}/comm").read_text().strip() == "docker-proxy":
             return Unknown(f"port {self._port} leads into a container (set runtime.name: docker)")
         return pid, ticks
@@ -270,6 +345,13 @@ class ListeningProcess:
                 address, _, port = fields[1].rpartition(":")
                 if fields[3] == _LISTEN and int(port, 16) == self._port and _reachable(address):
                     yield f"socket:[{fields[9]}]"
+
+
+def _peer_pid(writer: asyncio.StreamWriter) -> int:
+    """Who listens at the other end of a UNIX socket, as a pid of this PID namespace; 0 where it is not in it."""
+    peer: socket.socket = writer.get_extra_info("socket")
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])
 
 
 def _links(folder: Path) -> Iterator[str]:

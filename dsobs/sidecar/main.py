@@ -35,6 +35,7 @@ from dsobs.remediation import ledger as ledgers
 from dsobs.remediation.actor import Actor, Hands, LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry
+from dsobs.remediation.plan import unseen_restart
 from dsobs.remediation.turn import Alone
 from dsobs.rules import persistence
 from dsobs.rules.evaluator import Evaluator
@@ -79,6 +80,8 @@ SAVE_SECONDS = 5.0
 RESTORE_SECONDS = 600.0
 """How much of the flight recorder is read back at the start."""
 DAY = 86400.0
+OWN_RESTART_SECONDS = 60.0
+"""How long after its start dsobs takes a new instance for that of a restart that it made before."""
 ALIVE_SECONDS = 30.0
 """A main loop without a turn for this long is dead; no turn waits longer for anything."""
 
@@ -240,6 +243,7 @@ class Sidecar:
             calendar = self._calendar()
             self._running = True
             try:
+                await self._recall_own_restart()
                 await self._loop()
             finally:
                 self._running = False
@@ -314,6 +318,18 @@ class Sidecar:
                 self._nudge.clear()
         finally:
             await self.watch.stop_asking()
+
+    async def _recall_own_restart(self) -> None:
+        """The new instance of a restart that dsobs made just before it ended is its own, and no crash."""
+        known = self.pipeline.restarts.known
+        start = known.runtime_start if known.runtime_start is not None else known.page_start
+        attempt = unseen_restart(self.ledger.current, start)
+        await self._actor.settle()
+        if attempt is not None:
+            now, begun = self.clock.now(), attempt.detail.get("started_at") is not None
+            # One that has begun is there to be seen; one of which that is not known has had its time, or takes longer.
+            longer = attempt.state == "done" and not begun
+            self._restarting(attempt.incident, now + (self.config.startup.budget if longer else OWN_RESTART_SECONDS))
 
     async def _turn(self, interval: float) -> None:
         obs = await self.watch.observe(interval)

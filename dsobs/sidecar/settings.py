@@ -38,7 +38,7 @@ def with_files(error: ConfigError, running: Config | None = None) -> ConfigError
 
     Where it can't be told which files the settings are to name, those of `running` are looked at.
     """
-    config = error.rest or running
+    config = error.rest.config if error.rest is not None else running
     problems = list(error.problems)
     if config is not None:
         read_files(config, problems)

@@ -4,7 +4,8 @@ An engine never yet up is starting, and so is each new instance of it until it i
 counts as down when the runtime says that the process ended with nobody seen to stop it, when an instance that was up
 refuses three scrapes though its process lives (an API server whose core died sometimes fails to exit), or when no
 runtime can be asked and the port refused three scrapes. A planned stop is only one that was witnessed; an exit code
-proves nothing, since crashed engines exit with 0 in some versions.
+proves nothing, since crashed engines exit with 0 in some versions. While somebody has it paused, or has asked it to
+end, its silence is planned too.
 
 Connections that are accepted and closed with not one byte are what a port forwarder (Docker's, for a published port)
 makes of a refusal, so they are no sign of a server that stands still. But a server or a proxy at its limit of
@@ -64,6 +65,8 @@ class Lifecycle:
         """The present or last instance was ready."""
         self._planned_by_own = False
         """It is dsobs itself that is answerable for the present planned stop."""
+        self._held = False
+        """The present planned stop is a silence: somebody paused the instance, or has asked it to end."""
 
     def expect_own_stop(self, who: str, until: float) -> None:
         """dsobs itself restarts the engine: its going away is planned until a new instance is up, which begins before
@@ -95,7 +98,8 @@ class Lifecycle:
             self._refused = self._refused + 1 if scrape.failure is Failure.REFUSED else 0
             self._away = self._away + 1 if away else 0
             self._first_away = (self._first_away or now) if away else None
-            if scrape.answered or away or not scrape.connected:
+            # A connection that is not even taken is a backlog that clients have filled: it stands still all the same.
+            if scrape.answered or away or not (scrape.connected or scrape.failure is Failure.TIMEOUT):
                 self.unresponsive_since = None
             elif self.unresponsive_since is None and self.was_up:
                 self.unresponsive_since = now - scrape.duration_seconds
@@ -142,6 +146,7 @@ class Lifecycle:
         self.starting_since = None
         self.planned_stop = None
         self.planned_since = None
+        self._held = False
         if self._own_began:
             self._own_stop = None
         if self.sick_since is None:
@@ -171,17 +176,30 @@ class Lifecycle:
     def _running_not_up(self, now: float, runtime: RuntimeView, new_instance: bool, failed: bool) -> None:
         """The process is there and does not answer: starting, or only too busy to answer. `failed`: a scrape has."""
         if new_instance:
+            self._held = False
             if self.seen:
                 self._ends(now, runtime.planned_stop, "the engine ended and its runtime started it again")
             self.was_up = False
             self.unresponsive_since = None
+        self._hold(now, runtime.stopping)
         if not self.was_up:
             if failed and self.starting_since is None:
                 self.starting_since = self._began if self._began is not None else now
         elif (gone := self._gone(now, CLOSED_SECONDS)) is not None:
             self._stopped(self._first_away or now, runtime.stopping, f"{gone}, though its process lives")
 
+    def _hold(self, now: float, witnessed: str | None) -> None:
+        """An instance that somebody paused, or that he has asked to end, is silent for that."""
+        if witnessed is None:
+            if self._held:
+                self._held, self.planned_stop, self.planned_since = False, None, None
+        elif self.unresponsive_since is not None:
+            self._held = True
+            self._stopped(min(self.unresponsive_since, now), witnessed, "")
+            self.unresponsive_since = None
+
     def _ended(self, now: float, runtime: RuntimeView) -> None:
+        self._held = False
         self.starting_since = None if self.was_up else self.starting_since or now
         if not self.seen:
             return

@@ -46,12 +46,21 @@ VERDICTS_AWAITED = 4
 """Failed probes that wait for a scrape to be judged by; the newest, while no scrape succeeds."""
 MISSED_SCRAPES_SECONDS = 3.0
 """A gap that holds a longer time without a scrape teaches nothing."""
+CACHE_FULL = 0.95
 _QUEUE = frozenset({"running", "waiting"})
 
 
 def _queue(readings: Mapping[str, float]) -> float:
     """Requests that the engine holds."""
     return readings.get("running", 0.0) + readings.get("waiting", 0.0)
+
+
+def _would_answer(readings: Mapping[str, float]) -> bool:
+    """An engine that does nothing has room for a probe. One that waits for KV transfers may not, when those have taken
+    its cache."""
+    if _queue(readings) == 0:
+        return True
+    return readings.get("running", 0.0) == 0 and readings.get("kv_usage", 1.0) < CACHE_FULL
 
 
 def readings_by_engine(samples: Iterable[Sample]) -> dict[EngineKey, dict[str, float]]:
@@ -272,12 +281,13 @@ class ProgressTracker:
                 engine.queue_before_probe = _queue(engine.readings)
 
     def probe_ended(self, probe: Probe) -> None:
-        """What it brought. An answer proves only the engine that served it; with several and no address, none."""
-        several = len({rank for _, rank in self._engines}) > 1
-        for key, engine in self._engines.items():
-            if probe.engine is not None and key[1] != probe.engine:
-                continue
-            if probe.engine is None and several:
+        """What it brought. An answer proves only the engine that served it; with several and no address, none. Of
+        several models it is the one that was asked."""
+        ranks = {rank for _, rank in self._engines}
+        asked = {key: engine for key, engine in self._engines.items() if probe.engine in (None, key[1])}
+        models = {model for model, _ in asked}
+        for key, engine in asked.items():
+            if (probe.engine is None and len(ranks) > 1) or (len(models) > 1 and key[0] != probe.model):
                 engine.probe_useless = True
             elif probe.outcome is ProbeOutcome.ANSWERED:
                 engine.probe_success = 1.0
@@ -293,24 +303,25 @@ class ProgressTracker:
                 engine.probe_success = None
 
     def probe_wanted(self, now: float) -> list[EngineKey]:
-        """The engines that want a probe now: stalled past the threshold, or idle for long enough."""
+        """The engines that want a probe now: stalled past the threshold, or idle for long enough. Those whose stall was
+        not asked for yet come first, then whoever was asked longest ago."""
         if self._probes != "on" or self.paused:
             return []
-        wanted = []
+        wanted: list[tuple[bool, float, EngineKey]] = []
         for key, engine in self._engines.items():
             if not engine.awake:
                 continue
-            since = now - engine.probed_at if engine.probed_at is not None else float("inf")
+            asked_at = engine.probed_at if engine.probed_at is not None else float("-inf")
             if engine.outstanding > 0:
-                fresh = engine.probed_at is None or engine.probed_at <= engine.moved_at
+                again = asked_at > engine.moved_at
                 stalled = now - engine.moved_at > self._threshold(key, engine)[0] - JITTER_SECONDS
-                if stalled and (fresh or since >= REPROBE_SECONDS):
-                    wanted.append(key)
+                if stalled and (not again or now - asked_at >= REPROBE_SECONDS):
+                    wanted.append((again, asked_at, key))
             elif self._settings.idle_probe_interval > 0:
-                idle = now - engine.moved_at >= self._settings.idle_after and _queue(engine.readings) == 0
-                if idle and since >= self._settings.idle_probe_interval:
-                    wanted.append(key)
-        return wanted
+                idle = now - engine.moved_at >= self._settings.idle_after and _would_answer(engine.readings)
+                if idle and now - asked_at >= self._settings.idle_probe_interval:
+                    wanted.append((True, asked_at, key))
+        return [key for _, _, key in sorted(wanted)]
 
     def due_at(self, now: float) -> float | None:
         """When the next stall will have lasted as long as its threshold; None where none is on its way."""

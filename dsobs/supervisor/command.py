@@ -43,16 +43,22 @@ def options_parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
     if not seconds >= 0:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; write 30, or inf")
     return seconds
 
 
 def _size(text: str) -> int:
-    size = int(text)
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
     if size < 1:
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes; write {64 << 20}")
     return size
 
 

@@ -114,6 +114,7 @@ async def incident(folder: Path, moment: Moment) -> str:
         await here.until(
             lambda: restarts() or any("did not help" in page.body["summary"] for page in here.pages), 40, "repaired"
         )
+        assert not [page for page in here.pages if page.name == "EngineDown"], here.story()
         outcome = "restarted once"
         if not restarts():
             assert any("did not help" in page.body["summary"] for page in here.pages)

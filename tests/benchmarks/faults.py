@@ -231,7 +231,7 @@ FAULTS = (
 )
 """Those of the catalogue that a page or a signal can make within half an hour. Not played: burn rates (they want half
 of 1 h or 6 h covered first), what is the host's (disk, /dev/shm, cgroup), EngineStartSlow and EngineTargetAbsent (the
-settings' own length), dsobs's own."""
+settings' own length), EngineSignalsLost, dsobs's own."""
 
 _ERRORS = 'sum by (instance) (increase(vllm:request_success_total{finished_reason="error"}[5m]))'
 _FINISHED = 'sum by (instance) (increase(vllm:request_success_total{finished_reason!="abort"}[5m]))'

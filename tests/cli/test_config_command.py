@@ -66,6 +66,25 @@ def test_check_reports_secrets_that_are_not_there_and_names_nothing_registered(
     assert second["message"].endswith("did you mean vllm?")
 
 
+def test_check_says_what_is_missing_beside_settings_that_are_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "dsobs.yaml"
+    file.write_text(
+        "notifiers:\n  pagerdutty: {}\n  webhook: {url: ftp://x}\n  pagerduty: {routing_key: key}\n"
+        "target: {ca_file: gone.pem, engine: vlm}\n"
+    )
+    assert main(["config", "check", str(file)]) == ExitCode.USAGE
+    told = [line.removeprefix(f"dsobs: {file}:").split(":")[:2] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(told) == [
+        ["2", " notifiers.pagerdutty"],
+        ["3", " notifiers.webhook.url"],
+        ["4", " notifiers.pagerduty.routing_key"],
+        ["5", " target.ca_file"],
+        ["5", " target.engine"],
+    ]
+
+
 def test_check_of_right_settings_exits_0(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,10 @@ from dataclasses import replace
 import pytest
 
 from dsobs.config import Config
+from dsobs.model.alert import AlertState
 from dsobs.model.observation import Failure, ProbeOutcome
+from dsobs.remediation.guard import Switches
+from dsobs.remediation.ledger import Ledger
 from tests.pipeline.world import Server, World
 
 
@@ -133,7 +136,7 @@ def test_scrapes_that_time_out_for_a_minute_raise_nothing_critical(server: Serve
     world.run(60)
     world.server.failure = None
     world.run(120)
-    assert world.told == []
+    assert [(name, state) for _, name, state in world.told] == [("EngineSignalsLost", AlertState.PENDING)]
     assert world.restarts == []
 
 
@@ -151,3 +154,31 @@ def test_each_failed_scrape_and_each_probe_is_counted_once() -> None:
     assert counts["unparsable"] == 3
     assert sum(counts.values()) == 3
     assert sum(world.pipeline.probe_counts.values()) == len(world.probes)
+
+
+def test_an_incident_whose_alert_is_silenced_is_held_and_not_over() -> None:
+    world = hung_world()
+    world.pipeline.can_restart = False
+    world.run(200)
+    silenced = {alert.fingerprint for alert in world.evaluator.alerts()}
+    steps = world.pipeline.planned(world.now, world.ledger, Switches(), silenced)
+    assert [(step.action, step.refused) for step in steps] == [
+        ("restart", "silence: all alerts that ask for it are silenced")
+    ]
+    # For what is silenced none is opened.
+    assert world.pipeline.planned(world.now, Ledger(), Switches(), silenced) == []
+
+
+@pytest.mark.parametrize("minutes", [2, 40])
+def test_a_page_that_can_not_be_read_is_told_once_however_long_the_engine_was_seen(minutes: int) -> None:
+    world = World()
+    world.run(60 * minutes)
+    world.server.failure, world.server.answered = Failure.HTTP_STATUS, True
+    world.run(600)
+    # Both fire in the longer one; inhibition has one of them told.
+    fired = {name for _, name, state in world.told if state is AlertState.FIRING}
+    assert fired == {"EngineSignalsLost"} | ({"AvailabilityBudgetFast"} if minutes > 30 else set())
+    assert world.restarts == []
+    world.server.failure = None
+    world.run(60)
+    assert "EngineSignalsLost" not in world.firing()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dsobs.config import Config
+from dsobs.model.observation import Failure
 from dsobs.pipeline import MAX_ENGINES
 from tests.pipeline.world import ENFORCE, Server, World
 
@@ -52,6 +53,36 @@ def test_a_hang_of_an_engine_that_can_be_asked_for_a_pause_is_paged_as_quickly()
     begun = world.at
     assert world.run(60, until=lambda: "EngineHung" in world.firing()) - begun <= 10
     world.run(60)
+    assert len(world.restarts) == 1
+
+
+@pytest.mark.parametrize("hung_before", [False, True])
+def test_a_container_that_somebody_paused_is_not_restarted(*, hung_before: bool) -> None:
+    """Its CPU stands still, and not one byte comes: but for the runtime's word, a server to restart."""
+    world = World(server=Server(frozen=hung_before))
+    world.run(20 if hung_before else 60)
+    told = len(world.told)
+    world.server.frozen, world.server.failure, world.server.health = True, Failure.TIMEOUT, None
+    world.server.stopping = "docker pause"
+    world.run(1200)
+    assert world.restarts == []
+    assert not {name for _, name, _ in world.told[told:]} - {"EngineHung"}
+    world.server = replace(world.server, frozen=False, failure=None, health=200, stopping=None)
+    world.run(120)
+    assert world.firing() == set()
+    assert world.restarts == []
+
+
+def test_an_engine_that_stays_silent_when_it_is_not_paused_any_more_is_restarted() -> None:
+    world = World()
+    world.run(60)
+    world.server.frozen, world.server.failure, world.server.health = True, Failure.TIMEOUT, None
+    world.server.stopping = "docker pause"
+    world.run(600)
+    world.server.stopping = None
+    world.run(110)
+    assert "EngineUnresponsive" in world.firing()
+    world.run(300)
     assert len(world.restarts) == 1
 
 
@@ -125,7 +156,8 @@ def test_a_page_with_a_flood_of_engines_is_not_taken_in_and_said_once(caplog: py
     counts = {dict(s.labels).get("reason"): s.value for s in world.pipeline.samples()}
     assert counts["too_many_series"] == 120
     assert len(world.pipeline.view.engines) == 1
-    assert world.told == []
+    assert world.states("EngineSignalsLost") == ["pending"]
+    assert len(world.told) == 1
     assert world.restarts == []
     world.server.models = MAX_ENGINES
     world.run(10)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from dsobs.model.observation import Failure
+from dsobs.remediation.ledger import Entry, Ledger
+from dsobs.remediation.plan import unseen_restart
 from tests.pipeline.world import Server, World
 
 
@@ -161,3 +163,50 @@ def test_a_runtime_that_stays_silent_over_a_dead_engine_is_escalated_and_that_en
     world.run(120)
     assert world.states("EngineDown") == ["firing", "resolved"]
     assert world.ledger.open_incident() is None
+
+
+def test_what_the_instance_before_answered_proves_nothing_of_a_new_one() -> None:
+    world = World(server=Server(outstanding=0))
+    world.run(70)
+    assert world.pipeline.view.probe_answered_at is not None
+    world.restart_engine()
+    world.run(2)
+    assert world.pipeline.view.probe_answered_at is None
+
+
+def test_the_instance_of_a_restart_that_dsobs_made_before_it_was_killed_is_its_own() -> None:
+    world = World()
+    world.run(60)
+    world.server.frozen = True
+    world.run(25)
+    started = world.server.started_at
+    world._write("restart", "reserved", instance_started_at=started)
+    world.restart_engine()
+    world.server.failure = Failure.REFUSED
+    # Killed now: what it remembers is the old instance.
+    again = world.again()
+    attempt = unseen_restart(again.ledger, again.pipeline.restarts.known.runtime_start)
+    assert attempt is not None
+    again.pipeline.restarts.expect_own(again.now + 60)
+    again.pipeline.lifecycle.expect_own_stop("dsobs", again.now + 60)
+    again.run(600)
+    assert "EngineDown" not in again.firing()
+    assert again.pipeline.view.own_restarts_24h == 1
+    # Once it was seen there is nothing to be expected any more: its end is a crash.
+    assert unseen_restart(again.ledger, again.pipeline.restarts.known.runtime_start) is None
+
+
+def test_what_is_not_known_of_a_restart_excuses_no_end() -> None:
+    reserved = Entry(10.0, "i1", "restart", "reserved", {"instance_started_at": 100.0}, 2)
+    opened = Entry(9.0, "i1", "incident", "opened", {}, 1)
+    done = Entry(20.0, "i1", "restart", "done", {"instance_started_at": 100.0, "attempt": 2, "started_at": 15.0}, 3)
+    verified = Entry(30.0, "i1", "verify", "done", {}, 4)
+    assert unseen_restart(Ledger((opened, reserved)), 100.0) == reserved
+    assert unseen_restart(Ledger((opened, reserved, done)), 100.0) == done
+    for entries, start in (
+        ((opened,), 100.0),
+        ((opened, reserved), None),
+        ((opened, reserved, done), 115.0),
+        ((opened, reserved, done, verified), 100.0),
+    ):
+        assert unseen_restart(Ledger(entries), start) is None

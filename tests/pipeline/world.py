@@ -52,6 +52,8 @@ class Server:
     """It can be asked whether it is paused."""
     planned_stop: str | None = None
     """By the runtime's word."""
+    stopping: str | None = None
+    """Who has it paused, or asked it to end, by the runtime's word."""
     cores: float = 1.0
     """CPU that it uses while it is not frozen."""
     started_at: float = BEGUN - 100.0
@@ -192,6 +194,7 @@ class World:
             server.running,
             started_at=server.started_at,
             planned_stop=server.planned_stop,
+            stopping=server.stopping,
             cpu_seconds=server.cpu_seconds,
             pids=self.pids if server.running else (),
         )

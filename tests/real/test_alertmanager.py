@@ -92,7 +92,7 @@ NAMES = (
     "TimeToFirstTokenBudgetFast", "TimeToFirstTokenBudgetSlow", "TimeToFirstTokenBudgetLong", "AvailabilityBudgetFast",
     "AvailabilityBudgetSlow", "AvailabilityBudgetLong", "ErrorRateHigh", "QueueGrowing", "SchedulerStuck",
     "PreemptionThrash", "KVCacheSaturated", "GPUFellOffBus", "GPUResetNeeded", "GPUApplicationFault", "GPUMemoryHigh",
-    "ContainerRestartsHigh", "Watchdog",
+    "ContainerRestartsHigh", "EngineSignalsLost", "Watchdog",
 )  # fmt: skip
 
 

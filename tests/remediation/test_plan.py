@@ -111,6 +111,7 @@ def test_evidence_never_holds_up_a_restart() -> None:
         (replace(VIEW, restarts_24h=None), NO, SETTINGS, "budget"),
         (replace(VIEW, can_restart=False, runtime=Unknown("gone")), NO, SETTINGS, "runtime_known"),
         (replace(VIEW, planned_stop="SIGTERM"), NO, SETTINGS, "not_planned"),
+        (replace(VIEW, runtime=replace(RUNNING, stopping="docker pause")), NO, SETTINGS, "not_planned"),
         (replace(VIEW, asleep=True), NO, SETTINGS, "not_asleep"),
         (replace(VIEW, up=False, starting_since=NOW - 9), NO, SETTINGS, "not_starting"),
         (replace(VIEW, seen=False), NO, SETTINGS, "not_starting"),
@@ -311,6 +312,13 @@ def test_an_api_server_without_its_core_is_restarted_only_if_a_request_was_answe
     view = replace(VIEW, down_since=NOW - 60, down_reason="/health answers 503", engines=())
     assert restarts(do([alert("EngineDown")], view)) == []
     assert restarts(do([alert("EngineDown")], replace(view, probe_error_at=NOW - 10))) == [None]
+
+
+@pytest.mark.parametrize(("moved_ago", "due"), [(1.0, []), (14.0, []), (15.0, [None])])
+def test_an_error_before_an_engine_that_still_moves_is_no_dead_core(moved_ago: float, due: list[None]) -> None:
+    moves = replace(HUNG, failed_at=None, last_moved_at=NOW - moved_ago)
+    view = replace(VIEW, engines=(moves,), down_since=NOW - 60, down_reason="5xx", probe_error_at=NOW - 10)
+    assert restarts(do([alert("EngineDown")], view)) == due
 
 
 @pytest.mark.parametrize(

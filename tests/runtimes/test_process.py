@@ -69,6 +69,49 @@ async def test_listening_process_is_found_with_its_children_and_only_looked_at(a
         assert isinstance(await runtime.log_tail(5), Unknown)
 
 
+async def test_engine_of_another_supervisor_is_not_restarted_for_the_one_on_the_targets_port(
+    supervised: Supervised, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervised.script(ENGINE)
+    others = supervised.status()["started_at"]
+    with listener() as (server, port):
+        runtime = runtime_at(port, supervised.socket.parent)
+        view = await runtime.view()
+        assert isinstance(view, RuntimeView)
+        # What is told is of the process that serves the target.
+        assert (view.pids[0], runtime.can_restart) == (server.pid, False)
+        assert view.look_only is not None
+        assert f"pid {server.pid}" in view.look_only
+        assert "runtime.supervisor_socket" in view.look_only
+        assert view.look_only in caplog.text
+        with pytest.raises(RuntimeRefused, match="did not start"):
+            await runtime.restart(grace_seconds=1.0, expect_started_at=None)
+        assert isinstance(await runtime.log_tail(5), Unknown)
+        # A proxy before the engine looks the same: then somebody says so.
+        settings = RuntimeSettings(name="process", supervisor_socket=supervised.socket, timeout=5.0)
+        trusting = ProcessRuntime(settings, Target(url=f"http://127.0.0.1:{port}"))
+        view = await trusting.view()
+        assert isinstance(view, RuntimeView)
+        assert (view.started_at, trusting.can_restart) == (others, True)
+    assert supervised.status()["started_at"] == others
+
+
+async def test_engine_that_listens_on_the_targets_port_is_its_supervisors(supervised: Supervised) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    server = (
+        f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print('up', flush=True); time.sleep(99)"
+    )
+    # The server itself is a child of what the supervisor starts.
+    supervised.script(f'{sys.executable} -c "{server}"; true')
+    supervised.wait_for_line("up")
+    runtime = runtime_at(port, supervised.socket.parent)
+    view = await runtime.view()
+    assert isinstance(view, RuntimeView)
+    assert (view.look_only, runtime.can_restart) == (None, True)
+    assert view.started_at == supervised.status()["started_at"]
+
+
 async def test_start_of_a_process_does_not_move_with_the_wall_clock(tmp_path: Path) -> None:
     with listener() as (_, port):
         times = iter([1e9, 1e9 + 3600, 1e9 - 3600])

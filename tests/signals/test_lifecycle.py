@@ -34,6 +34,12 @@ def silent(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
     return Observation(at, Scrape(at, 5.0, failure=Failure.TIMEOUT, answered=False), runtime=runtime)
 
 
+def unaccepted(at: float, runtime: RuntimeView | Unknown = NO) -> Observation:
+    """The deadline passed before the connection was taken: the backlog of a server that stands still is full."""
+    scrape = Scrape(at, 5.0, failure=Failure.TIMEOUT, connected=False, answered=False)
+    return Observation(at, scrape, runtime=runtime)
+
+
 def after(*observations: Observation, was_seen: bool = False) -> Lifecycle:
     life = Lifecycle(seen=was_seen)
     for obs in observations:
@@ -117,6 +123,33 @@ def test_scrapes_that_time_out_for_a_minute_are_not_down_and_not_yet_unresponsiv
 def test_unresponsive_counts_from_the_first_scrape_that_got_no_byte() -> None:
     life = after(seen(110, RUNNING), *(silent(t, RUNNING) for t in range(116, 300, 5)))
     assert gauge(life, "unresponsive_seconds", 301) == 190.0
+
+
+def test_a_server_whose_backlog_is_full_is_unresponsive_like_one_that_still_accepts() -> None:
+    life = after(seen(110, RUNNING), *(unaccepted(t, RUNNING) for t in range(116, 300, 5)))
+    assert gauge(life, "unresponsive_seconds", 301) == 190.0
+    # The backlog fills up meanwhile, with what clients sent.
+    begun = [silent(116, RUNNING), silent(121, RUNNING)]
+    life = after(seen(110, RUNNING), *begun, *(unaccepted(t, RUNNING) for t in range(126, 300, 5)))
+    assert gauge(life, "unresponsive_seconds", 301) == 190.0
+
+
+def test_a_name_that_is_not_resolved_is_nothing_that_a_server_does() -> None:
+    lost = Scrape(116, 5.0, failure=Failure.UNREACHABLE, connected=False, answered=False)
+    assert after(seen(110), Observation(116, lost)).unresponsive_since is None
+
+
+def test_a_container_that_somebody_paused_is_a_planned_stop_and_not_unresponsive() -> None:
+    paused = replace(RUNNING, planned_stop="docker pause", stopping="docker pause")
+    life = after(seen(110, RUNNING), *(silent(t, paused) for t in range(116, 600, 5)))
+    assert life.unresponsive_since is None
+    assert life.planned_stop == "docker pause"
+    assert life.down_since is None
+    life.observe(seen(605, RUNNING), new_instance=False)
+    assert life.planned_stop is None
+    # Once it goes on and still says nothing, it counts from there.
+    life = after(seen(110, RUNNING), *(silent(t, paused) for t in range(116, 600, 5)), silent(605, RUNNING))
+    assert life.unresponsive_since == 600.0
 
 
 def test_one_byte_ends_unresponsive() -> None:

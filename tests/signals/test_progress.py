@@ -14,7 +14,7 @@ from dsobs.signals.progress import ProgressTracker
 KEY = ("m", "0")
 
 
-def page(engine: str = "0", *, finished: float = 0.0, **values: Any) -> list[Sample]:
+def page(engine: str = "0", *, finished: float = 0.0, model: str = "m", **values: Any) -> list[Sample]:
     """Canonical samples of one engine."""
     names = {
         "running": "dsobs_engine_requests_running",
@@ -25,20 +25,20 @@ def page(engine: str = "0", *, finished: float = 0.0, **values: Any) -> list[Sam
         "awake": "dsobs_engine_awake",
     }
     values = {"running": 0.0, "waiting": 0.0, "tokens": 100.0, "kv": 0.1, **values}
-    out = [Sample(labels(names[k], model_name="m", engine=engine), v) for k, v in values.items()]
+    out = [Sample(labels(names[k], model_name=model, engine=engine), v) for k, v in values.items()]
     for reason, count in (("stop", finished), ("abort", values.get("aborted", 0.0))):
         out.append(
             Sample(
-                labels("dsobs_engine_requests_finished_total", model_name="m", engine=engine, finished_reason=reason),
+                labels("dsobs_engine_requests_finished_total", model_name=model, engine=engine, finished_reason=reason),
                 count,
             )
         )
     return out
 
 
-def gauge(tracker: ProgressTracker, name: str, engine: str = "0") -> float | None:
+def gauge(tracker: ProgressTracker, name: str, engine: str = "0", model: str = "m") -> float | None:
     found = {s.labels: s.value for s in tracker.samples()}
-    return found.get(labels(f"dsobs_engine_{name}", model_name="m", engine=engine))
+    return found.get(labels(f"dsobs_engine_{name}", model_name=model, engine=engine))
 
 
 def decoding(tracker: ProgressTracker, start: float = 0.0, seconds: int = 5, **values: Any) -> float:
@@ -287,6 +287,22 @@ def test_requests_that_wait_for_a_kv_transfer_are_no_stalled_work() -> None:
     assert gauge(tracker, "stall_seconds") == 0.0
 
 
+@pytest.mark.parametrize(("kv", "asked"), [(0.5, True), (0.97, False)])
+def test_an_engine_whose_requests_all_wait_for_a_kv_transfer_is_asked_like_an_idle_one(
+    kv: float, *, asked: bool
+) -> None:
+    """Its core may stand still all the same, and its page shows that as waiting for ever. With a full cache the probe
+    would have to wait too, and prove nothing."""
+    tracker = ProgressTracker(Hang(), "on")
+    for at in range(100):
+        tracker.observe(at, page(waiting=4, deferred=4, kv=kv))
+        for key in tracker.probe_wanted(at):
+            tracker.probe_sent(at, None)
+            tracker.probe_ended(timed_out(at))
+            assert key == KEY
+    assert tracker.hung == asked
+
+
 def test_seven_live_engines_do_not_hide_a_dead_one() -> None:
     tracker = ProgressTracker(Hang(), "on")
     for at in range(20):
@@ -310,6 +326,52 @@ def test_with_several_engines_an_unaddressed_probe_proves_nothing() -> None:
     tracker.probe_ended(Probe(19, 19.1, ProbeOutcome.ANSWERED, engine="0"))
     assert gauge(tracker, "probe_success", "1") is None
     assert gauge(tracker, "probe_success", "0") == 1.0
+
+
+def test_of_several_models_a_probe_proves_only_the_one_that_it_asked() -> None:
+    def both(at: int) -> list[Sample]:
+        return [*page(running=4, tokens=100.0 + at), *page(model="b", running=4, tokens=100.0 + min(at, 5))]
+
+    tracker = ProgressTracker(Hang(), "on")
+    for at in range(20):
+        tracker.observe(at, both(at))
+    tracker.probe_sent(19, None)
+    tracker.probe_ended(Probe(19, 19.1, ProbeOutcome.ANSWERED, model="m"))
+    assert gauge(tracker, "probe_success") == 1.0
+    assert gauge(tracker, "probe_success", model="b") is None
+    # The other one is called hung by the length of its stall, as where no probe can be had.
+    assert tracker.hung
+    tracker.probe_sent(20, None)
+    tracker.probe_ended(timed_out(20, model="b"))
+    for at in range(20, 25):
+        tracker.observe(at, both(at))
+    failed = {engine.key: engine.failed_at for engine in tracker.progress()}
+    assert failed == {("m", "0"): None, ("b", "0"): 23.0}
+
+
+def test_the_engine_that_was_asked_longest_ago_is_asked_next() -> None:
+    """One request is in flight at a time: ranks that stall for long must not keep the others from being asked."""
+    tracker = ProgressTracker(Hang(), "on")
+    for at in range(40):
+        tracker.observe(at, [s for rank in range(8) for s in page(str(rank), running=4, tokens=100.0)])
+    asked = []
+    for at in range(100, 124, 3):
+        (key, *_) = tracker.probe_wanted(at)
+        asked.append(key[1])
+        tracker.probe_sent(at, key[1])
+    assert sorted(asked) == [str(rank) for rank in range(8)]
+
+
+def test_a_stall_is_asked_for_before_those_that_were_asked_already() -> None:
+    tracker = ProgressTracker(Hang(), "on")
+    for at in range(100):
+        samples = [*page("0", running=4, tokens=100.0), *page("1"), *page("2", running=4, tokens=100.0 + min(at, 90))]
+        tracker.observe(at, samples)
+        for key in tracker.probe_wanted(at) if at < 95 else ():
+            tracker.probe_sent(at, key[1])
+    # Asked later than the others, in a gap of its own.
+    tracker.probe_sent(89.5, "2")
+    assert tracker.probe_wanted(120)[0] == ("m", "2")
 
 
 def test_a_prefill_begun_in_the_same_second_gets_patience_while_a_witness_sees_work() -> None:

@@ -44,6 +44,19 @@ def test_missing_command_and_unknown_option_are_usage_errors(capsys: pytest.Capt
     assert "the command is missing" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "wanted"), [("--stop-grace", "number of seconds"), ("--log-max-bytes", "number of bytes")]
+)
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_an_option_that_is_no_number_is_said_in_words(
+    option: str, wanted: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.supervise([f"{option}={value}", "--", "true"])
+    assert end.value.code == 2
+    assert f"argument {option}: '{value}' is no {wanted}; write " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_stop_signal_is_forwarded_recorded_and_final(supervised: Supervised, signo: signal.Signals) -> None:
     supervised.script(f'trap "echo stopping; exit 3" {signo.name[3:]}; echo ready; sleep 1000 & while :; do wait; done')
