@@ -30,10 +30,10 @@ from dsobs import promql, telemetry
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
+from dsobs.rules.go_text import TemplateError
 from dsobs.rules.notation import metric_text
 from dsobs.rules.persistence import SavedAlert, Snapshot
 from dsobs.rules.states import Active, Departed, GroupState, RuleState, alert_of, alert_samples, saved_alert
-from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Data
 from dsobs.rules.views import alert_views, group_view
 from dsobs.series.store import Store
