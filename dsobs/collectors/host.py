@@ -212,7 +212,7 @@ def shares_cgroup(pid: int, other: int, root: Path = Path("/")) -> bool:
     except OSError:
         return False
     # Where v1 counts, the one tree of v2 beside it says nothing.
-    counted = [name for name in ("memory", "cpu") if name in one] or [""]
+    counted: list[str] = [name for name in ("memory", "cpu") if name in one] or [""]
     return any(name in one and name in two and _is_within(two[name], one[name]) for name in counted)
 
 
