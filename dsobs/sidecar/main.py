@@ -190,7 +190,14 @@ class Sidecar:
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
             self.watch.shipped_pool = self.shipping.kv_pool
-            self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
+            self.receivers = Receivers(
+                self.keeping.db,
+                session,
+                self.clock,
+                self.name,
+                self._heart,
+                silences_known=self.keeping.db is not None and self.keeping.set_aside() is None,
+            )
             self.exporting = Exporting(
                 config.logs.service or self.name,
                 self.clock,
