@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
 """Between two looks while there is anything to keep in step."""
 AGAIN_SECONDS = 5.0
-"""After one that failed."""
+"""After one that failed, and of how old one may be ahead of alerts."""
 _MARK = re.compile(r"\[dsobs (\S+) (\S+)\]")
 _MAX_COMMENT = 1000
 
@@ -62,7 +62,7 @@ class SilenceMirror:
         """Our id → id there, of those that are in step."""
         self._refused: set[str] = set()
         self._others: tuple[Silence, ...] = ()
-        self._look_at = float("-inf")
+        self._look_at = self._looked_at = float("-inf")
         self._seen = False
         """It was looked at since the start: what the last run left there is in step."""
         self._told = ""
@@ -96,9 +96,9 @@ class SilenceMirror:
         return silence.id in self._ids
 
     async def ahead(self, fresh: bool) -> None:
-        """Before alerts are sent: a receiver that was away may have lost its silences (`fresh`: look, whenever the last
-        look was)."""
-        if fresh and self._wanted:
+        """Before alerts are sent: a receiver that was started anew may have lost its silences, and nobody may have
+        noticed that it was away (`fresh`: it was)."""
+        if self._wanted and (fresh or self._clock.now() - self._looked_at >= AGAIN_SECONDS):
             self._look_at = self._clock.now()
         await self.sync()
 
@@ -110,6 +110,7 @@ class SilenceMirror:
             if due is None or now < due:
                 return not self._told
             done = await self._sync(now)
+            self._looked_at = now
             self._look_at = self._clock.now() + (LOOK_SECONDS if done else AGAIN_SECONDS)
             return done
 

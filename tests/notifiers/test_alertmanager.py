@@ -196,3 +196,18 @@ async def test_what_the_last_run_left_stays_where_its_silences_are_not_known(ses
             assert await after.sync()
         left, made = alertmanager.silences.values()
         assert (alertmanager._state(left), alertmanager._state(made)) == ("active", "expired")
+
+
+async def test_alerts_go_out_after_their_silence_to_a_receiver_that_lost_it_unnoticed(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with AlertmanagerStandIn() as alertmanager:
+        notifier = AlertmanagerNotifier(alertmanager.url, Alertmanager(urls=(alertmanager.url,)), session)
+        clock = ManualClock(real_time.time())
+        mirror = SilenceMirror(notifier, "gpu-1", clock)
+        mirror.want([silence()])
+        assert await mirror.sync()
+        alertmanager.silences.clear()
+        clock.advance(AGAIN_SECONDS)
+        await mirror.ahead(False)
+        assert len(alertmanager.silences) == 1
