@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,6 +60,8 @@ class ProcessRuntime:
         self.is_local = _is_local(parts.hostname or "")
         """The target's address is this host's loopback."""
         self.can_restart = self._socket.exists()
+        self._answered = False
+        """A supervisor did."""
 
     async def view(self) -> RuntimeView | Unknown:
         """The supervisor's word; without one, its last word and what /proc shows."""
@@ -66,7 +69,7 @@ class ProcessRuntime:
             answer = await self._ask(self._timeout, op="status")
             if not answer.get("ok"):
                 return Unknown(f"the supervisor at {self._socket} refused: {answer.get('detail')}")
-            self.can_restart = True
+            self.can_restart = self._answered = True
             return _view_of(answer["status"])
         except (FileNotFoundError, ConnectionRefusedError):
             self.can_restart = False
@@ -139,7 +142,7 @@ class ProcessRuntime:
         if isinstance(found, RuntimeView) and found.running:
             return found
         if last is not None and not last.running:
-            return last
+            return replace(last, last_word=not self._answered)
         if last is None and isinstance(found, Unknown):
             return Unknown(f"no supervisor at {self._socket}; {found.reason}")
         return found
