@@ -590,8 +590,10 @@ class Pipeline:
         out: list[Sample] = []
         if isinstance(runtime, RuntimeView):
             name, kind = runtime.name, runtime.runtime
+            # It is the engine's if dsobs, too, has seen one here.
+            told = runtime.running is not None and (self.lifecycle.seen or not runtime.last_word)
             readings: dict[str, float | None] = {
-                "dsobs_container_running": None if runtime.running is None else float(runtime.running),
+                "dsobs_container_running": float(bool(runtime.running)) if told else None,
                 "dsobs_container_start_time_seconds": runtime.started_at,
                 "dsobs_container_last_exit_code": runtime.exit_code,
                 "dsobs_container_oom_killed": None if runtime.oom_killed is None else float(runtime.oom_killed),

@@ -8,7 +8,9 @@ Each part of dsobs that keeps state owns its tables and brings them as `Schema`.
 import asyncio
 import contextlib
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -274,6 +276,51 @@ def _tell_late(job: _Job, loop: asyncio.AbstractEventLoop, late: Callable[[Any],
     if not job.future.cancelled() and job.future.exception() is None:
         with contextlib.suppress(RuntimeError):  # The loop has ended.
             loop.call_soon_threadsafe(late, job.future.result())
+
+
+@contextlib.contextmanager
+def copied(path: Path, schema: Sequence[str] = (), deadline: float = OPEN_SECONDS) -> Iterator[sqlite3.Connection]:
+    """A connection to a copy of a file that can't be written, as on a read-only disk; StateError where it can't be
+    read. SQLite itself can't: it wants to write beside a file with a log of what was committed last."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(_temporary_folder())
+            copy = _copying(path, Path(folder) / path.name)
+            copy.result(deadline)
+            connection = stack.enter_context(contextlib.closing(sqlite3.connect(Path(folder) / path.name)))
+            for statement in schema:
+                connection.execute(statement)
+        except TimeoutError as error:
+            raise StateError(f"{path}: the disk has not answered for {deadline:g} s") from error
+        except (OSError, sqlite3.Error) as error:
+            raise StateError(f"{path}: {error}") from error
+        yield connection
+
+
+def _temporary_folder() -> "tempfile.TemporaryDirectory[str]":
+    try:
+        return tempfile.TemporaryDirectory(prefix="dsobs-")
+    except OSError:
+        # A container whose root is read-only has this.
+        return tempfile.TemporaryDirectory(prefix="dsobs-", dir="/dev/shm")
+
+
+def _copying(path: Path, to: Path) -> "Future[None]":
+    """In a daemon, as a disk that hangs must not keep the process from ending."""
+    done: Future[None] = Future()
+
+    def copy() -> None:
+        try:
+            shutil.copyfile(path, to)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}-wal", f"{to}-wal")
+        except OSError as error:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=copy, name="dsobs-state-copy", daemon=True).start()
+    return done
 
 
 @contextlib.contextmanager

@@ -38,7 +38,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "check",
         help="say everything that is wrong with rule files",
         description="Loads rule files as `dsobs run` does and says everything that is wrong, with file, line, rule and "
-        "expression, what dsobs does not evaluate included. Notes metrics of dsobs's prefix that there are not. "
+        "expression, what dsobs does not evaluate included. Notes metrics of dsobs's prefix and severities that there "
+        "are not. "
         "Without files: the rules that would run. In a folder: "
         "`*.rules.yaml` and `*.rules.yml`, or, where there are none, every YAML file that is no unit test. Exit status "
         "2 if anything is wrong.",
@@ -132,7 +133,7 @@ def run_check(args: argparse.Namespace) -> int:
             _print_problem(problem, as_json=args.json)
         return ExitCode.USAGE
     if not args.for_prometheus:
-        _note_unknown_metrics(groups)
+        _note(groups)
     rules = [(group, rule) for group in groups for rule in group.rules]
     if args.json:
         for group, rule in rules:
@@ -157,11 +158,11 @@ def run_check(args: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _note_unknown_metrics(groups: "Sequence[Group]") -> None:
-    """A plugin may give more metrics than there are here: no mistake for sure."""
-    from dsobs.cli.metric_names import unknown
+def _note(groups: "Sequence[Group]") -> None:
+    """A plugin may give more metrics than there are here, and a receiver know other severities."""
+    from dsobs.cli.rule_notes import notes
 
-    for problem in unknown(groups):
+    for problem in notes(groups):
         print_error(f"note: {problem}")
 
 

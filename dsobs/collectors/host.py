@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dsobs.config.models import Host as HostSettings
@@ -205,12 +205,21 @@ def cgroup_values(pid: int, root: Path = Path("/")) -> dict[str, Any]:
 
 
 def shares_cgroup(pid: int, other: int, root: Path = Path("/")) -> bool:
-    """Whether these processes are in the same cgroup of memory or CPU; False where it can't be told."""
+    """Whether what the cgroup of process `pid` uses, memory or CPU, is that of `other` too: it is in the same one or
+    further down in it. False where it can't be told."""
     try:
         one, two = (_paths((root / "proc" / str(each) / "cgroup").read_text()) for each in (pid, other))
     except OSError:
         return False
-    return any(name in one and one[name] == two.get(name) for name in ("memory", "cpu", ""))
+    # Where v1 counts, the one tree of v2 beside it says nothing.
+    counted: list[str] = [name for name in ("memory", "cpu") if name in one] or [""]
+    return any(name in one and name in two and _is_within(two[name], one[name]) for name in counted)
+
+
+def _is_within(path: str, top: str) -> bool:
+    """From a cgroup namespace, what is above its own is written `/..`, and others beside it `/../other`."""
+    parts = PurePosixPath(top).parts[1:]
+    return set(parts) <= {".."} or PurePosixPath(path).parts[1 : len(parts) + 1] == parts
 
 
 def _paths(text: str) -> dict[str, str]:

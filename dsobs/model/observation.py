@@ -182,6 +182,8 @@ class RuntimeView:
     """What the runtime's own events said of the last end, for evidence."""
     log_file: str = ""
     """Path of the file that the engine's output is written to by what runs it; empty: to none that is known."""
+    last_word: bool = False
+    """Of a supervisor that had ended before dsobs could ask it: another engine may have been started without one."""
 
 
 class Paused(StrEnum):

@@ -86,6 +86,12 @@ def severity_of(label: str) -> str:
     return word if word in SEVERITIES else _SEVERITY_OF.get(word, "warning")
 
 
+def known_severity(label: str) -> bool:
+    """Whether a `severity` label means what it says, and is not a warning for want of a better word."""
+    word = label.strip().lower()
+    return word in SEVERITIES or word in _SEVERITY_OF
+
+
 def iso_time(at: float) -> str:
     """ISO 8601 in UTC with milliseconds, `2026-01-31T12:00:00.000Z`."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 30.0
 """Between two looks while there is anything to keep in step."""
 AGAIN_SECONDS = 5.0
-"""After one that failed."""
+"""After one that failed, and of how old one may be ahead of alerts."""
 _MARK = re.compile(r"\[dsobs (\S+) (\S+)\]")
 _MAX_COMMENT = 1000
 
@@ -42,19 +42,27 @@ class _Found:
 
 
 class SilenceMirror:
-    """Keeps one Alertmanager's silences in step with those of this dsobs, whose name is `source`."""
+    """Keeps one Alertmanager's silences in step with those of this dsobs, whose name is `source`.
 
-    def __init__(self, notifier: AlertmanagerNotifier, source: str, clock: Clock) -> None:
+    Until `want` has said which there are, nothing there is made or ended. `complete`: they are all, those of the last
+    run included; else what that left there stays until its end.
+    """
+
+    def __init__(self, notifier: AlertmanagerNotifier, source: str, clock: Clock, *, complete: bool = True) -> None:
         self._notifier = notifier
         self._source = source
         self._scope = tuple(Matcher.parse(text) for text in notifier.settings.silence_scope)
         self._clock = clock
-        self._wanted: dict[str, Silence] = {}
+        self._complete = complete
+        self._wanted: dict[str, Silence] | None = None
+        """None: not known yet."""
+        self._ours: set[str] = set()
+        """Ids of all that were wanted since the start."""
         self._ids: dict[str, str] = {}
         """Our id → id there, of those that are in step."""
         self._refused: set[str] = set()
         self._others: tuple[Silence, ...] = ()
-        self._look_at = float("-inf")
+        self._look_at = self._looked_at = float("-inf")
         self._seen = False
         """It was looked at since the start: what the last run left there is in step."""
         self._told = ""
@@ -76,9 +84,10 @@ class SilenceMirror:
     def want(self, silences: Sequence[Silence]) -> bool:
         """Sets what should be there; whether that calls for a `sync` now."""
         wanted = {one.id: one for one in silences} if self._notifier.settings.mirror_silences else {}
-        if wanted.keys() == self._wanted.keys():
+        if self._wanted is not None and wanted.keys() == self._wanted.keys():
             return False
         self._wanted = wanted
+        self._ours |= wanted.keys()
         self._look_at = self._clock.now()
         return True
 
@@ -87,9 +96,9 @@ class SilenceMirror:
         return silence.id in self._ids
 
     async def ahead(self, fresh: bool) -> None:
-        """Before alerts are sent: a receiver that was away may have lost its silences (`fresh`: look, whenever the last
-        look was)."""
-        if fresh and self._wanted:
+        """Before alerts are sent: a receiver that was started anew may have lost its silences, and nobody may have
+        noticed that it was away (`fresh`: it was)."""
+        if self._wanted and (fresh or self._clock.now() - self._looked_at >= AGAIN_SECONDS):
             self._look_at = self._clock.now()
         await self.sync()
 
@@ -101,6 +110,7 @@ class SilenceMirror:
             if due is None or now < due:
                 return not self._told
             done = await self._sync(now)
+            self._looked_at = now
             self._look_at = self._clock.now() + (LOOK_SECONDS if done else AGAIN_SECONDS)
             return done
 
@@ -110,13 +120,15 @@ class SilenceMirror:
             return False
         ours = [one for one in found if one.mark is not None and one.mark[0] == self._source]
         self._others = tuple(one.silence for one in found if one not in ours)
+        if self._wanted is None:
+            return True
         self._ids = {one.mark[1]: one.id for one in ours if one.mark is not None and one.mark[1] in self._wanted}
         self._refused &= self._wanted.keys()
         done = True
         self._seen = True
         for one in ours:
             assert one.mark is not None
-            if one.mark[1] not in self._wanted:
+            if one.mark[1] not in self._wanted and (self._complete or one.mark[1] in self._ours):
                 answer, _ = await self._notifier.request("DELETE", f"/api/v2/silence/{one.id}")
                 done &= self._judged(answer, "end a silence", gone=404)
         for silence in self._wanted.values():

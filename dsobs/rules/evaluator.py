@@ -30,10 +30,10 @@ from dsobs import promql, telemetry
 from dsobs.model.alert import Alert, AlertState, Transition
 from dsobs.model.samples import Labels, Sample, labels_of
 from dsobs.rules.files import AlertRule, Group, RecordingRule, Templates
+from dsobs.rules.go_text import TemplateError
 from dsobs.rules.notation import metric_text
 from dsobs.rules.persistence import SavedAlert, Snapshot
 from dsobs.rules.states import Active, Departed, GroupState, RuleState, alert_of, alert_samples, saved_alert
-from dsobs.rules.template_functions import TemplateError
 from dsobs.rules.templates import Data
 from dsobs.rules.views import alert_views, group_view
 from dsobs.series.store import Store
@@ -325,7 +325,8 @@ class Evaluator:
             telemetry.RULE_FAILURES.labels(group.group.name, rule.name).inc()
             message = str(error) or type(error).__name__
             if message != state.last_error:
-                _log.warning("rule %s of group %s failed: %s", rule.name, group.group.name, message)
+                where = f"{group.group.file}:{rule.line}"
+                _log.warning("%s: rule %s of group %s failed: %s", where, rule.name, group.group.name, message)
             state.health, state.last_error = "err", message
         else:
             state.health, state.last_error = "ok", ""
@@ -372,7 +373,7 @@ class Evaluator:
         samples = yield from self._query(rule.query, now - group.group.query_offset)
         if not samples and not state.active:
             return
-        found = yield from self._label(rule, samples, now - group.group.query_offset)
+        found = yield from self._label(group, state, rule, samples, now - group.group.query_offset)
         self._check_limit(group, len(found))
 
         for key, (labels, annotations, value) in found.items():
@@ -432,7 +433,12 @@ class Evaluator:
             del state.active[key]
             self._revision += 1
 
-    def _label(self, rule: AlertRule, samples: Sequence[Sample], at: float) -> promql.Sliced[_Result]:
+    def _label(
+        self, group: GroupState, state: RuleState, rule: AlertRule, samples: Sequence[Sample], at: float
+    ) -> promql.Sliced[_Result]:
+        def render(templates: Templates) -> dict[str, str]:
+            return _render(templates, data, state, f"{group.group.file}:{rule.line}: rule {rule.name}")
+
         found: _Result = {}
         for sample in samples:
             yield from self._slice.over()
@@ -445,7 +451,7 @@ class Evaluator:
                 lambda expression: promql.finish(self._query(_compiled(expression), at)),
             )
             series = {name: value for name, value in series.items() if name != "__name__"}
-            labels = {**series, **_render(rule, rule.labels, data), "alertname": rule.name}
+            labels = {**series, **render(rule.labels), "alertname": rule.name}
             labels = {name: value for name, value in labels.items() if value}
             if not self._bare_labels:
                 labels = {**self._external_labels, **labels}
@@ -455,7 +461,7 @@ class Evaluator:
                     "two results have the same labels after the rule's labels are applied: "
                     + ", ".join(f'{name}="{value}"' for name, value in key)
                 )
-            found[key] = (labels, _render(rule, rule.annotations, data), sample.value)
+            found[key] = (labels, render(rule.annotations), sample.value)
         return found
 
     def _confirm(self, active: Active, at: float) -> None:
@@ -536,7 +542,7 @@ def _held_for(now: float, since: float, seconds: float) -> bool:
     return round((now - since) * 1000) >= round(seconds * 1000)
 
 
-def _render(rule: AlertRule, templates: Templates, data: Data) -> dict[str, str]:
+def _render(templates: Templates, data: Data, state: RuleState, place: str) -> dict[str, str]:
     rendered: dict[str, str] = {}
     for name, template in templates:
         try:
@@ -544,5 +550,8 @@ def _render(rule: AlertRule, templates: Templates, data: Data) -> dict[str, str]
         except TemplateError as error:
             # As Prometheus: the alert goes out, and its text says what is wrong with it.
             rendered[name] = f"<error expanding template: {error}>"
-            _log.warning("rule %s: %s: template: %s", rule.name, name, error)
+            # Once, not at each evaluation of each series.
+            if name not in state.failed_templates:
+                state.failed_templates.add(name)
+                _log.warning("%s: %s: template: %s", place, name, error)
     return rendered

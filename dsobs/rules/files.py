@@ -15,8 +15,8 @@ import yaml
 from dsobs import promql
 from dsobs.config.checks import LONGEST_WINDOW_SECONDS
 from dsobs.promql import PromqlError, Query, UnsupportedError
+from dsobs.rules.go_text import TemplateError, UnsupportedTemplateError
 from dsobs.rules.reader import Problem, Reader, is_null, read_text
-from dsobs.rules.template_functions import TemplateError, UnsupportedTemplateError
 from dsobs.rules.templates import Template
 
 Pairs: TypeAlias = tuple[tuple[str, str], ...]

@@ -3,7 +3,7 @@
 An expression is replaced only if the new text parses to the very same syntax tree and the file, read again, differs in
 nothing but this text. Comments ahead of an expression stay ahead of it, and numbers and durations as they are written
 (`1e9`, `90s`). What is left as it is, and why, is told: where comments stand among its lines, where YAML gives it an
-anchor, an alias, a tag or a flow mapping around it, and where it can't be parsed.
+anchor, an alias, a tag or a flow mapping around it, where it can't be parsed, and where it is very long.
 """
 
 import re
@@ -19,6 +19,10 @@ from dsobs.rules.reader import Problem, Reader
 
 WIDTH = 100
 """An expression longer than this is broken into lines."""
+
+MOST_WORDS = 600
+"""An expression of more is left alone: the time that it takes grows with the third power, and beyond some thousands the
+library's stack ends the process."""
 
 _Spell: TypeAlias = Callable[[str], str]
 """Puts numbers as they were written into what the library prints."""
@@ -36,6 +40,8 @@ def _form(text: str) -> tuple[str, str]:
     comments, inner = (ahead[0], text[ahead.end() :]) if ahead is not None else ("", text)
     if "#" in _STRINGS.sub("", inner):
         return text, "comments stand among its lines"
+    if sum(1 for _ in _ANY_WORDS.finditer(inner)) > MOST_WORDS:
+        return text, f"it has more than {MOST_WORDS} words"
     try:
         tree = syntax.parse(inner)
     except ValueError as error:
@@ -55,6 +61,7 @@ def _form(text: str) -> tuple[str, str]:
 _AHEAD = re.compile(r"(?:[ \t]*#[^\n]*\n\s*)+")
 """Comments on lines of their own, ahead of all else."""
 _STRINGS = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`')
+_ANY_WORDS = re.compile(rf"{_STRINGS.pattern}|[\w:.]+|\S")
 _NUMBERS = re.compile(
     r"(?<![\w:.])(?:\d[\w.]*(?:(?<=[eE])[+-]\d+)?|\.\d[\w]*(?:(?<=[eE])[+-]\d+)?)|(?<=:)\d\w*(?=\s*\])"
 )
@@ -265,7 +272,7 @@ def _unharmed(before: str, after: str, places: list[_Place]) -> bool:
     """Whether both documents are the same but for these expressions, and those the same but for their layout."""
     try:
         old, new = (list(_leaves(yaml.compose(text, Loader=yaml.SafeLoader))) for text in (before, after))
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return False
     if len(old) != len(new):
         return False

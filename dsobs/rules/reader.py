@@ -72,6 +72,10 @@ class Reader:
         except yaml.YAMLError as error:
             self.problems.append(Problem(self.name, 0, "", "", f"no valid YAML: {' '.join(str(error).split())}"))
             return None
+        except RecursionError:
+            what = "it is nested too deeply; a rule file has six levels at most"
+            self.problems.append(Problem(self.name, 0, "", "", what))
+            return None
         return None if root is None or is_null(root) else root
 
     def _mapping(self, node: yaml.Node, keys: Sequence[str], what: str) -> dict[str, yaml.Node]:
@@ -87,17 +91,27 @@ class Reader:
 
     def _items(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, yaml.Node, bool]]:
         """(key, value, came by `<<`), the node's own first."""
+        return self._unfolded(node, what, (), set())
+
+    def _unfolded(
+        self, node: yaml.Node, what: str, around: tuple[yaml.Node, ...], seen: set[int]
+    ) -> list[tuple[yaml.Node, yaml.Node, bool]]:
+        """`around`: the mappings that it is merged into; `seen`: those that were merged, a second time adds nothing."""
         if not isinstance(node, yaml.MappingNode):
             self._problem(node, f"{what} must be a mapping (`key: value`)")
             return []
         own: list[tuple[yaml.Node, yaml.Node, bool]] = []
         merged: list[tuple[yaml.Node, yaml.Node, bool]] = []
         lines: dict[str, int] = {}
+        around = (*around, node)
         for key, value in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
-                sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                for source in sources:
-                    merged += [(k, v, True) for k, v, _ in self._items(source, what)]
+                for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if any(source is one for one in around):
+                        self._problem(key, f"{what} is merged into itself by `<<`; write its keys instead of the alias")
+                    elif id(source) not in seen:
+                        seen.add(id(source))
+                        merged += [(k, v, True) for k, v, _ in self._unfolded(source, what, around, seen)]
             elif not isinstance(key, yaml.ScalarNode):
                 self._problem(key, f"a key of {what} must be a word")
             elif key.value in lines:

@@ -37,6 +37,8 @@ class RuleState:
     """Series that its last evaluation put into the store."""
     exposed: set[Labels] = field(default_factory=set)
     """Its `ALERTS` and `ALERTS_FOR_STATE` in the store."""
+    failed_templates: set[str] = field(default_factory=set)
+    """Labels and annotations of which it was said that their template fails."""
     health: str = "unknown"
     last_error: str = ""
     evaluated_at: float | None = None

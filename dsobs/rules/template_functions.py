@@ -1,10 +1,9 @@
-"""Prometheus' template functions, and values as Go prints them.
+"""Prometheus' template functions.
 
 https://prometheus.io/docs/prometheus/latest/configuration/template_reference/
 """
 
 import datetime
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,14 +15,7 @@ from dsobs.model.samples import Sample
 from dsobs.promql.patterns import expanded
 from dsobs.regex import Pattern, RegexError, compile_regex
 from dsobs.rules.duration import duration_seconds
-
-
-class TemplateError(Exception):
-    """The template can't be parsed, names something that is not supported, or failed on its data."""
-
-
-class UnsupportedTemplateError(TemplateError):
-    """It names what Prometheus has and dsobs has not."""
+from dsobs.rules.go_text import TemplateError, format_float, go_type, printed, printf, special
 
 
 def truth(value: Any) -> bool:
@@ -31,49 +23,6 @@ def truth(value: Any) -> bool:
     if isinstance(value, float) and math.isnan(value):
         return True
     return bool(value)
-
-
-# Values as Go prints them.
-
-
-def _special(value: float) -> str | None:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return None
-
-
-def format_float(value: float) -> str:
-    """As Go's `%v`: the shortest digits that read back as `value`; an exponent below -4 and from 6 on."""
-    special = _special(value)
-    if special is not None:
-        return special
-    if value == 0:
-        return "-0" if math.copysign(1, value) < 0 else "0"
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
-    assert isinstance(exponent, int)
-    text = "".join(map(str, digits))
-    power = len(text) + exponent - 1
-    if power < -4 or power >= 6:
-        mantissa = text[0] + ("." + text[1:] if len(text) > 1 else "")
-        return f"{'-' if sign else ''}{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
-    return f"{'-' if sign else ''}{Decimal(repr(abs(value))).normalize():f}"
-
-
-def printed(value: Any) -> str:
-    """As Go prints it; TemplateError for what a template can't print."""
-    if value is None:
-        return "<no value>"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return format_float(value)
-    if isinstance(value, Mapping):
-        return "map[" + " ".join(f"{k}:{printed(value[k])}" for k in sorted(value)) + "]"
-    if isinstance(value, (str, int)):
-        return str(value)
-    raise TemplateError("only strings, numbers, booleans and label sets can be printed")
 
 
 def _number(value: Any) -> float:
@@ -90,11 +39,11 @@ def _number(value: Any) -> float:
 
 
 def _g4(value: float) -> str:
-    return _special(value) or f"{value:.4g}"
+    return special(value) or f"{value:.4g}"
 
 
 def _scaled(value: float, up: Sequence[str], down: Sequence[str], factor: float) -> str:
-    if value == 0 or _special(value):
+    if value == 0 or special(value):
         return _g4(value)
     prefix = ""
     if abs(value) >= 1:
@@ -129,7 +78,7 @@ def _humanize_percentage(value: Any) -> str:
 
 def _humanize_duration(value: Any) -> str:
     seconds = _number(value)
-    if _special(seconds):
+    if special(seconds):
         return _g4(seconds)
     if abs(seconds) < 1:
         return f"{_scaled(seconds, (), _DOWN, 1000.0)}s"
@@ -148,7 +97,7 @@ def _humanize_duration(value: Any) -> str:
 
 def _humanize_timestamp(value: Any) -> str:
     seconds = _number(value)
-    if _special(seconds):
+    if special(seconds):
         return _g4(seconds)
     try:
         # Prometheus goes by way of whole nanoseconds, and then whole milliseconds.
@@ -160,73 +109,10 @@ def _humanize_timestamp(value: Any) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}{fraction} +0000 UTC"
 
 
-_VERB = re.compile(r"%(?P<flags>[-+# 0]*)(?P<width>\d+)?(?:\.(?P<precision>\d*))?(?P<verb>.)", re.DOTALL)
-
-
-def _printf(form: Any, *arguments: Any) -> str:
-    if not isinstance(form, str):
-        raise TemplateError("wants a format string first")
-    left = list(arguments)
-
-    def one(match: re.Match[str]) -> str:
-        verb = match["verb"]
-        if verb == "%":
-            return "%"
-        if not left:
-            return f"%!{verb}(MISSING)"
-        return _verb(left.pop(0), verb, match["flags"], match["width"], match["precision"])
-
-    text = _VERB.sub(one, form)
-    if left:
-        text += "%!(EXTRA " + ", ".join(f"{_go_type(v)}={printed(v)}" for v in left) + ")"
-    return text
-
-
-def _go_type(value: Any) -> str:
-    return {bool: "bool", int: "int", float: "float64", str: "string"}.get(type(value), "map[string]string")
-
-
-def _verb(value: Any, verb: str, flags: str, width: str | None, precision: str | None) -> str:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    numeric_flags = "".join(flag for flag in flags if flag in "+ #")
-    digits = None if precision is None else int(precision or 0)
-    if verb == "v" or (verb == "s" and isinstance(value, str)):
-        text = printed(value)
-        if digits is not None and isinstance(value, str):
-            text = text[:digits]
-    elif verb == "q" and isinstance(value, str):
-        text = json.dumps(value, ensure_ascii=False)
-    elif verb == "t" and isinstance(value, bool):
-        text = printed(value)
-    elif verb in "eEfFgG" and number and isinstance(value, float):
-        if (special := _special(value)) is not None:
-            text = special if "+" in flags or special != "+Inf" else "+Inf"
-        elif verb in "gG" and digits is None:
-            text = format_float(value)
-        else:
-            text = f"%{numeric_flags}.{6 if digits is None else digits}{verb}" % value
-    elif verb in "dxXo" and isinstance(value, int) and not isinstance(value, bool):
-        text = f"%{numeric_flags}{verb}" % value
-    elif verb in "xX" and isinstance(value, str):
-        raw = value.encode()[:digits]
-        text = raw.hex(" ") if " " in flags else raw.hex()
-        text = text.upper() if verb == "X" else text
-    else:
-        return f"%!{verb}({_go_type(value)}={printed(value)})"
-    if width is not None:
-        if "-" in flags:
-            text = text.ljust(int(width))
-        elif "0" in flags and number:
-            text = text.zfill(int(width))
-        else:
-            text = text.rjust(int(width))
-    return text
-
-
 def _compare(a: Any, b: Any) -> tuple[Any, Any]:
     # Go compares only values of one basic kind; `gt $value 5` is an error there, `gt $value 5.0` is not.
     if type(a) is not type(b) or not isinstance(a, (str, int, float)):
-        raise TemplateError(f"incompatible types for comparison: {_go_type(a)} and {_go_type(b)}")
+        raise TemplateError(f"incompatible types for comparison: {go_type(a)} and {go_type(b)}")
     return a, b
 
 
@@ -284,7 +170,7 @@ def _index(value: Any, key: Any) -> Any:
 def as_text(value: Any) -> str:
     """An argument that must be a text."""
     if not isinstance(value, str):
-        raise TemplateError(f"wants a string, not {_go_type(value)}")
+        raise TemplateError(f"wants a string, not {go_type(value)}")
     return value
 
 
@@ -330,7 +216,7 @@ def _parse_duration(value: Any) -> float:
 def _to_duration(value: Any) -> str:
     """As Go prints a time.Duration; it has no methods here."""
     seconds = _number(value)
-    if _special(seconds) or abs(seconds) >= 2**63 / 1e9:
+    if special(seconds) or abs(seconds) >= 2**63 / 1e9:
         raise TemplateError(f"{format_float(seconds)} is no duration")
     left = abs(int(seconds * 1e9))
     sign = "-" if seconds < 0 and left else ""
@@ -455,7 +341,7 @@ FUNCTIONS: dict[str, tuple[int, int, Callable[..., Any]]] = {
     "len": (1, 1, _len),
     "index": (2, 2, _index),
     "print": (0, _MANY, _print_all),
-    "printf": (1, _MANY, _printf),
+    "printf": (1, _MANY, printf),
     "humanize": (1, 1, _humanize),
     "humanize1024": (1, 1, _humanize1024),
     "humanizeDuration": (1, 1, _humanize_duration),

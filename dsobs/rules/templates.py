@@ -17,15 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from dsobs.model.samples import Sample
-from dsobs.rules.template_functions import (
-    FUNCTIONS,
-    UNSUPPORTED_FUNCTIONS,
-    TemplateError,
-    UnsupportedTemplateError,
-    as_text,
-    printed,
-    truth,
-)
+from dsobs.rules.go_text import TemplateError, UnsupportedTemplateError, printed
+from dsobs.rules.template_functions import FUNCTIONS, UNSUPPORTED_FUNCTIONS, as_text, truth
 
 QueryFunction = Callable[[str], Sequence[Sample]]
 """Evaluates an instant query at the time of the rule's evaluation."""

@@ -77,6 +77,8 @@ class ProcessRuntime:
         self.is_local = _is_local(parts.hostname or "")
         """The target's address is this host's loopback."""
         self.can_restart = self._socket.exists()
+        self._answered = False
+        """A supervisor did."""
 
     async def view(self) -> RuntimeView | Unknown:
         """The supervisor's word; without one, its last word and what /proc shows."""
@@ -86,7 +88,7 @@ class ProcessRuntime:
                 return Unknown(f"the supervisor at {self._socket} refused: {answer.get('detail')}")
             view = _view_of(answer["status"])
             await self._look_for_another(view)
-            self.can_restart = not self._another
+            self._answered, self.can_restart = True, not self._another
             if self._another:
                 found = await asyncio.to_thread(self._listening.look)
                 return replace(found, look_only=self._another) if isinstance(found, RuntimeView) else found
@@ -205,7 +207,7 @@ class ProcessRuntime:
         if isinstance(found, RuntimeView) and found.running:
             return found
         if last is not None and not last.running:
-            return last
+            return replace(last, last_word=not self._answered)
         if last is None and isinstance(found, Unknown):
             return Unknown(f"no supervisor at {self._socket}; {found.reason}")
         return found

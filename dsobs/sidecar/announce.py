@@ -17,7 +17,7 @@ def announce(config: Config, evaluator: Evaluator, folder: Path, state_error: st
     log.info("GPU readings: %s (gpu.enabled, gpu.source)", cards if config.gpu.enabled else "off")
     groups = evaluator.rules()["groups"]
     rules = sum(len(group["rules"]) for group in groups)
-    log.info("rules: %d in %d groups (rules.shipped, rules.files)", rules, len(groups))
+    log.info("rules: %d, groups: %d (rules.shipped, rules.files)", rules, len(groups))
     _tell_paging(config)
     log.info("synthetic requests: %s (hang.probe)", "on" if config.probes_enabled else "none are sent")
     mode = config.remediation.mode

@@ -11,7 +11,7 @@ from dsobs.notifiers import outbox
 from dsobs.remediation import ledger
 from dsobs.rules import persistence
 from dsobs.sidecar import telling
-from dsobs.state import StateDb, StateError
+from dsobs.state import StateDb, StateError, copied
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,19 @@ STATE_FILE = "state.db"
 
 
 class Keeping:
-    """The open file, or why there is none: then alerts and pages go on from memory, and nothing is repaired."""
+    """The open file, or why there is none: then alerts and pages go on from memory, and nothing is repaired.
+
+    What the last run left is known all the same where the file can be read.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.db: StateDb | None = None
         self.error = ""
         """Why nothing is kept; empty where it is."""
         self._aside: Path | None = None
+        self._file = folder / STATE_FILE
         try:
-            self.db = StateDb(folder / STATE_FILE, SCHEMA)
+            self.db = StateDb(self._file, SCHEMA)
         except (StateError, OSError) as error:
             self.error = str(error)
             log.error(
@@ -61,6 +65,13 @@ class Keeping:
             except OSError:
                 pass  # One that can't be looked for may be there.
         return self._aside
+
+    def recall(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` reads of the last run; StateError where it can't be read."""
+        if self.db is not None:
+            return self.db.transact(work)
+        with copied(self._file, SCHEMA) as connection:
+            return work(connection)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` in one transaction; StateError if it did not commit."""

@@ -143,6 +143,8 @@ class Sidecar:
         self._began_at: float | None = None
         self._turned_at: float | None = None
         """When the last turn was done, all of it."""
+        self._silences_known = False
+        """Those of the last run were read."""
         self.address = ""
         """Where the API listens, `host:port`, once it does."""
 
@@ -150,8 +152,6 @@ class Sidecar:
 
     def _restore(self) -> Memory:
         now = self.clock.now()
-        if self.keeping.db is None:
-            return Memory()
 
         def read(connection: sqlite3.Connection) -> Memory:
             self.evaluator.restore(persistence.restore(connection), now)
@@ -161,8 +161,10 @@ class Sidecar:
             return Memory.load(json.loads(row[0])) if row else Memory()
 
         try:
-            return self.keeping.db.transact(read)
-        except (StateError, ValueError, KeyError, TypeError) as error:
+            found = self.keeping.recall(read)
+            self._silences_known = self.keeping.set_aside() is None
+            return found
+        except (StateError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
             log.error("what was remembered can't be read, beginning anew: %s", error)
             return Memory()
 
@@ -193,7 +195,14 @@ class Sidecar:
             notifiers = configured(config.notifiers, session)
             self.watch = Watch(config, session, self.clock, self.pipeline, self._parser, self._nudge.set)
             self.watch.shipped_pool = self.shipping.kv_pool
-            self.receivers = Receivers(self.keeping.db, session, self.clock, self.name, self._heart)
+            self.receivers = Receivers(
+                self.keeping.db,
+                session,
+                self.clock,
+                self.name,
+                self._heart,
+                silences_known=self._silences_known,
+            )
             self.exporting = Exporting(
                 config.logs.service or self.name,
                 self.clock,

@@ -10,7 +10,7 @@ from dsobs.config import Config, Finding
 from dsobs.model.alert import Alert, AlertState
 from dsobs.model.notification import Notification
 from dsobs.notifiers.messages import iso_time, severity_of
-from dsobs.rules.template_functions import TemplateError
+from dsobs.rules.go_text import TemplateError
 from dsobs.rules.templates import Data, Template
 
 log = logging.getLogger(__name__)

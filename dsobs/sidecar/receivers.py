@@ -30,8 +30,12 @@ FALLBACK_SLACK_SECONDS = 2.0
 class _Way:
     """One receiver of standing alerts, with its silences where it is an Alertmanager."""
 
-    def __init__(self, notifier: StandingNotifier, source: str, clock: Clock) -> None:
-        self.mirror = SilenceMirror(notifier, source, clock) if isinstance(notifier, AlertmanagerNotifier) else None
+    def __init__(self, notifier: StandingNotifier, source: str, clock: Clock, *, complete: bool) -> None:
+        self.mirror = (
+            SilenceMirror(notifier, source, clock, complete=complete)
+            if isinstance(notifier, AlertmanagerNotifier)
+            else None
+        )
         self.lane = StandingLane(notifier, clock, before=self.mirror.ahead if self.mirror is not None else None)
         self._wait = wait_on(clock)
         self._changed = asyncio.Event()
@@ -82,13 +86,16 @@ class Receivers:
         clock: Clock,
         source: str,
         heart: Callable[[], str | None],
+        *,
+        silences_known: bool = True,
     ) -> None:
-        """`heart`: None while dsobs is well, else why it is not."""
+        """`heart`: None while dsobs is well, else why it is not. `silences_known`: those of the last run were read."""
         self.outbox = Outbox(db, [], clock, source=source)
         self._session = session
         self._clock = clock
         self._source = source
         self._heart = heart
+        self._silences_known = silences_known
         self._ways: dict[str, _Way] = {}
         self._config: Config | None = None
         self._delivery: asyncio.Task[None] | None = None
@@ -105,7 +112,9 @@ class Receivers:
             for name, way in self._ways.items():
                 self._leave(way)
                 OUTBOX_OLDEST.remove(name)
-            self._ways = {name: _Way(n, self._source, self._clock) for name, n in standing.items()}
+            self._ways = {
+                name: _Way(n, self._source, self._clock, complete=self._silences_known) for name, n in standing.items()
+            }
         if before is None or before.heartbeat != config.heartbeat:
             if self._beating is not None:
                 self._beating.cancel()

@@ -173,6 +173,20 @@ def test_check_notes_metrics_that_dsobs_does_not_have_as_such_a_rule_never_says_
     assert len(_rows(capsys.readouterr().out)) == 4
 
 
+def test_check_notes_severities_that_no_receiver_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = tmp_path / "own.rules.yaml"
+    words = ("critical", "Page", "none", "criticl", "P1", "{{ $labels.severity }}")
+    text = "".join(f"  - {{alert: A{n}, expr: x, labels: {{severity: '{word}'}}}}\n" for n, word in enumerate(words))
+    rules.write_text(f"groups:\n- name: g\n  rules:\n  - {{alert: A, expr: x}}\n{text}")
+    assert main(["rules", "check", str(rules)]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f'dsobs: note: {rules}:8: group "g": rule "A3": severity \'criticl\' counts as a warning; '
+        "did you mean critical?",
+        f'dsobs: note: {rules}:9: group "g": rule "A4": severity \'P1\' counts as a warning; '
+        "there are critical, error, warning, info",
+    ]
+
+
 def test_no_shipped_rule_names_a_metric_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rules", "check"]) == 0
     assert capsys.readouterr().err == ""

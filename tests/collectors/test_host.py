@@ -183,6 +183,36 @@ async def test_a_cgroup_that_dsobs_is_in_too_is_not_the_engines_and_that_is_said
     assert (await view_of(host)).memory_usage_bytes == V2_VALUES["memory_usage_bytes"]
 
 
+async def test_one_unused_v2_tree_beside_v1_does_not_make_two_containers_one(
+    clock: ManualClock, tmp_path: Path
+) -> None:
+    """Under v1 the line `0::` says where systemd put the runtime; memory and CPU are counted elsewhere."""
+    proc(tmp_path, "4:memory:/docker/abc\n3:cpu,cpuacct:/docker/abc\n0::/system.slice/containerd.service")
+    proc(tmp_path, "4:memory:/docker/def\n3:cpu,cpuacct:/docker/def\n0::/system.slice/containerd.service", os.getpid())
+    write(
+        tmp_path / "sys/fs/cgroup/memory/docker/abc",
+        cgroup__procs=str(PID),
+        memory__usage_in_bytes="7",
+        memory__stat="total_inactive_file 2",
+    )
+    assert (await view_of(collector(clock, tmp_path, tmp_path))).memory_usage_bytes == 7
+
+
+@pytest.mark.parametrize(
+    ("engine", "own"), [("/pod", "/pod/dsobs"), ("/pod/engine", "/pod"), ("/", "/a"), ("/..", "/")]
+)
+async def test_a_cgroup_that_holds_dsobs_further_down_counts_its_use_too(
+    clock: ManualClock, tmp_path: Path, engine: str, own: str
+) -> None:
+    """Memory and CPU of a cgroup are those of all below it; what is above the engine's is no matter."""
+    proc(tmp_path, f"0::{engine}")
+    proc(tmp_path, f"0::{own}", os.getpid())
+    v2(tmp_path / "sys/fs/cgroup" / engine.lstrip("/"))
+    v2(tmp_path / f"proc/{PID}/root/sys/fs/cgroup")
+    known = (await view_of(collector(clock, tmp_path, tmp_path))).memory_usage_bytes is not None
+    assert known == (engine == "/pod/engine")
+
+
 async def test_a_relative_state_folder_is_named_in_full(
     clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

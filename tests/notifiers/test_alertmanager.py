@@ -153,6 +153,7 @@ async def test_silence_that_ended_while_dsobs_was_away_is_ended_there_once_it_ca
         assert await before.sync()
         await alertmanager.down()
         after = SilenceMirror(notifier, "gpu-1", clock)
+        after.want([])
         assert not await after.sync()
         await alertmanager.up()
         assert after.look_at is not None
@@ -160,3 +161,53 @@ async def test_silence_that_ended_while_dsobs_was_away_is_ended_there_once_it_ca
         assert await after.sync()
         assert [alertmanager._state(one) for one in alertmanager.silences.values()] == ["expired"]
         assert after.look_at is None
+
+
+async def test_after_a_restart_no_silence_is_ended_before_it_is_known_which_there_are(
+    session: aiohttp.ClientSession,
+) -> None:
+    """Its alert fires in the Alertmanager all the while, and would be told of at once."""
+    async with AlertmanagerStandIn() as alertmanager:
+        notifier = AlertmanagerNotifier(alertmanager.url, Alertmanager(urls=(alertmanager.url,)), session)
+        clock = ManualClock(real_time.time())
+        held = silence()
+        before = SilenceMirror(notifier, "gpu-1", clock)
+        before.want([held])
+        assert await before.sync()
+        after = SilenceMirror(notifier, "gpu-1", clock)
+        assert await after.sync()
+        assert after.want([held])
+        assert await after.sync()
+        assert after.holds(held)
+        assert [alertmanager._state(one) for one in alertmanager.silences.values()] == ["active"]
+
+
+async def test_what_the_last_run_left_stays_where_its_silences_are_not_known(session: aiohttp.ClientSession) -> None:
+    async with AlertmanagerStandIn() as alertmanager:
+        notifier = AlertmanagerNotifier(alertmanager.url, Alertmanager(urls=(alertmanager.url,)), session)
+        clock = ManualClock(real_time.time())
+        before = SilenceMirror(notifier, "gpu-1", clock)
+        before.want([silence()])
+        assert await before.sync()
+        after = SilenceMirror(notifier, "gpu-1", clock, complete=False)
+        mine = silence("alertname=Mine")
+        for wanted in ([], [mine], []):
+            after.want(wanted)
+            assert await after.sync()
+        left, made = alertmanager.silences.values()
+        assert (alertmanager._state(left), alertmanager._state(made)) == ("active", "expired")
+
+
+async def test_alerts_go_out_after_their_silence_to_a_receiver_that_lost_it_unnoticed(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with AlertmanagerStandIn() as alertmanager:
+        notifier = AlertmanagerNotifier(alertmanager.url, Alertmanager(urls=(alertmanager.url,)), session)
+        clock = ManualClock(real_time.time())
+        mirror = SilenceMirror(notifier, "gpu-1", clock)
+        mirror.want([silence()])
+        assert await mirror.sync()
+        alertmanager.silences.clear()
+        clock.advance(AGAIN_SECONDS)
+        await mirror.ahead(False)
+        assert len(alertmanager.silences) == 1

@@ -10,7 +10,7 @@ from dsobs.config.models import Host, State, Target
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import Gpu, GpuProcess, HostView, Observation, RuntimeView, Unknown
 from dsobs.model.samples import labels
-from dsobs.pipeline import Pipeline, rule_groups
+from dsobs.pipeline import Memory, Pipeline, rule_groups
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Ledger
 from dsobs.rules.evaluator import Evaluator
@@ -25,9 +25,9 @@ CARD = Gpu(0, "GPU-a", processes=(GpuProcess(776, 30), GpuProcess(901, 12)), xid
 
 
 class Turns:
-    def __init__(self) -> None:
+    def __init__(self, *, seen: bool = False) -> None:
         config, store = Config(), Store()
-        self._pipeline = Pipeline(config, store, Evaluator(rule_groups(config), store))
+        self._pipeline = Pipeline(config, store, Evaluator(rule_groups(config), store), memory=Memory(seen=seen))
 
     def after(self, obs: Observation) -> dict[tuple[tuple[str, str], ...], float]:
         self._pipeline.turn(obs, Ledger(), Switches())
@@ -44,6 +44,14 @@ def test_cards_and_strangers_on_them_are_told() -> None:
     assert values[labels("dsobs_gpu_process_memory_bytes", pid="901", **card)] == 12
     assert values[labels("dsobs_gpu_xid_errors_total", xid="31", reason="GPU memory page fault", **card)] == 1
     assert values[labels("dsobs_gpu_xid_last_time_seconds", xid="31", reason="GPU memory page fault", **card)] == 1000.0
+
+
+def test_a_last_word_about_an_engine_that_was_never_seen_does_not_say_that_it_does_not_run() -> None:
+    ended = RuntimeView("process", "vllm", running=False)
+    running = labels("dsobs_container_running", runtime="process", name="vllm")
+    assert Turns().after(Observation(at=1000.0, runtime=ended))[running] == 0.0
+    assert running not in Turns().after(Observation(at=1000.0, runtime=replace(ended, last_word=True)))
+    assert Turns(seen=True).after(Observation(at=1000.0, runtime=replace(ended, last_word=True)))[running] == 0.0
 
 
 def test_host_and_cgroup_are_told_under_the_engines_name_until_they_are_old() -> None:

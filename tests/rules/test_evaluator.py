@@ -290,6 +290,25 @@ def test_template_that_fails_says_so_in_the_text_and_the_alert_goes_out(bench: M
     )
 
 
+def test_template_that_fails_is_told_once_with_file_and_line(
+    bench: MakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    b = bench(_RULE.replace("at {{ $value }}", "{{ if gt $value 1 }}x{{ end }}").replace("for: 1m", "for: 0"))
+    for now in (0, 15, 30):
+        b.at(now, _hot(90), _hot(91, gpu="1"))
+    assert [record.message for record in caplog.records] == [
+        "test.yaml:6: rule Hot: summary: template: gt: incompatible types for comparison: float64 and int"
+    ]
+
+
+def test_rule_that_fails_is_told_with_file_and_line(bench: MakeBench, caplog: pytest.LogCaptureFixture) -> None:
+    b = bench(_RULE.replace("temperature > 80", "temperature + on (host) temperature"))
+    for now in (0, 15):
+        b.at(now, _hot(90), _hot(91, gpu="1"))
+    (told,) = [record.message for record in caplog.records]
+    assert told.startswith("test.yaml:6: rule Hot of group g failed: ")
+
+
 def test_template_may_ask_the_store(bench: MakeBench) -> None:
     text = _RULE.replace("GPU {{", "{{ with query `temperature` }}{{ . | first | value }} {{ end }}{{")
     b = bench(text.replace("for: 1m", "for: 0"))

@@ -125,6 +125,32 @@ def test_the_same_group_name_in_two_files_is_fine() -> None:
     assert [(group.name, group.file) for group in groups] == [("g", "one.yaml"), ("g", "two.yaml")]
 
 
+def test_a_file_that_is_nested_without_end_is_refused_and_does_not_end_the_process() -> None:
+    _, problems = read((), [("f", "groups: " + "[" * 5000 + "]" * 5000)])
+    assert [str(problem) for problem in problems] == [
+        "f: it is nested too deeply; a rule file has six levels at most",
+    ]
+
+
+def test_a_merge_that_holds_itself_is_refused_with_its_line() -> None:
+    _, problems = read((), [("f", "groups:\n- &a\n  name: x\n  <<: *a\n")])
+    assert [str(problem) for problem in problems] == [
+        'f:4: group "x": a group is merged into itself by `<<`; write its keys instead of the alias',
+    ]
+
+
+def test_merges_of_merges_do_not_multiply() -> None:
+    """Nine aliases nine levels deep would be 387 million keys."""
+    levels = ["&m0 {alert: A, expr: up == 0, labels: {level: 0}}"]
+    levels += [f"&m{n} {{labels: {{level: {n}}}, <<: [{', '.join([f'*m{n - 1}'] * 9)}]}}" for n in range(1, 10)]
+    text = "groups:\n- name: g\n  rules:\n" + "".join(f"  - {level}\n" for level in levels)
+    groups, problems = read((), [("f", text)])
+    assert problems == []
+    assert [dict(rule.labels)["level"].text for rule in groups[0].rules if isinstance(rule, AlertRule)] == [
+        *"0123456789"
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "groups:\n", "groups: []\n", "{}\n"])
 def test_an_empty_file_has_no_groups(text: str) -> None:
     assert load_text([("f", text)]) == []

@@ -191,6 +191,24 @@ def test_an_expression_that_is_none_is_named() -> None:
     assert str(left).startswith("f:5: the expression is left as it is: it can't be parsed: ")
 
 
+def test_an_expression_that_would_take_minutes_is_left_alone_and_named() -> None:
+    text = f"groups:\n- name: g\n  rules:\n  - alert: A\n    expr: {'(' * 900}x{')' * 900}\n"
+    done = formatted(text, "f")
+    assert done.text == text
+    assert [str(one) for one in done.left] == [
+        "f:5: the expression is left as it is: it has more than 600 words",
+    ]
+
+
+def test_a_file_that_holds_itself_is_left_alone() -> None:
+    text = "groups: &a\n- name: x\n  rules:\n  - alert: A\n    expr: sum( x )\n  again: *a\n"
+    done = formatted(text, "f")
+    assert done.text == text
+    assert [str(one) for one in done.left] == [
+        "f:5: the expression is left as it is: it can't stand at its place in another form",
+    ]
+
+
 def test_line_ends_stay_as_they_are() -> None:
     text = f"groups:\r\n- name: g\r\n  rules:\r\n  - alert: A\r\n    expr: {_LONG} and {_LONG}  and {_LONG}\r\n"
     new = formatted(text, "f").text

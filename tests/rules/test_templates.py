@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsobs.model.samples import Sample, labels
-from dsobs.rules.template_functions import TemplateError, UnsupportedTemplateError, format_float
+from dsobs.rules.go_text import TemplateError, UnsupportedTemplateError, format_float
 from dsobs.rules.templates import Data, Template
 
 
@@ -60,6 +60,25 @@ def _render(text: str, value: float = 1.5, **names: str) -> str:
         ("{{ if match `^host` $labels.instance }}y{{ end }}", "y"),
         ("{{ parseDuration `1h30m` }}", "5400"),
         # What promtool 3 gives for these.
+        ('{{ printf "%[2]s %[1]s|%[3]s|%[x]d" "a" "b" }}', "b a|%!s(BADINDEX)|%!d(BADINDEX)"),
+        ('{{ printf "%*d|%-*d|%.*f|%[1]*d" 5 3 4 2 1 2.25 }}', "    3|2   |2.2|    3"),
+        ('{{ printf "%*d" "a" 1 }} {{ printf "%.*f" "a" 1.5 }}', "%!(BADWIDTH)1 %!(BADPREC)1.500000"),
+        ('{{ printf "%[1]2d %[1].1f" 1 }} {{ printf "%[1]d %[1]v" 3 }}', "%!d(BADINDEX) %!f(BADINDEX) 3 3"),
+        ('{{ printf "%d" 1 2 }} {{ printf "%[1]v" "a" "b" }}', "1%!(EXTRA int=2) a"),
+        (
+            '{{ printf "100%" }} {{ printf "%z" 3 }} {{ printf "%5" 3 }}',
+            "100%!(NOVERB) %!z(int=3) %!(NOVERB)%!(EXTRA int=3)",
+        ),
+        ('{{ printf "%c %U %q %b %O %#x %#o" 65 8364 65 5 8 255 8 }}', "A U+20AC 'A' 101 0o10 0xff 010"),
+        ('{{ printf "%+d|% d|%05d|%-05d|%x" 5 6 -42 42 -255 }}', "+5| 6|-0042|42   |-ff"),
+        ('{{ printf "%05s|%#v|%#x|% x|%.1s" "ab" "a" "hi" "hi" "éa" }}', '000ab|"a"|0x6869|68 69|é'),
+        ('{{ printf "%T %T %T %v" 1 1.5 "a" true }}', "int float64 string true"),
+        (
+            '{{ printf "%3s %d" $labels $labels }}',
+            "map[gpu:  0 instance:host.example:8000] map[%!d(string=gpu):%!d(string=0) "
+            "%!d(string=instance):%!d(string=host.example:8000)]",
+        ),
+        ('{{ printf "%G %E %s" 1e-10 1e21 5 }}', "1E-10 1.000000E+21 %!s(int=5)"),
         ('{{ printf "%x %X % x" "hi" "hi" "hi" }}', "6869 6869 68 69"),
         ("{{ 0x10 }} {{ 0b11 }} {{ 0o17 }} {{ 017 }} {{ 1_000 }} {{ 0 }} {{ -0x1F }}", "16 3 15 15 1000 0 -31"),
         ("{{ 90.5 | toDuration }} {{ toDuration 0.0 }} {{ toDuration 3661.0 }}", "1m30.5s 0s 1h1m1s"),

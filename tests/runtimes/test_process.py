@@ -224,6 +224,22 @@ async def test_engine_outlives_a_killed_supervisor_and_is_still_seen(supervised:
     assert gone.planned_stop is None
 
 
+async def test_last_word_of_a_supervisor_that_was_never_asked_is_said_to_be_that(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    """Since it ended another engine may have been started without one, which nobody sees while it loads."""
+    supervised.script(ENGINE, "--restart", "never")
+    asked, late = runtime_at(9, tmp_path), runtime_at(9, tmp_path)
+    supervised.living()
+    assert isinstance(await asked.view(), RuntimeView)
+    supervised.signal(signal.SIGTERM)
+    await supervised.ends()
+    for runtime, last_word in ((asked, False), (late, True)):
+        view = await runtime.view()
+        assert isinstance(view, RuntimeView)
+        assert (view.running, view.last_word) == (False, last_word)
+
+
 async def test_last_word_of_another_boot_is_forgotten(supervised: Supervised, tmp_path: Path) -> None:
     supervised.script("exit 1", "--restart", "never")
     await supervised.ends()

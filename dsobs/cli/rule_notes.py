@@ -1,4 +1,4 @@
-"""Which metrics a rule can name: a rule on one that there is not never says anything."""
+"""What a rule says that is no mistake for sure and is likely one: a metric or a severity that there is not."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from dsobs import telemetry
 from dsobs.logs import metrics as log_metrics
 from dsobs.model.signals import SIGNALS
-from dsobs.rules.files import Group, RecordingRule
+from dsobs.notifiers.messages import SEVERITIES, known_severity
+from dsobs.rules.files import AlertRule, Group, RecordingRule
 from dsobs.rules.reader import Problem
 
 _EXPORTER = "dsobs_nvml_"
@@ -33,8 +34,28 @@ def known() -> frozenset[str]:
     return frozenset(signals | own)
 
 
-def unknown(groups: Sequence[Group]) -> Iterator[Problem]:
-    """Metrics by dsobs's prefix that neither dsobs nor a recording rule of these groups gives."""
+def notes(groups: Sequence[Group]) -> list[Problem]:
+    """All of them, by place."""
+    found = [*unknown_metrics(groups), *unknown_severities(groups)]
+    return sorted(found, key=lambda problem: (problem.file, problem.line))
+
+
+def unknown_severities(groups: Sequence[Group]) -> Iterator[Problem]:
+    """Words that count as a warning, so that a pager that takes none is never told. Templates are known only later."""
+    for group in groups:
+        for rule in group.rules:
+            if not isinstance(rule, AlertRule):
+                continue
+            word = next((template.text for name, template in rule.labels if name == "severity"), "")
+            if word and "{{" not in word and not known_severity(word):
+                near = difflib.get_close_matches(word.lower(), SEVERITIES, 1, cutoff=0.7)
+                advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(SEVERITIES)}"
+                text = f"severity {word!r} counts as a warning; {advice}"
+                yield Problem(group.file, rule.line, group.name, rule.name, text)
+
+
+def unknown_metrics(groups: Sequence[Group]) -> Iterator[Problem]:
+    """Those by dsobs's prefix that neither dsobs nor a recording rule of these groups gives."""
     names = known() | {rule.name for group in groups for rule in group.rules if isinstance(rule, RecordingRule)}
     for group in groups:
         for rule in group.rules:
