@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -279,7 +280,13 @@ def _tell_late(job: _Job, loop: asyncio.AbstractEventLoop, late: Callable[[Any],
 @contextlib.contextmanager
 def read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only looks, beside a running dsobs or after it; StateError if there is nothing to read."""
-    if not path.is_file():
+    try:
+        there = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+    if not there:
         raise StateError(f"{path} is not there")
     connection: sqlite3.Connection | None = None
     try:

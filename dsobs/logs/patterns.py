@@ -24,6 +24,8 @@ class Pattern:
     format: str
     glob: str
     found: list[str] = field(default_factory=list)
+    closed: dict[str, OSError] = field(default_factory=dict)
+    """The folder that it can't look into, if that is why it finds nothing."""
     folder_time: int = -1
     """When its folder changed, nanoseconds, as it was looked up; -1: to be looked up."""
     looked_at: float = float("-inf")
@@ -51,7 +53,24 @@ class Pattern:
         settled = time.time_ns() - changed > CLOCK_STEP_NS
         self.folder_time = changed if settled else -1
         self.found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        self.closed = {} if self.found else self._closed()
         self.looked_at = now
+
+    def _closed(self) -> dict[str, OSError]:
+        # glob passes over what it may not look into.
+        head = self.glob
+        while glob.has_magic(head):
+            head = os.path.dirname(head)  # noqa: PTH120
+        try:
+            if head == self.glob:
+                os.stat(head)  # noqa: PTH116
+            else:
+                os.scandir(head or ".").close()
+        except PermissionError as error:
+            return {head: error}
+        except OSError:
+            pass
+        return {}
 
 
 def found_by(
@@ -61,6 +80,7 @@ def found_by(
     found: dict[FileId, tuple[str, Pattern]] = {}
     failed: list[tuple[str, OSError]] = []
     for pattern in all_patterns:
+        failed += pattern.closed.items()
         for path in pattern.found:
             try:
                 status = os.stat(path)  # noqa: PTH116 - a thousand a time

@@ -378,9 +378,11 @@ class Shipper:
             self.sources.truncated(feed)
             return
         except OSError as error:
-            log.error("%s can't be read: %s", feed.path, error.strerror)
-            feed.drained = True
+            self.sources.cannot_read(str(feed.path), error)
+            # With `once` that is its end, and is told.
+            feed.failing, feed.ending = True, self._once
             return
+        self.sources.could_read(str(feed.path))
         for piece in pieces:
             self._add_lines(feed, piece)
         if feed.tail.position == before:

@@ -13,6 +13,7 @@ from dsobs.cli import main
 from dsobs.cli.exit_codes import ExitCode
 
 NOBODY = "http://127.0.0.1:1"
+DENIED = os.strerror(errno.EACCES)
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ def dsobs(*words: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "dsobs.cli", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def without_rights(*words: object) -> "subprocess.CompletedProcess[str]":
+    """As one whom files can be closed to: root is only without its capabilities."""
+    prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    command = [*prefix, sys.executable, "-m", "dsobs.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def ship(log: object, to: object, state: Path, *more: object) -> "subprocess.CompletedProcess[str]":
@@ -74,6 +82,18 @@ def test_a_pattern_that_finds_nothing_is_told(tmp_path: Path) -> None:
     done = ship(f"plain:{tmp_path}", tmp_path / "out.ndjson", tmp_path / "state")
     assert done.returncode == ExitCode.FAILED
     assert f"dsobs: {tmp_path} is a folder; write {tmp_path}/*.log" in done.stderr
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told(log: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    for name in ("*.log", "app.log"):
+        done = without_rights("logs", "ship", "--from", closed / name, "--to", log, "--state", tmp_path, "--once")
+        assert done.returncode == ExitCode.FAILED
+        assert done.stderr.endswith(f"dsobs: {closed if '*' in name else closed / name} can't be read: {DENIED}\n")
+        assert len(done.stderr.splitlines()) == 2
+    done = without_rights("logs", "status", "--state", closed)
+    assert (done.returncode, done.stderr) == (ExitCode.FAILED, f"dsobs: {closed}/logs.db: {DENIED}\n")
 
 
 def test_a_state_directory_that_can_not_be_made_is_one_line(log: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Files that are rotated, cut, deleted and begun anew, while dsobs watches and while it does not (faults 6 to 11)."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -381,15 +380,3 @@ async def test_files_are_read_from_their_ends_on_the_first_start_where_that_is_s
     append(log.with_name("newer.log"), lines(5))
     async with shipping(wanted, tmp_path / "state"):
         await until(lambda: arrived(server) == named(3, 4, 5))
-
-
-async def test_an_unreadable_file_is_told_and_read_once_it_can_be(
-    server: ElasticsearchStandIn, log: Path, tmp_path: Path
-) -> None:
-    link(log, log)
-    async with shipping(settings(server.url, log), tmp_path / "state") as shipper:
-        await until(lambda: shipper.status().unreadable == {str(log): os.strerror(40)})
-        delete(log)
-        append(log, lines(1))
-        await until(lambda: arrived(server) == named(1))
-        assert shipper.status().unreadable == {}

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import glob
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -261,7 +262,7 @@ def _conclude(
 
 def _no_file(files: "Sequence[str]") -> str:
     """What is said where these patterns find nothing."""
-    folders = [path for path in (text.rpartition(":")[2] for text in files) if Path(path).is_dir()]
+    folders = [path for path in (text.rpartition(":")[2] for text in files) if os.path.isdir(path)]  # noqa: PTH112 - raises nothing
     if folders:
         return f"{folders[0]} is a folder; write {folders[0].rstrip('/')}/*.log, or ** for the folders in it too"
     return "no file matches; look at --from"

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         kept = read_checkpoints(directory / "logs.db")
     except StateError as error:
-        raise CommandError(f"{error}; nothing was shipped with this state directory", ExitCode.FAILED) from error
+        why = "" if isinstance(error.__cause__, OSError) else "; nothing was shipped with this state directory"
+        raise CommandError(f"{error}{why}", ExitCode.FAILED) from error
     rows = []
     for one in sorted(kept, key=lambda one: str(one.path)):
         try:
