@@ -85,9 +85,10 @@ def _field_name(value: str) -> str:
 
 def split_share(value: str) -> tuple[float, str]:
     """The number before an expression, and the expression; ValueError."""
-    number, _, rest = value.strip().partition(" ")
-    parse_expression(rest)
-    return float(number), rest
+    number, *rest = value.split(None, 1)
+    expression = rest[0] if rest else ""
+    parse_expression(expression)
+    return float(number), expression
 
 
 def _sample(value: str) -> str:

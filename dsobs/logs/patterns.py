@@ -4,13 +4,14 @@ import contextlib
 import glob
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsobs.config.logs import Logs
 from dsobs.logs.tail import FileId, file_id
 
+COMPRESSED = ".gz"
 CLOCK_STEP_NS = 100_000_000
 """A folder's time of modification moves in steps no longer than this."""
 
@@ -24,6 +25,8 @@ class Pattern:
     format: str
     glob: str
     found: list[str] = field(default_factory=list)
+    compressed: list[str] = field(default_factory=list)
+    """What it found and nobody reads: what was in them was read before they were compressed, or never."""
     closed: dict[str, OSError] = field(default_factory=dict)
     """The folder that it can't look into, if that is why it finds nothing."""
     folder_time: int = -1
@@ -52,8 +55,10 @@ class Pattern:
         # The folder's clock moves in steps: within one, something may come after the look.
         settled = time.time_ns() - changed > CLOCK_STEP_NS
         self.folder_time = changed if settled else -1
-        self.found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
-        self.closed = {} if self.found else self._closed()
+        found = glob.glob(self.glob, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
+        self.found = [path for path in found if not path.endswith(COMPRESSED)]
+        self.compressed = [path for path in found if path.endswith(COMPRESSED)]
+        self.closed = {} if found else self._closed()
         self.looked_at = now
 
     def _closed(self) -> dict[str, OSError]:
@@ -73,8 +78,30 @@ class Pattern:
         return {}
 
 
+class OwnFiles:
+    """What a shipper writes itself; to ship it as a log would go on for ever."""
+
+    def __init__(self, directory: Path, records: Path) -> None:
+        """`directory` holds its state, `records` is the file of its file sink."""
+        self._state, self._records = os.path.realpath(directory), os.path.realpath(records.parent)
+        self._name = records.name
+        self._folders: dict[str, str] = {}
+
+    def __contains__(self, path: object) -> bool:
+        folder, name = os.path.split(str(path))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        where = self._folders[folder]
+        return (where == self._state and name.startswith(_STATE_FILES)) or (
+            where == self._records and (name == self._name or name.startswith(f"{self._name}."))
+        )
+
+
+_STATE_FILES = ("logs.db", "lock", "status.json", "dead-letters")
+
+
 def found_by(
-    all_patterns: Sequence[Pattern], excluded: Sequence[str]
+    all_patterns: Sequence[Pattern], excluded: Sequence[str], own: Container[str] = ()
 ) -> tuple[dict[FileId, tuple[str, Pattern]], list[tuple[str, OSError]]]:
     """The files that they found, each with the first that did, and those that can't be looked at."""
     found: dict[FileId, tuple[str, Pattern]] = {}
@@ -87,7 +114,7 @@ def found_by(
             except OSError as error:
                 failed.append((path, error))
                 continue
-            if not (excluded and any(Path(path).match(one) for one in excluded)):
+            if path not in own and not (excluded and any(Path(path).match(one) for one in excluded)):
                 found.setdefault(file_id(status), (path, pattern))
     return found, failed
 

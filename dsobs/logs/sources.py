@@ -6,11 +6,12 @@ first line and checkpoint afterwards. No step takes more than a few milliseconds
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from dsobs.logs.feed import Feed
 from dsobs.logs.identity import Fingerprint, stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
-from dsobs.logs.patterns import Pattern, found_by, patterns
+from dsobs.logs.patterns import COMPRESSED, Pattern, found_by, patterns
 from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
 from dsobs.logs.spool import Spool
 from dsobs.logs.tail import Change, FileId, Tail
@@ -32,6 +33,7 @@ BUSY_SECONDS = 20.0
 """A file that grew within this time is looked at more often, the more often the shorter ago that was."""
 QUIET_SHARE = 0.1
 """Of the time that it has not grown for, so much may pass until it is looked at again."""
+_IS_COMPRESSED = "it is compressed; gunzip -c FILE | dsobs logs ship --from - sends what is in it"
 STEP_SECONDS = 0.005
 """So long others wait for a loop over files."""
 
@@ -65,8 +67,10 @@ class Sources:
         pace: Pace,
         whole: bool = False,
         spool: Spool | None = None,
+        own: Container[str] = (),
     ) -> None:
-        """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
+        """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any. `own`: paths that
+        are no logs, for the shipper writes them itself.
 
         `whole`: what is there at the start is all, nothing is waited for. `spool`: what files in its folder are of.
         """
@@ -85,7 +89,7 @@ class Sources:
         self._kept = {one.id: one for one in kept}
         self._new_id = new_id
         self._from_end = first_run and settings.from_end
-        self._whole, self._pace, self._spool = whole, pace, spool
+        self._whole, self._pace, self._spool, self._own = whole, pace, spool, own
         self._scanned = False
         self._all_looked_at = float("-inf")
         self.active: list[Feed] = []
@@ -111,9 +115,9 @@ class Sources:
             return
         for pattern in due:
             await asyncio.to_thread(pattern.look_up, now)
-        found, failed = await asyncio.to_thread(found_by, self._patterns, self._settings.exclude)
+        found, failed = await asyncio.to_thread(found_by, self._patterns, self._settings.exclude, self._own)
         self.scanning = True
-        for path, error in failed:
+        for path, error in (*failed, *self._compressed(due)):
             self.cannot_read(path, error)
         try:
             await self._compare(found, now)
@@ -144,12 +148,17 @@ class Sources:
             self._scanned = True
             await self._look_for_moved(now)
             self._from_end = False
-        wanted = {path for one in self._patterns for path in (*one.found, *one.closed)}
+        wanted = {path for one in self._patterns for path in (*one.found, *one.compressed, *one.closed)}
         for path in self.unreadable.keys() - wanted:
             del self.unreadable[path]
         before = set(map(id, self.active))
         self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
         FILES.set(len(self.feeds))
+
+    def _compressed(self, due: Iterable[Pattern]) -> list[tuple[str, OSError]]:
+        """Those that were asked for, or are a part of all that is there."""
+        asked = [path for one in due if self._whole or one.glob.endswith(COMPRESSED) for path in one.compressed]
+        return [(path, OSError(errno.EINVAL, _IS_COMPRESSED)) for path in asked]
 
     def chain(self, spool: Spool) -> None:
         """Segments are read one after the other, each to its end once there is another. To be called after `scan`."""

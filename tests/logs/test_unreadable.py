@@ -1,6 +1,7 @@
 """Files that can't be read, for a while or for good: told, never lost, and no burden to the others."""
 
 import errno
+import gzip
 import os
 from pathlib import Path
 
@@ -95,3 +96,19 @@ async def test_a_last_line_without_its_end_is_not_behind(
         await until(lambda: arrived(server) == named(1))
         await until(lambda: shipper.status().behind_seconds == 0)
         assert metrics.REGISTRY.get_sample_value("dsobs_log_behind_bytes", {"source": f"plain:{log}"}) == 0
+
+
+async def test_compressed_files_are_no_lines_and_told_where_all_that_is_there_is_asked_for(
+    server: ElasticsearchStandIn, log: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "app.log.1.gz"
+    packed.write_bytes(gzip.compress(lines(1).encode()))
+    append(log, lines(2))
+    once = await ship_once(settings(server.url, f"{log}*"), tmp_path / "state")
+    assert once.status().unreadable.keys() == {str(packed)}
+    assert "gunzip -c FILE | dsobs logs ship --from -" in once.status().unreadable[str(packed)]
+    # In operation what is in one was read before it was compressed.
+    async with shipping(settings(server.url, f"{log}*"), tmp_path / "state") as shipper:
+        append(log, lines(3))
+        await until(lambda: arrived(server) == named(2, 3))
+        assert shipper.status().unreadable == {}

@@ -58,9 +58,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """0 if something was found, 1 if not, 2 if there is nothing to look in."""
     from dsobs.logs.search import sink_files
+    from dsobs.logs.sinks import records_path
 
     config = load_config(args)
-    path = config.logs.file.path or config.state.directory / "logs" / "records.ndjson"
+    path = records_path(config.logs, config.state.directory / "logs")
     files = args.file or sink_files(path)
     if not files:
         print_error(f"{path} is not there; set logs.file.path or --state-dir to that of `dsobs run`, or give --file")

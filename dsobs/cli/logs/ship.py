@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import CommandError, ExitCode
+from dsobs.cli.logs.status import FORWARD
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_error
 
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from dsobs.config import Config
     from dsobs.config.logs import Logs
     from dsobs.logs.forward import Forwarder
-    from dsobs.logs.ship import Shipper, Status
+    from dsobs.logs.ship import Shipper
     from dsobs.logs.spool import Spool
+    from dsobs.logs.status import Status
 
 CANNOT_READ = "%s can't be read: %s"
 """As the log says it of a file."""
@@ -217,7 +219,7 @@ def _shipper(
         )
     if not kept[0].exists():
         raise CommandError(f"{kept[0]} is not there; look at --from", ExitCode.FAILED)
-    settings = SinkSettings(wanted, args.state / "forward")
+    settings = SinkSettings(wanted, args.state / FORWARD)
     return Forwarder(settings, kept[0], most_bytes_per_second=args.rate, once=args.once, on_tick=tick)
 
 
