@@ -71,7 +71,8 @@ def _term(match: re.Match[str], text: str) -> Term:
 
 
 def _expression(value: str) -> str:
-    parse_expression(value)
+    if not parse_expression(value):
+        raise ValueError(f"{value!r} is no expression; write FIELD OP VALUE, such as log.level = ERROR")
     return value
 
 

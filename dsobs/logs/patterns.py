@@ -124,5 +124,7 @@ def patterns(settings: Logs) -> list[Pattern]:
     made = []
     for text in settings.files:
         name, colon, rest = text.partition(":")
-        made.append(Pattern(text, name, rest) if colon and "/" not in name else Pattern(text, "auto", text))
+        format_, where = (name, rest) if colon and "/" not in name else ("auto", text)
+        # A file is the same one from wherever it is named: its path is in its ids and checkpoint.
+        made.append(Pattern(text, format_, os.path.abspath(where)))  # noqa: PTH100 - a pattern, no path
     return made

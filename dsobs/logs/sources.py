@@ -22,7 +22,7 @@ from dsobs.logs.identity import Fingerprint, stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.patterns import COMPRESSED, Pattern, found_by, patterns
-from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
+from dsobs.logs.siblings import Folders, find_between, find_compressed_between, find_moved, is_of, open_tail
 from dsobs.logs.spool import Spool
 from dsobs.logs.tail import Change, FileId, Tail
 from dsobs.logs.transforms import Transform
@@ -33,7 +33,7 @@ BUSY_SECONDS = 20.0
 """A file that grew within this time is looked at more often, the more often the shorter ago that was."""
 QUIET_SHARE = 0.1
 """Of the time that it has not grown for, so much may pass until it is looked at again."""
-_IS_COMPRESSED = "it is compressed; gunzip -c FILE | dsobs logs ship --from - sends what is in it"
+_UNPACK = "gunzip -c FILE | dsobs logs ship --from - sends what is in one"
 STEP_SECONDS = 0.005
 """So long others wait for a loop over files."""
 
@@ -156,9 +156,16 @@ class Sources:
         FILES.set(len(self.feeds))
 
     def _compressed(self, due: Iterable[Pattern]) -> list[tuple[str, OSError]]:
-        """Those that were asked for, or are a part of all that is there."""
-        asked = [path for one in due if self._whole or one.glob.endswith(COMPRESSED) for path in one.compressed]
-        return [(path, OSError(errno.EINVAL, _IS_COMPRESSED)) for path in asked]
+        """Those that were asked for; others of all that is there are named."""
+        asked: list[tuple[str, OSError]] = []
+        for one in due:
+            if one.glob.endswith(COMPRESSED):
+                asked += [(path, OSError(errno.EINVAL, f"it is compressed; {_UNPACK}")) for path in one.compressed]
+            elif self._whole and one.compressed:
+                log.warning(
+                    "%s and others of %s are compressed and passed over; %s", one.compressed[0], one.glob, _UNPACK
+                )
+        return asked
 
     def chain(self, spool: Spool) -> None:
         """Segments are read one after the other, each to its end once there is another. To be called after `scan`."""
@@ -265,7 +272,7 @@ class Sources:
             await steps.breathe()
             tail = await find_moved(kept, self._taken, most, folders)
             successors = alive.get(stem(kept.path), [])
-            between = find_between(kept.path, kept.modified, self._taken, most, folders)
+            between = await self._all_between(kept, tail, folders)
             pattern = self._like(kept.path)
             chain: list[Feed] = []
             if tail is not None:
@@ -296,6 +303,15 @@ class Sources:
         self._kept_by = {}
         for left in self._kept.values():
             self._kept_by.setdefault(left.fingerprint, []).append(left)
+
+    async def _all_between(self, kept: Checkpoint, moved: Tail | None, folders: Folders) -> list[Tail]:
+        """What came after `kept`, which is `moved` now, and went too, oldest first."""
+        most, held = self._settings.max_line_bytes, self._settings.max_held_bytes
+        plain = find_between(kept.path, kept.modified, self._taken, most, folders)
+        but = moved.path if moved is not None else None
+        packed = await find_compressed_between(kept.path, kept.modified, but, most, held, folders)
+        found = [*packed, *((tail.modified, tail) for tail in plain)]
+        return [tail for _, tail in sorted(found, key=lambda one: one[0])]
 
     def _is_unreadable(self, path: Path) -> bool:
         return any(str(one) in self.unreadable for one in (path, *path.parents))

@@ -129,6 +129,36 @@ def test_what_is_wrong_with_the_command_is_one_line(
     assert "secret@" not in line
 
 
+def test_what_was_left_out_or_lost_is_told_by_its_reason(log: Path, tmp_path: Path) -> None:
+    log.write_text("line 1\n" + 2000 * "x" + "\n")
+    words = ["--set", "logs.transform.drop=message = 'line 1'", "--set", "logs.max_line_bytes=1024"]
+    done = ship(f"plain:{log}", tmp_path / "out.ndjson", tmp_path / "state", *words)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        ExitCode.DONE,
+        ["dsobs: 1 records sent", "dsobs: 1 records left out by logs.transform: drop", "dsobs: 976 bytes lost: cut"],
+    )
+
+
+def test_a_file_is_the_same_from_wherever_it_is_named(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ship(f"plain:{log}", tmp_path / "out.ndjson", tmp_path / "state").returncode == ExitCode.DONE
+    monkeypatch.chdir(tmp_path)
+    assert "0 records sent" in ship("plain:app.log", tmp_path / "out.ndjson", tmp_path / "state").stderr
+    ship("plain:app.log", tmp_path / "again.ndjson", tmp_path / "another")
+    first, second = (
+        [json.loads(line)["_id"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("out.ndjson", "again.ndjson")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("words", [["ship", "--rate", "-5"], ["search", "--limit", "-3"], ["search", "--limit", "all"]])
+def test_a_number_below_zero_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", *words]) == ExitCode.USAGE
+    assert f"{words[2]!r} is no whole number from 0 on" in capsys.readouterr().err
+
+
 def test_no_files_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["logs", "ship", "--to", "out.ndjson"]) == ExitCode.USAGE
     assert "give --from GLOB" in capsys.readouterr().err

@@ -165,6 +165,7 @@ def test_records_of_long_lines_are_left_out_where_a_limit_is_set() -> None:
     ("transform", "message"),
     [
         ({"drop": ["level ERROR"]}, "is no expression at 'level ERROR'"),
+        ({"keep": [""]}, "'' is no expression; write FIELD OP VALUE"),
         ({"keep": ["a = b c = d"]}, "where and or or is wanted"),
         ({"drop": ['a =~ "("']}, "bad regular expression"),
         ({"drop": ["a > x"]}, "which is no number"),

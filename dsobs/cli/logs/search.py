@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
-from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.options import add_config_options, load_config, natural
 from dsobs.cli.output import print_error, printable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "records with the incident's id",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"the newest N; 0: all (default: {LIMIT}, with --json all)"
+        "--limit", type=natural, metavar="N", help=f"the newest N; 0: all (default: {LIMIT}, with --json all)"
     )
     parser.add_argument("--file", type=Path, metavar="FILE", action="append", default=[], help="look there instead")
     parser.add_argument("--json", action="store_true", help="the records as they stand, one a line")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import CommandError, ExitCode
 from dsobs.cli.logs.status import FORWARD
-from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.options import add_config_options, load_config, natural
 from dsobs.cli.output import print_error
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument(
         "--rate",
-        type=int,
+        type=natural,
         metavar="BYTES",
         default=0,
         help="with --from records:FILE, at most so many bytes a second (default: no limit)",
@@ -243,6 +243,12 @@ def _conclude(
         if count(outcome):
             said.append(f"{count(outcome)} {words}")
     print(f"dsobs: {', '.join(said)}", file=sys.stderr)
+    for name, what in (
+        ("dsobs_log_left_out_records_total", "records left out by logs.transform"),
+        ("dsobs_log_lost_bytes_total", "bytes lost"),
+    ):
+        for reason, number in _by_reason(name):
+            print_error(f"{number} {what}: {reason}")
     for path, size in shipper.unfinished.items():
         print_error(f"{path}: its last line of {size} bytes has no end; it was sent as it stands")
     for path, why in status.unreadable.items() if once and status is not None else ():
@@ -260,6 +266,14 @@ def _conclude(
         print_error(_no_file(files))
         return ExitCode.FAILED
     return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
+
+
+def _by_reason(name: str) -> "list[tuple[str, int]]":
+    """(reason, value) of a counter, as far as it counted anything."""
+    from dsobs.logs.metrics import REGISTRY
+
+    samples = (one for metric in REGISTRY.collect() for one in metric.samples if one.name == name)
+    return [(one.labels["reason"], int(one.value)) for one in samples if one.value]
 
 
 def _no_file(files: "Sequence[str]") -> str:
