@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import threading
 import time
@@ -326,7 +327,13 @@ def _copying(path: Path, to: Path) -> "Future[None]":
 @contextlib.contextmanager
 def read_only(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only looks, beside a running dsobs or after it; StateError if there is nothing to read."""
-    if not path.is_file():
+    try:
+        there = stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        there = False
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+    if not there:
         raise StateError(f"{path} is not there")
     connection: sqlite3.Connection | None = None
     try:

@@ -37,6 +37,13 @@ def add_config_options(parser: argparse.ArgumentParser, *, shorthands: bool = Tr
             parser.add_argument(flag, dest=f"setting_{name}", metavar=metavar, help=text)
 
 
+def natural(text: str) -> int:
+    """A whole number from 0 on, as `type` of an argument."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def load_config(args: argparse.Namespace, environ: Mapping[str, str] | None = None) -> "Config":
     """The configuration that `args` of `add_config_options` and the environment give.
 

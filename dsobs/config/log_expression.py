@@ -71,7 +71,8 @@ def _term(match: re.Match[str], text: str) -> Term:
 
 
 def _expression(value: str) -> str:
-    parse_expression(value)
+    if not parse_expression(value):
+        raise ValueError(f"{value!r} is no expression; write FIELD OP VALUE, such as log.level = ERROR")
     return value
 
 
@@ -85,9 +86,10 @@ def _field_name(value: str) -> str:
 
 def split_share(value: str) -> tuple[float, str]:
     """The number before an expression, and the expression; ValueError."""
-    number, _, rest = value.strip().partition(" ")
-    parse_expression(rest)
-    return float(number), rest
+    number, *rest = value.split(None, 1)
+    expression = rest[0] if rest else ""
+    parse_expression(expression)
+    return float(number), expression
 
 
 def _sample(value: str) -> str:

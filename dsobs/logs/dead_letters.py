@@ -11,6 +11,7 @@ import orjson
 
 from dsobs.logs.formats.raw import iso_time
 from dsobs.logs.sinks import Refusal
+from dsobs.logs.sinks.file import cut_torn_line
 
 MAX_BYTES = 256 * 1024 * 1024
 """Beyond it shipping holds until somebody makes room."""
@@ -30,8 +31,9 @@ class DeadLetters:
     def add(self, index: str, letters: list[tuple[bytes, Refusal]], now: float) -> None:
         """Keeps records (their two lines) with why; on disk when it returns. OSError; DeadLettersFullError."""
         lines = b"".join(_letter(index, record, refusal, now) for record, refusal in letters)
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
+            cut_torn_line(fd)
             size = os.fstat(fd).st_size
             if size + len(lines) > self._max_bytes:
                 raise DeadLettersFullError(

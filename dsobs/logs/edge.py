@@ -11,8 +11,9 @@ from pathlib import Path
 from dsobs.config.logs import Logs
 from dsobs.logs.forward import Forwarder
 from dsobs.logs.pace import Pace
-from dsobs.logs.ship import Shipper, Status
-from dsobs.logs.sinks import SinkSettings
+from dsobs.logs.ship import Shipper
+from dsobs.logs.sinks import SinkSettings, records_path
+from dsobs.logs.status import Status
 
 
 def open_shipper(
@@ -44,7 +45,7 @@ class EdgeShipper:
         """`directory` is the shipper's; the forwarder keeps its own in `forward` below it."""
         self._on_tick = on_tick
         self._forwarded = Status()
-        path = settings.file.path or directory / "records.ndjson"
+        path = records_path(settings, directory)
         site = settings.model_copy(update={"elasticsearch": None})
         self._shipper = Shipper(site, directory, service=service, pace=pace, on_tick=self._tell)
         self._forwarder = Forwarder(

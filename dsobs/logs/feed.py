@@ -60,6 +60,8 @@ class Feed:
         """The descriptor is another generation's; what was not read of this one is lost."""
         self.drained = False
         """At its last reading there was nothing more, but perhaps a line without its end."""
+        self.failing = False
+        """It could not be read the last time, and is tried again at the next look at all files."""
         self.ending = False
         """Nothing more is read from it."""
         self.moved_at = now
@@ -79,7 +81,7 @@ class Feed:
     @property
     def readable(self) -> bool:
         """There may be something to read, and it is its turn."""
-        if self.id == 0 or self.ending or self.drained or self.cut:
+        if self.id == 0 or self.ending or self.drained or self.cut or self.failing:
             return False
         return self.after is None or self.after.finished
 
@@ -209,8 +211,8 @@ class Feed:
 
     @property
     def behind(self) -> int:
-        """Bytes that are there and not acknowledged."""
-        return max(0, self.tail.size - self.progress.acknowledged)
+        """Bytes of lines that are there and not acknowledged; a last line that has no end yet is none."""
+        return max(0, (self.tail.position if self.drained else self.tail.size) - self.progress.acknowledged)
 
     @property
     def dataset(self) -> str:

@@ -22,11 +22,11 @@ from dsobs.logs.dead_letters import DeadLetters
 from dsobs.logs.delivery import Delivery
 from dsobs.logs.identity import HEAD_BYTES, MARK_BYTES, Fingerprint, fingerprint, mark
 from dsobs.logs.lock import locked
-from dsobs.logs.metrics import FORWARD_WAITING, LOST
+from dsobs.logs.metrics import FORWARD_WAITING, HELD, LOST
 from dsobs.logs.pace import Pace
 from dsobs.logs.search import sink_files
-from dsobs.logs.ship import Status
 from dsobs.logs.sinks import Sink, SinkSettings, open_sink
+from dsobs.logs.status import Status, StatusFile
 from dsobs.logs.tail import FileId, file_id
 from dsobs.state import StateError
 
@@ -105,6 +105,7 @@ class Forwarder:
         with locked(directory), contextlib.closing(Checkpoints(directory / "logs.db")) as checkpoints:
             self._checkpoints = checkpoints
             self._known = checkpoints.load()
+            self._told = StatusFile(directory)
             sink: Sink = open_sink("elasticsearch", self._settings)
             self._delivery = Delivery(
                 sink,
@@ -118,7 +119,8 @@ class Forwarder:
             finally:
                 await self._delivery.drain(self._pace.drain if self._drains else 0.0)
                 await self._keep()
-                self._on_tick(self.status())
+                self._tell()
+                self._told.close()
                 for one in self._files:
                     os.close(one.fd)
                 self._files.clear()
@@ -132,7 +134,7 @@ class Forwarder:
                 ticked = now
                 self._look()
                 await self._keep()
-                self._on_tick(self.status())
+                self._tell()
             batch = None
             if self._delivery.has_room() and now >= self._not_before and not self._kept_error:
                 batch = self._next_batch()
@@ -152,6 +154,12 @@ class Forwarder:
 
     def _done(self) -> bool:
         return not self._delivery.in_flight and not any(one.position < one.size for one in self._files)
+
+    def _tell(self) -> None:
+        status = self.status()
+        FORWARD_WAITING.set(status.total_bytes - status.acknowledged_bytes)
+        self._told.write(status)
+        self._on_tick(status)
 
     def status(self) -> Status:
         """How it stands now."""
@@ -328,12 +336,13 @@ class Forwarder:
             if self._kept_error != str(error):
                 log.error("forwarding pauses, what is acknowledged can't be kept: %s", error)
             self._kept_error = str(error)
+            HELD.labels("forward_state").set(1)
             return
         self._kept_error = ""
+        HELD.labels("forward_state").set(0)
         self._forgotten = self._forgotten[len(gone) :]
         for one, row in zip(changed, rows, strict=True):
             one.saved = row.acknowledged
-        FORWARD_WAITING.set(sum(one.size - one.progress.acknowledged for one in self._files))
 
 
 def runs(lines: Iterable[bytes], index: str = "") -> Iterator[tuple[str | None, list[bytes], int]]:

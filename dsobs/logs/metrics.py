@@ -21,7 +21,9 @@ RECORDS = Counter(
 LEFT_OUT = Counter(
     "dsobs_log_left_out_records", "Records that the settings leave out, by reason.", ["reason"], registry=REGISTRY
 )
-LOST = Counter("dsobs_log_lost_bytes", "Bytes that were never read, by reason.", ["reason"], registry=REGISTRY)
+LOST = Counter(
+    "dsobs_log_lost_bytes", "Bytes that were never read or never sent, by reason.", ["reason"], registry=REGISTRY
+)
 FAULTY_LINES = Counter(
     "dsobs_log_faulty_lines",
     "Lines that were sent with an error field, by fault: cut, unfinished, not_utf8, not_json, no_time, not_cri, "
@@ -86,7 +88,7 @@ START_UP_SECONDS = Gauge(
 # A counter that is not there can't rise: what rules look at is there from the start, at 0.
 for _outcome in ("sent", "duplicate", "quarantined", "dead_letter", "rejected"):
     RECORDS.labels(_outcome)
-for _reason in ("rotated_away", "truncated", "file_sink_full", "cut", "nul", "format_failed"):
+for _reason in ("rotated_away", "truncated", "file_sink_full", "disk_budget", "cut", "nul", "format_failed"):
     LOST.labels(_reason)
 for _part in ("format", "transform", "encoder", "fields"):
     FAILED.labels(_part)

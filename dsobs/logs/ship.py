@@ -7,16 +7,12 @@ while the sink is away; the pump reads. Each step between two awaits is one bloc
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from dsobs.config.logs import Elasticsearch, Logs
 from dsobs.config.otlp import OtlpLogs
@@ -30,12 +26,13 @@ from dsobs.logs.formats import format_named
 from dsobs.logs.lock import locked
 from dsobs.logs.metrics import HELD
 from dsobs.logs.pace import Pace
-from dsobs.logs.patterns import patterns
+from dsobs.logs.patterns import OwnFiles, patterns
 from dsobs.logs.record import Lines, Record
 from dsobs.logs.siblings import raise_file_limit
-from dsobs.logs.sinks import Sink, SinkSettings, open_sink
+from dsobs.logs.sinks import Sink, SinkSettings, open_sink, records_path
 from dsobs.logs.sources import Sources, Steps
 from dsobs.logs.spool import Spool
+from dsobs.logs.status import Status, StatusFile
 from dsobs.logs.tail import TruncatedError
 from dsobs.logs.transforms import open_transforms
 from dsobs.state import StateError
@@ -43,30 +40,6 @@ from dsobs.state import StateError
 log = logging.getLogger(__name__)
 
 _ECS_VERSION = "8.11.0"
-
-
-STATUS_FILE = "status.json"
-
-
-@dataclass(slots=True)
-class Status:
-    """How shipping stands."""
-
-    total_bytes: int = 0
-    """Size of the files that are open."""
-    acknowledged_bytes: int = 0
-    """Of these, what the sink is done with."""
-    behind_seconds: float = 0.0
-    """Age of the oldest line that is not acknowledged."""
-    files: int = 0
-    in_flight: int = 0
-    """Batches that are not decided."""
-    trouble: tuple[str, str] | None = None
-    """(reason, text) of what keeps records from being sent."""
-    unreadable: dict[str, str] = field(default_factory=dict)
-    """Path → why it can't be read."""
-    ever_sent: bool = False
-    """The sink has taken something since the start."""
 
 
 class Shipper:
@@ -128,7 +101,7 @@ class Shipper:
             if checkpoints.db.set_aside is not None:
                 log.error("%s was unreadable and set aside; files are sent again, under the same ids", self.directory)
             self._checkpoints = checkpoints
-            self._status_fd = os.open(self.directory / STATUS_FILE, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._told = StatusFile(self.directory)
             for one in patterns(self.settings):
                 format_named(one.format)
             self._transforms = open_transforms(self.settings)
@@ -153,6 +126,7 @@ class Shipper:
                 pace=self._pace,
                 whole=self._once,
                 spool=self._spool,
+                own=OwnFiles(self.directory, records_path(self.settings, self.directory)),
             )
             try:
                 if self._spool is not None:
@@ -169,8 +143,8 @@ class Shipper:
                 status = self.status()
                 self.sources.close_all()
                 await sink.close()
-                self._tell(status)
-                os.close(self._status_fd)
+                self._told.write(status)
+                self._told.close()
                 self._on_tick(status)
 
     def _common(self, origin: str) -> dict[str, Any]:
@@ -230,24 +204,8 @@ class Shipper:
         self._end_gone(now)
         await self._keep()
         status = self.status()
-        self._tell(status)
+        self._told.write(status)
         self._on_tick(status)
-
-    def _tell(self, status: Status) -> None:
-        """Writes `STATUS_FILE`, for `dsobs logs status`; without a promise that it survives a power loss."""
-        text = orjson.dumps(
-            {
-                "at": time.time(),
-                "trouble": status.trouble,
-                "unreadable": status.unreadable,
-                "behind_seconds": status.behind_seconds,
-                "in_flight": status.in_flight,
-            }
-        )
-        # In place: putting a new file in its place each second costs more than all else while nothing is shipped.
-        with contextlib.suppress(OSError):
-            os.pwrite(self._status_fd, text, 0)
-            os.ftruncate(self._status_fd, len(text))
 
     def status(self) -> Status:
         """How it stands now."""
@@ -378,9 +336,11 @@ class Shipper:
             self.sources.truncated(feed)
             return
         except OSError as error:
-            log.error("%s can't be read: %s", feed.path, error.strerror)
-            feed.drained = True
+            self.sources.cannot_read(str(feed.path), error)
+            # With `once` that is its end, and is told.
+            feed.failing, feed.ending = True, self._once
             return
+        self.sources.could_read(str(feed.path))
         for piece in pieces:
             self._add_lines(feed, piece)
         if feed.tail.position == before:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gzip
+import logging
 import os
 import resource
 import shutil
@@ -13,8 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dsobs.logs.checkpoint import Checkpoint
-from dsobs.logs.identity import stem
+from dsobs.logs.identity import Fingerprint, fingerprint, stem
+from dsobs.logs.metrics import LOST
 from dsobs.logs.tail import FileId, Tail, file_id
+
+log = logging.getLogger(__name__)
 
 
 def open_tail(path: Path, max_line_bytes: int) -> Tail | None:
@@ -89,15 +93,32 @@ async def find_moved(
         with contextlib.suppress(OSError):
             if (tail := _if_of(open_tail(path, max_line_bytes), kept)) is not None:
                 return tail
-    # Kubernetes and logrotate compress what they have rotated.
+    # Kubernetes and logrotate compress what they have rotated, with what was written after the last look at it.
     for path, status in folders.rotated(kept.path, compressed=True):
-        if status.st_mtime_ns >= kept.modified and kept.size > kept.acknowledged:
+        if status.st_mtime_ns >= kept.modified and await asyncio.to_thread(_begins_as, path, kept.fingerprint):
             with contextlib.suppress(OSError):
-                # To unpack a large one takes seconds.
-                unpacked = await asyncio.to_thread(open_compressed, path, max_line_bytes)
-                if (tail := _if_of(unpacked, kept)) is not None:
+                if (tail := _if_of(await _unpacked(path, max_line_bytes), kept)) is not None:
                     return tail
     return None
+
+
+def _begins_as(path: Path, known: Fingerprint) -> bool:
+    """Whether the gzip file begins with the line that `known` is of."""
+    try:
+        with gzip.open(path) as packed:
+            head = packed.read(known.length)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(head) == known.length and fingerprint(head, complete=True) == known
+
+
+async def _unpacked(path: Path, max_line_bytes: int) -> Tail | None:
+    """As `open_compressed`, in a thread, for a large one takes seconds; OSError, which is told."""
+    try:
+        return await asyncio.to_thread(open_compressed, path, max_line_bytes)
+    except OSError as error:
+        log.error("%s can't be unpacked into %s: %s", path, tempfile.gettempdir(), error.strerror or error)
+        raise
 
 
 def _if_of(tail: Tail | None, kept: Checkpoint) -> Tail | None:
@@ -125,6 +146,40 @@ def find_between(
             tail = open_tail(found, max_line_bytes)
             if tail is not None:
                 yield tail
+
+
+async def find_compressed_between(
+    path: Path, modified: int, but: Path | None, max_line_bytes: int, max_bytes: int, folders: Folders
+) -> list[tuple[int, Tail]]:
+    """(time of modification in nanoseconds, reader) of what came and went too, and was compressed since; without `but`.
+
+    What they hold unpacked is `max_bytes` together at most; what is beyond counts as lost.
+    """
+    there = {found for found, _ in folders.rotated(path)}
+    found = []
+    held = 0
+    for packed, status in sorted(folders.rotated(path, compressed=True), key=lambda one: one[1].st_mtime_ns):
+        # One that is being compressed is there twice.
+        if packed == but or status.st_mtime_ns < modified or packed.with_suffix("") in there:
+            continue
+        with contextlib.suppress(OSError):
+            size = await asyncio.to_thread(_unpacked_bytes, packed)
+            if held + size > max_bytes:
+                LOST.labels("rotated_away").inc(size)
+                log.error("%s is passed over, with %d bytes unpacked: logs.max_held_bytes", packed, size)
+                continue
+            tail = await _unpacked(packed, max_line_bytes)
+            if tail is not None:
+                held += tail.size
+                found.append((status.st_mtime_ns, tail))
+    return found
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """As its last bytes say (RFC 1952, ISIZE): modulo 4 GiB, of the last member where there are several. OSError."""
+    with path.open("rb") as packed:
+        packed.seek(-4, os.SEEK_END)
+        return int.from_bytes(packed.read(4), "little")
 
 
 def raise_file_limit() -> None:

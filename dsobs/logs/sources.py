@@ -6,11 +6,12 @@ first line and checkpoint afterwards. No step takes more than a few milliseconds
 """
 
 import asyncio
+import errno
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from dsobs.logs.feed import Feed
 from dsobs.logs.identity import Fingerprint, stem
 from dsobs.logs.metrics import BEHIND_BYTES, BEHIND_SECONDS, FILES, LOST
 from dsobs.logs.pace import Pace
-from dsobs.logs.patterns import Pattern, found_by, patterns
-from dsobs.logs.siblings import Folders, find_between, find_moved, is_of, open_tail
+from dsobs.logs.patterns import COMPRESSED, Pattern, found_by, patterns
+from dsobs.logs.siblings import Folders, find_between, find_compressed_between, find_moved, is_of, open_tail
 from dsobs.logs.spool import Spool
 from dsobs.logs.tail import Change, FileId, Tail
 from dsobs.logs.transforms import Transform
@@ -32,6 +33,7 @@ BUSY_SECONDS = 20.0
 """A file that grew within this time is looked at more often, the more often the shorter ago that was."""
 QUIET_SHARE = 0.1
 """Of the time that it has not grown for, so much may pass until it is looked at again."""
+_UNPACK = "gunzip -c FILE | dsobs logs ship --from - sends what is in one"
 STEP_SECONDS = 0.005
 """So long others wait for a loop over files."""
 
@@ -65,8 +67,10 @@ class Sources:
         pace: Pace,
         whole: bool = False,
         spool: Spool | None = None,
+        own: Container[str] = (),
     ) -> None:
-        """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any.
+        """`kept`: the checkpoints, of which each is used once. `first_run`: there never were any. `own`: paths that
+        are no logs, for the shipper writes them itself.
 
         `whole`: what is there at the start is all, nothing is waited for. `spool`: what files in its folder are of.
         """
@@ -85,7 +89,7 @@ class Sources:
         self._kept = {one.id: one for one in kept}
         self._new_id = new_id
         self._from_end = first_run and settings.from_end
-        self._whole, self._pace, self._spool = whole, pace, spool
+        self._whole, self._pace, self._spool, self._own = whole, pace, spool, own
         self._scanned = False
         self._all_looked_at = float("-inf")
         self.active: list[Feed] = []
@@ -111,12 +115,12 @@ class Sources:
             return
         for pattern in due:
             await asyncio.to_thread(pattern.look_up, now)
-        found, failed = await asyncio.to_thread(found_by, self._patterns, self._settings.exclude)
+        found, failed = await asyncio.to_thread(found_by, self._patterns, self._settings.exclude, self._own)
         self.scanning = True
+        for path, error in (*failed, *self._compressed(due)):
+            self.cannot_read(path, error)
         try:
             await self._compare(found, now)
-            for path, error in failed:
-                self._cannot_read(path, error)
         finally:
             self.scanning = False
 
@@ -144,11 +148,24 @@ class Sources:
             self._scanned = True
             await self._look_for_moved(now)
             self._from_end = False
-        for path in [path for path in self.unreadable if not any(path in one.found for one in self._patterns)]:
+        wanted = {path for one in self._patterns for path in (*one.found, *one.compressed, *one.closed)}
+        for path in self.unreadable.keys() - wanted:
             del self.unreadable[path]
         before = set(map(id, self.active))
         self.active += [feed for feed in self.feeds.values() if feed.moved_at == now and id(feed) not in before]
         FILES.set(len(self.feeds))
+
+    def _compressed(self, due: Iterable[Pattern]) -> list[tuple[str, OSError]]:
+        """Those that were asked for; others of all that is there are named."""
+        asked: list[tuple[str, OSError]] = []
+        for one in due:
+            if one.glob.endswith(COMPRESSED):
+                asked += [(path, OSError(errno.EINVAL, f"it is compressed; {_UNPACK}")) for path in one.compressed]
+            elif self._whole and one.compressed:
+                log.warning(
+                    "%s and others of %s are compressed and passed over; %s", one.compressed[0], one.glob, _UNPACK
+                )
+        return asked
 
     def chain(self, spool: Spool) -> None:
         """Segments are read one after the other, each to its end once there is another. To be called after `scan`."""
@@ -165,7 +182,8 @@ class Sources:
                 if all(one is not feed for one in self.active):
                     self.active.append(feed)
 
-    def _cannot_read(self, path: str, error: OSError) -> None:
+    def cannot_read(self, path: str, error: OSError) -> None:
+        """Tells it once."""
         if isinstance(error, FileNotFoundError):
             return
         why = error.strerror or type(error).__name__
@@ -177,7 +195,7 @@ class Sources:
         try:
             tail = open_tail(Path(path), self._settings.max_line_bytes)
         except OSError as error:
-            self._cannot_read(path, error)
+            self.cannot_read(path, error)
             return
         self.unreadable.pop(path, None)
         if tail is not None:
@@ -208,7 +226,14 @@ class Sources:
         return where in self.feeds
 
     def _identify(self, feed: Feed) -> None:
-        """Gives the generation its checkpoint, once its first line is there."""
+        """Gives the generation its checkpoint, once its first line is there and can be read."""
+        try:
+            self._give_checkpoint(feed)
+        except OSError as error:
+            self.cannot_read(str(feed.path), error)
+            feed.id, feed.failing = 0, True
+
+    def _give_checkpoint(self, feed: Feed) -> None:
         tail = feed.tail
         if not tail.identify(complete=self._whole or feed.complete or feed.gone_at is not None):
             return
@@ -228,22 +253,9 @@ class Sources:
         else:
             feed.id = self._new_id()
             if self._from_end:
-                self._start_at_end(feed)
+                feed.tail.start_at(feed.tail.end_of_lines())
+                feed.progress.acknowledged = feed.tail.position
         feed.open(self._origin, self._common, self._transforms, timezone=self._settings.timezone, kept=kept)
-
-    def _start_at_end(self, feed: Feed) -> None:
-        """Behind the last line feed that is there."""
-        tail = feed.tail
-        end = tail.size
-        while end > 0:
-            block = os.pread(tail.fd, min(end, 65536), max(0, end - 65536))
-            found = block.rfind(b"\n")
-            if found >= 0:
-                end = max(0, end - 65536) + found + 1
-                break
-            end = max(0, end - 65536)
-        tail.start_at(end)
-        feed.progress.acknowledged = end
 
     async def _look_for_moved(self, now: float) -> None:
         """At the start: what was read before and is under another name now, and what came after it and went too."""
@@ -252,14 +264,15 @@ class Sources:
         for live in self.feeds.values():
             if live.gone_at is None:
                 alive.setdefault(stem(live.path), []).append(live)
+        hidden = {one.id for one in self._kept.values() if self._is_unreadable(one.path)}
         for kept in sorted(self._kept.values(), key=lambda one: one.modified):
-            if kept.id not in self._kept:
-                # It came between an older one and its successor.
+            if kept.id not in self._kept or kept.id in hidden:
+                # It came between an older one and its successor; or nobody knows what became of it.
                 continue
             await steps.breathe()
             tail = await find_moved(kept, self._taken, most, folders)
             successors = alive.get(stem(kept.path), [])
-            between = find_between(kept.path, kept.modified, self._taken, most, folders)
+            between = await self._all_between(kept, tail, folders)
             pattern = self._like(kept.path)
             chain: list[Feed] = []
             if tail is not None:
@@ -285,9 +298,23 @@ class Sources:
             for earlier, later in zip(chain, [*chain[1:], *successors[:1]], strict=False):
                 if later is not earlier:
                     later.after = earlier
-        self.forgotten += self._kept
-        self._kept.clear()
-        self._kept_by.clear()
+        self.forgotten += self._kept.keys() - hidden
+        self._kept = {id_: one for id_, one in self._kept.items() if id_ in hidden}
+        self._kept_by = {}
+        for left in self._kept.values():
+            self._kept_by.setdefault(left.fingerprint, []).append(left)
+
+    async def _all_between(self, kept: Checkpoint, moved: Tail | None, folders: Folders) -> list[Tail]:
+        """What came after `kept`, which is `moved` now, and went too, oldest first."""
+        most, held = self._settings.max_line_bytes, self._settings.max_held_bytes
+        plain = find_between(kept.path, kept.modified, self._taken, most, folders)
+        but = moved.path if moved is not None else None
+        packed = await find_compressed_between(kept.path, kept.modified, but, most, held, folders)
+        found = [*packed, *((tail.modified, tail) for tail in plain)]
+        return [tail for _, tail in sorted(found, key=lambda one: one[0])]
+
+    def _is_unreadable(self, path: Path) -> bool:
+        return any(str(one) in self.unreadable for one in (path, *path.parents))
 
     def _like(self, path: Path) -> Pattern:
         """The pattern that a path is like; its rotated name may be like none."""
@@ -307,7 +334,7 @@ class Sources:
         due = self._all_looked_at + self._pace.look_idle
         for feed in self.active:
             if now >= feed.look_at and feed.tail.fd >= 0 and not (feed.truncated or feed.cut):
-                self._heed(feed, feed.tail.look(), now)
+                self._heed(feed, self._changed(feed), now)
                 feed.look_at = now + min(self._pace.look_idle, QUIET_SHARE * (now - feed.moved_at))
             due = min(due, feed.look_at)
         return due - now
@@ -317,9 +344,12 @@ class Sources:
         total = quiet = 0
         long_ago = now - BUSY_SECONDS
         for feed in list(self.feeds.values()):
-            change = feed.tail.look() if not feed.cut else Change.NONE
+            again, feed.failing = feed.failing and not feed.cut, False
+            change = self._changed(feed) if not feed.cut else Change.NONE
             if change is not Change.NONE or feed.id == 0:
                 self._heed(feed, change, now)
+            if again and feed.id == 0 and not feed.failing:
+                self._identify(feed)
             if (
                 feed.moved_at > long_ago
                 or not feed.drained
@@ -347,7 +377,7 @@ class Sources:
     def is_read(self, feed: Feed, now: float) -> bool:
         """Looks at a generation that was read to its end, out of its turn: whether that is still its end."""
         if not feed.cut:
-            self._heed(feed, feed.tail.look(), now)
+            self._heed(feed, self._changed(feed), now)
         return feed.drained and not (feed.truncated or feed.cut)
 
     def _settle(self, now: float) -> None:
@@ -359,12 +389,26 @@ class Sources:
         behind = {pattern.text: (0, now) for pattern in self._patterns}
         for feed in self.active:
             size, oldest = behind[feed.source]
-            since = feed.lag.since(feed.progress.acknowledged)
+            since = feed.lag.since(feed.progress.acknowledged) if feed.behind else None
             behind[feed.source] = (size + feed.behind, oldest if since is None else min(oldest, since))
         for source, (size, oldest) in behind.items():
             BEHIND_BYTES.labels(source).set(size)
             BEHIND_SECONDS.labels(source).set(now - oldest)
         self.behind_seconds = max((now - oldest for _, oldest in behind.values()), default=0.0)
+
+    def _changed(self, feed: Feed) -> Change:
+        """What a look at it shows; nothing where that fails, as on a server's file that is not there any more."""
+        try:
+            return feed.tail.look()
+        except OSError as error:
+            self.cannot_read(str(feed.path), error)
+            feed.failing = True
+            return Change.NONE
+
+    def could_read(self, path: str) -> None:
+        """It is readable again, if it was not."""
+        if self.unreadable and self.unreadable.pop(path, None) is not None:
+            log.info("%s can be read again", path)
 
     def _heed(self, feed: Feed, change: Change, now: float) -> None:
         if change is Change.TRUNCATED:

@@ -141,6 +141,17 @@ class Tail:
         self.position, self._skipping = position, False
         self._before = self._bytes_before(position)
 
+    def end_of_lines(self) -> int:
+        """Offset behind the last line feed that is there; OSError."""
+        end = self.size
+        while end > 0:
+            first = max(0, end - 65536)
+            found = os.pread(self.fd, end - first, first).rfind(b"\n")
+            if found >= 0:
+                return first + found + 1
+            end = first
+        return 0
+
     def read(self, now: float) -> list[Lines]:
         """The next block of whole lines, in pieces that each have at most one fault; empty where there is none.
 

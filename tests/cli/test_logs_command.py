@@ -13,6 +13,7 @@ from dsobs.cli import main
 from dsobs.cli.exit_codes import ExitCode
 
 NOBODY = "http://127.0.0.1:1"
+DENIED = os.strerror(errno.EACCES)
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ def dsobs(*words: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "dsobs.cli", *map(str, words)], capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def without_rights(*words: object) -> "subprocess.CompletedProcess[str]":
+    """As one whom files can be closed to: root is only without its capabilities."""
+    prefix = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    command = [*prefix, sys.executable, "-m", "dsobs.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def ship(log: object, to: object, state: Path, *more: object) -> "subprocess.CompletedProcess[str]":
@@ -76,6 +84,18 @@ def test_a_pattern_that_finds_nothing_is_told(tmp_path: Path) -> None:
     assert f"dsobs: {tmp_path} is a folder; write {tmp_path}/*.log" in done.stderr
 
 
+def test_a_folder_that_may_not_be_looked_into_is_told(log: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o000)
+    for name in ("*.log", "app.log"):
+        done = without_rights("logs", "ship", "--from", closed / name, "--to", log, "--state", tmp_path, "--once")
+        assert done.returncode == ExitCode.FAILED
+        assert done.stderr.endswith(f"dsobs: {closed if '*' in name else closed / name} can't be read: {DENIED}\n")
+        assert len(done.stderr.splitlines()) == 2
+    done = without_rights("logs", "status", "--state", closed)
+    assert (done.returncode, done.stderr) == (ExitCode.FAILED, f"dsobs: {closed}/logs.db: {DENIED}\n")
+
+
 def test_a_state_directory_that_can_not_be_made_is_one_line(log: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = ship(log, tmp_path / "out.ndjson", tmp_path / "file/state")
@@ -107,6 +127,36 @@ def test_what_is_wrong_with_the_command_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert "secret@" not in line
+
+
+def test_what_was_left_out_or_lost_is_told_by_its_reason(log: Path, tmp_path: Path) -> None:
+    log.write_text("line 1\n" + 2000 * "x" + "\n")
+    words = ["--set", "logs.transform.drop=message = 'line 1'", "--set", "logs.max_line_bytes=1024"]
+    done = ship(f"plain:{log}", tmp_path / "out.ndjson", tmp_path / "state", *words)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        ExitCode.DONE,
+        ["dsobs: 1 records sent", "dsobs: 1 records left out by logs.transform: drop", "dsobs: 976 bytes lost: cut"],
+    )
+
+
+def test_a_file_is_the_same_from_wherever_it_is_named(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ship(f"plain:{log}", tmp_path / "out.ndjson", tmp_path / "state").returncode == ExitCode.DONE
+    monkeypatch.chdir(tmp_path)
+    assert "0 records sent" in ship("plain:app.log", tmp_path / "out.ndjson", tmp_path / "state").stderr
+    ship("plain:app.log", tmp_path / "again.ndjson", tmp_path / "another")
+    first, second = (
+        [json.loads(line)["_id"] for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("out.ndjson", "again.ndjson")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("words", [["ship", "--rate", "-5"], ["search", "--limit", "-3"], ["search", "--limit", "all"]])
+def test_a_number_below_zero_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", *words]) == ExitCode.USAGE
+    assert f"{words[2]!r} is no whole number from 0 on" in capsys.readouterr().err
 
 
 def test_no_files_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
 """Records as JSON lines on this machine."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from dsobs.config.logs import LogFileSink
+from dsobs.config.logs import LogFileSink, Logs
 from dsobs.logs import metrics
-from tests.logs.shipping import append, lines, records, settings, ship_once
+from dsobs.logs.sinks import SinkSettings
+from dsobs.logs.sinks.file import FileSink
+from tests.logs.shipping import append, delete, lines, move, records, settings, ship_once, shipping, until
 
 
 def modes(state: Path) -> dict[str, int]:
@@ -52,3 +55,38 @@ async def test_only_the_owner_may_read_what_was_logged(tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(1))
     await ship_once(settings(None, tmp_path / "app.log"), tmp_path / "state")
     assert modes(tmp_path / "state") == {"records.ndjson": 0, "logs.db": 0, "lock": 0}
+
+
+async def test_a_file_that_was_deleted_or_put_elsewhere_is_begun_anew(tmp_path: Path) -> None:
+    log, state = tmp_path / "app.log", tmp_path / "state"
+    append(log, lines(1))
+    async with shipping(settings(None, f"plain:{log}"), state):
+        await until(lambda: (state / "records.ndjson").exists() and bool(records(state)))
+        delete(state / "records.ndjson")
+        append(log, lines(2))
+        await until(lambda: (state / "records.ndjson").exists() and bool(records(state)))
+        move(state / "records.ndjson", tmp_path / "taken.ndjson")
+        append(log, lines(3))
+        await until(lambda: (state / "records.ndjson").exists() and bool(records(state)))
+        assert [record["message"] for record in records(state)] == ["line 3"]
+
+
+async def test_a_file_of_another_kind_is_left_as_it_is(tmp_path: Path) -> None:
+    other = tmp_path / "other.log"
+    append(other, "half a line")
+    sink = FileSink(SinkSettings(Logs(file=LogFileSink(path=other)), tmp_path))
+    answer = await sink.send("logs", [b'{"create":{"_id":"k"}}\n{"message":"x"}\n'], 1)
+    assert (answer.status, answer.detail) == (None, f"{other}: it holds other things than records; give another file")
+    assert other.read_text() == "half a line"
+    await sink.close()
+
+
+async def test_what_a_shipper_writes_is_no_log_of_its_own(tmp_path: Path) -> None:
+    append(tmp_path / "app.log", lines(1, 2))
+    wanted = settings(None, tmp_path / "*", file=LogFileSink(path=tmp_path / "out.ndjson"))
+    for _ in range(2):
+        await ship_once(wanted, tmp_path)
+    assert [json.loads(line)["message"] for line in (tmp_path / "out.ndjson").read_text().splitlines()] == [
+        "line 1",
+        "line 2",
+    ]

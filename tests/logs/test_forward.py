@@ -13,14 +13,15 @@ import orjson
 import pytest
 
 from dsobs.cli import main
+from dsobs.cli.exit_codes import ExitCode
 from dsobs.config.logs import Edge, LogFileSink, Logs
 from dsobs.logs import forward, metrics
 from dsobs.logs.edge import open_shipper
 from dsobs.logs.forward import Forwarder, parse, runs
 from dsobs.logs.search import sink_files
-from dsobs.logs.ship import Status
 from dsobs.logs.sinks import SinkSettings
 from dsobs.logs.sinks.file import FileSink
+from dsobs.logs.status import Status
 from dsobs.logs.tail import file_id
 from tests.elasticsearch_stand_in import ElasticsearchStandIn, Fault
 from tests.logs.shipping import QUICK, append, lines, records, settings, ship_once, until
@@ -239,7 +240,7 @@ async def test_from_a_log_to_the_file_and_from_there_to_elasticsearch_the_ids_ar
 
 
 async def test_an_edge_site_ships_to_its_file_while_the_link_is_away_and_forwards_when_it_is_back(
-    server: ElasticsearchStandIn, tmp_path: Path
+    server: ElasticsearchStandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "app.log"
     log.write_text("")
@@ -253,11 +254,20 @@ async def test_an_edge_site_ships_to_its_file_while_the_link_is_away_and_forward
     await until(lambda: told[-1].trouble is not None and told[-1].acknowledged_bytes == told[-1].total_bytes)
     assert told[-1].trouble is not None
     assert told[-1].trouble[0] == "sink"
+    size = (tmp_path / "state" / "records.ndjson").stat().st_size
+    await until(lambda: metrics.FORWARD_WAITING._value.get() == size)
+    assert main(["logs", "status", "--state", str(tmp_path / "state")]) == ExitCode.FAILED
+    shown = capsys.readouterr().out.splitlines()
+    assert f"{log}" in shown[1]
+    assert shown[2].split()[1:] == ["0", str(size)]
+    assert "forwards" in shown[4]
+    assert shown[5].startswith(f"held up: {server.url}: ")
     await server.up()
     await until(lambda: arrived(server) == list(range(30)))
     append(log, lines(30))
     await until(lambda: arrived(server) == list(range(31)))
     await until(lambda: told[-1].trouble is None)
+    await until(lambda: metrics.FORWARD_WAITING._value.get() == 0)
     one.stop()
     await asyncio.wait_for(task, 20)
     assert {index for index, _ in server.documents} == {"logs-dsobs.plain-default"}

@@ -119,6 +119,22 @@ async def test_a_line_that_is_no_letter_is_set_aside(server: ElasticsearchStandI
     assert (tmp_path / "dead-letters.unreadable").read_bytes() == b"{}\n"
 
 
+async def test_half_a_letter_that_a_crash_left_spoils_no_other(server: ElasticsearchStandIn, tmp_path: Path) -> None:
+    letters(tmp_path, 1)
+    path = tmp_path / "dead-letters.ndjson"
+    with path.open("ab") as file:
+        file.write(path.read_bytes()[:-20])
+    letters(tmp_path, 2)
+    done = await again(server, tmp_path)
+    assert (done.sent, done.unreadable) == (2, 0)
+
+
+def test_the_command_takes_the_state_directory_of_logs_ship(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letters(tmp_path, 1)
+    assert main(["logs", "replay", "--dead-letters", "--show", "--state", str(tmp_path)]) == 0
+    assert "1        logs   document_parsing_exception" in capsys.readouterr().out
+
+
 def test_the_command_shows_how_many_there_are_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "logs" / "forward").mkdir(parents=True)
     letters(tmp_path / "logs", 1, 2)

@@ -1,7 +1,6 @@
 """Files that are rotated, cut, deleted and begun anew, while dsobs watches and while it does not (faults 6 to 11)."""
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +132,44 @@ async def test_what_was_rotated_and_compressed_while_dsobs_is_stopped_is_read_fr
     async with shipping(settings(server.url, log), tmp_path / "state"):
         await until(lambda: arrived(server) == named(1, 2, 3, 4))
     assert server.duplicates == 0
+
+
+@pytest.mark.fault(6)
+async def test_what_was_written_after_the_last_look_is_read_from_compressed_generations(
+    server: ElasticsearchStandIn, log: Path, tmp_path: Path
+) -> None:
+    append(log, lines(1))
+    async with shipping(settings(server.url, log), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1))
+    append(log, lines(2))
+    compress(log, log.with_name("app.log.2.gz"))
+    append(log, lines(3))
+    compress(log, log.with_name("app.log.1.gz"))
+    append(log, lines(4))
+    before = lost("rotated_away")
+    async with shipping(settings(server.url, log), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1, 2, 3, 4))
+    assert (server.duplicates, lost("rotated_away")) == (0, before)
+
+
+@pytest.mark.fault(10)
+async def test_compressed_generations_beyond_the_bound_on_held_bytes_count_as_lost(
+    server: ElasticsearchStandIn, log: Path, tmp_path: Path
+) -> None:
+    append(log, lines(1))
+    async with shipping(settings(server.url, log), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1))
+    for number in (2, 3):
+        append(log, lines(number))
+        if number > 2:
+            compress(log, log.with_name(f"app.log.{number}.gz"))
+        else:
+            delete(log)
+    append(log, lines(4))
+    before = lost("rotated_away")
+    async with shipping(settings(server.url, log, max_held_bytes=0), tmp_path / "state"):
+        await until(lambda: arrived(server) == named(1, 4))
+    assert lost("rotated_away") - before == len(lines(3))
 
 
 def shipper_saw(state: Path, size_: int) -> bool:
@@ -381,15 +418,3 @@ async def test_files_are_read_from_their_ends_on_the_first_start_where_that_is_s
     append(log.with_name("newer.log"), lines(5))
     async with shipping(wanted, tmp_path / "state"):
         await until(lambda: arrived(server) == named(3, 4, 5))
-
-
-async def test_an_unreadable_file_is_told_and_read_once_it_can_be(
-    server: ElasticsearchStandIn, log: Path, tmp_path: Path
-) -> None:
-    link(log, log)
-    async with shipping(settings(server.url, log), tmp_path / "state") as shipper:
-        await until(lambda: shipper.status().unreadable == {str(log): os.strerror(40)})
-        delete(log)
-        append(log, lines(1))
-        await until(lambda: arrived(server) == named(1))
-        assert shipper.status().unreadable == {}

@@ -127,6 +127,11 @@ def test_a_sample_is_the_same_records_each_time_and_the_first_that_matches_count
     assert _left_out("sample") - before == 2 * (2000 - len(first))
 
 
+def test_share_and_expression_stand_apart_by_any_blank() -> None:
+    for text in ("0 a = b", "0\ta = b", "0  a = b"):
+        assert _apply({"sample": [text]}, {"a": "b"}) == []
+
+
 def test_a_rate_limit_goes_by_the_seconds_of_the_log() -> None:
     before = _left_out("rate_limit")
     times = ["2026-11-24T08:00:00.1Z"] * 5 + ["2026-11-24T08:00:01Z"] * 2 + ["2026-11-24T08:00:00.9Z"]
@@ -160,6 +165,7 @@ def test_records_of_long_lines_are_left_out_where_a_limit_is_set() -> None:
     ("transform", "message"),
     [
         ({"drop": ["level ERROR"]}, "is no expression at 'level ERROR'"),
+        ({"keep": [""]}, "'' is no expression; write FIELD OP VALUE"),
         ({"keep": ["a = b c = d"]}, "where and or or is wanted"),
         ({"drop": ['a =~ "("']}, "bad regular expression"),
         ({"drop": ["a > x"]}, "which is no number"),

@@ -23,7 +23,8 @@ from dsobs.config.models import Log
 from dsobs.logs.edge import EdgeShipper, open_shipper
 from dsobs.logs.lock import LockedError
 from dsobs.logs.metrics import REGISTRY
-from dsobs.logs.ship import Shipper, Status
+from dsobs.logs.ship import Shipper
+from dsobs.logs.status import Status
 from dsobs.state import StateError
 
 NICE = 5

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
+from dsobs.cli.logs.status import FORWARD
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_error, print_table
 
@@ -25,6 +26,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--dead-letters", action="store_true", required=True, help="say that it is these")
     parser.add_argument("--show", action="store_true", help="only show how many there are, and why")
+    parser.add_argument("--state", metavar="DIR", type=Path, help="that of `logs ship` (else the sidecar's)")
     add_config_options(parser)
     parser.set_defaults(run=run)
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.cli.logs.elasticsearch import settings_of
 
     config = load_config(args)
-    directory = config.state.directory / "logs"
+    directory: Path = args.state or config.state.directory / "logs"
     try:
         if args.show:
             return _show(directory)
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _folders(directory: Path) -> list[Path]:
     """Of the shipper, and of what forwards a file to Elasticsearch."""
-    return [directory, directory / "forward"]
+    return [directory, directory / FORWARD]
 
 
 def _show(directory: Path) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
-from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.options import add_config_options, load_config, natural
 from dsobs.cli.output import print_error, printable
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "records with the incident's id",
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help=f"the newest N; 0: all (default: {LIMIT}, with --json all)"
+        "--limit", type=natural, metavar="N", help=f"the newest N; 0: all (default: {LIMIT}, with --json all)"
     )
     parser.add_argument("--file", type=Path, metavar="FILE", action="append", default=[], help="look there instead")
     parser.add_argument("--json", action="store_true", help="the records as they stand, one a line")
@@ -58,9 +58,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """0 if something was found, 1 if not, 2 if there is nothing to look in."""
     from dsobs.logs.search import sink_files
+    from dsobs.logs.sinks import records_path
 
     config = load_config(args)
-    path = config.logs.file.path or config.state.directory / "logs" / "records.ndjson"
+    path = records_path(config.logs, config.state.directory / "logs")
     files = args.file or sink_files(path)
     if not files:
         print_error(f"{path} is not there; set logs.file.path or --state-dir to that of `dsobs run`, or give --file")

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import glob
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dsobs.cli import footprint
 from dsobs.cli.exit_codes import CommandError, ExitCode
-from dsobs.cli.options import add_config_options, load_config
+from dsobs.cli.logs.status import FORWARD
+from dsobs.cli.options import add_config_options, load_config, natural
 from dsobs.cli.output import print_error
 
 if TYPE_CHECKING:
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
     from dsobs.config import Config
     from dsobs.config.logs import Logs
     from dsobs.logs.forward import Forwarder
-    from dsobs.logs.ship import Shipper, Status
+    from dsobs.logs.ship import Shipper
     from dsobs.logs.spool import Spool
+    from dsobs.logs.status import Status
 
 CANNOT_READ = "%s can't be read: %s"
 """As the log says it of a file."""
@@ -67,7 +70,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument(
         "--rate",
-        type=int,
+        type=natural,
         metavar="BYTES",
         default=0,
         help="with --from records:FILE, at most so many bytes a second (default: no limit)",
@@ -216,7 +219,7 @@ def _shipper(
         )
     if not kept[0].exists():
         raise CommandError(f"{kept[0]} is not there; look at --from", ExitCode.FAILED)
-    settings = SinkSettings(wanted, args.state / "forward")
+    settings = SinkSettings(wanted, args.state / FORWARD)
     return Forwarder(settings, kept[0], most_bytes_per_second=args.rate, once=args.once, on_tick=tick)
 
 
@@ -240,6 +243,12 @@ def _conclude(
         if count(outcome):
             said.append(f"{count(outcome)} {words}")
     print(f"dsobs: {', '.join(said)}", file=sys.stderr)
+    for name, what in (
+        ("dsobs_log_left_out_records_total", "records left out by logs.transform"),
+        ("dsobs_log_lost_bytes_total", "bytes lost"),
+    ):
+        for reason, number in _by_reason(name):
+            print_error(f"{number} {what}: {reason}")
     for path, size in shipper.unfinished.items():
         print_error(f"{path}: its last line of {size} bytes has no end; it was sent as it stands")
     for path, why in status.unreadable.items() if once and status is not None else ():
@@ -259,9 +268,17 @@ def _conclude(
     return ExitCode.FAILED if once and status is not None and status.unreadable else ExitCode.DONE
 
 
+def _by_reason(name: str) -> "list[tuple[str, int]]":
+    """(reason, value) of a counter, as far as it counted anything."""
+    from dsobs.logs.metrics import REGISTRY
+
+    samples = (one for metric in REGISTRY.collect() for one in metric.samples if one.name == name)
+    return [(one.labels["reason"], int(one.value)) for one in samples if one.value]
+
+
 def _no_file(files: "Sequence[str]") -> str:
     """What is said where these patterns find nothing."""
-    folders = [path for path in (text.rpartition(":")[2] for text in files) if Path(path).is_dir()]
+    folders = [path for path in (text.rpartition(":")[2] for text in files) if os.path.isdir(path)]  # noqa: PTH112 - raises nothing
     if folders:
         return f"{folders[0]} is a folder; write {folders[0].rstrip('/')}/*.log, or ** for the folders in it too"
     return "no file matches; look at --from"

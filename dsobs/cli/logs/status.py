@@ -2,13 +2,20 @@
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsobs.cli.exit_codes import CommandError, ExitCode
 from dsobs.cli.options import add_config_options, load_config
 from dsobs.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from dsobs.logs.checkpoint import Checkpoint
+
+FORWARD = "forward"
+"""Below a state directory, what forwards a file of records has its own."""
 
 
 def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -30,38 +37,58 @@ def run(args: argparse.Namespace) -> int:
     from dsobs.state import StateError
 
     directory: Path = args.state or load_config(args).state.directory / "logs"
+    folders = folders_of(directory)
     try:
-        kept = read_checkpoints(directory / "logs.db")
+        rows = [row for folder in folders for row in _rows(read_checkpoints(folder / "logs.db"))]
     except StateError as error:
-        raise CommandError(f"{error}; nothing was shipped with this state directory", ExitCode.FAILED) from error
-    rows = []
-    for one in sorted(kept, key=lambda one: str(one.path)):
-        try:
-            size = one.path.stat().st_size if one.path.stat().st_ino == one.inode else one.size
-        except OSError:
-            size = one.size
-        rows.append((str(one.path), one.acknowledged, max(0, size - one.acknowledged)))
-    live = _live(directory)
+        why = "" if isinstance(error.__cause__, OSError) else "; nothing was shipped with this state directory"
+        raise CommandError(f"{error}{why}", ExitCode.FAILED) from error
+    shippers = [_live(folder) for folder in folders]
     if args.json:
         for path, acknowledged, behind in rows:
             print_json({"file": path, "acknowledged_bytes": acknowledged, "behind_bytes": behind})
-        print_json(live)
+        for live in shippers:
+            print_json(live)
     else:
         print_table(("file", "acknowledged bytes", "behind bytes"), rows)
-        print(_words(live))
-    return ExitCode.FAILED if live["trouble"] or live["dead_letter_bytes"] else ExitCode.DONE
+        for live in shippers:
+            print(_words(live))
+    held = any(live["trouble"] or live["unreadable"] or live["dead_letter_bytes"] for live in shippers)
+    return ExitCode.FAILED if held else ExitCode.DONE
+
+
+def folders_of(directory: Path) -> list[Path]:
+    """Those of a state directory that somebody ships with: from logs, and from a file of records on to the next."""
+    forward = directory / FORWARD
+    if not os.path.isfile(forward / "logs.db"):  # noqa: PTH113 - raises nothing
+        return [directory]
+    return [directory] * os.path.isfile(directory / "logs.db") + [forward]  # noqa: PTH113
+
+
+def _rows(kept: "list[Checkpoint]") -> list[tuple[str, int, int]]:
+    rows = []
+    for one in sorted(kept, key=lambda one: str(one.path)):
+        try:
+            status = one.path.stat()
+            size = status.st_size if status.st_ino == one.inode else one.size
+        except OSError:
+            size = one.size
+        rows.append((str(one.path), one.acknowledged, max(0, size - one.acknowledged)))
+    return rows
 
 
 def _live(directory: Path) -> dict[str, Any]:
     from dsobs.logs.lock import owner
-    from dsobs.logs.ship import STATUS_FILE
+    from dsobs.logs.replay import waiting
+    from dsobs.logs.status import STATUS_FILE
 
-    letters = directory / "dead-letters.ndjson"
     live: dict[str, Any] = {
         "process": owner(directory),
+        "forwards": directory.name == FORWARD,
         "trouble": None,
+        "unreadable": {},
         "behind_seconds": None,
-        "dead_letter_bytes": letters.stat().st_size if letters.exists() else 0,
+        "dead_letter_bytes": sum(path.stat().st_size for path in waiting(directory)),
     }
     try:
         told = json.loads((directory / STATUS_FILE).read_text())
@@ -73,12 +100,13 @@ def _live(directory: Path) -> dict[str, Any]:
 
 
 def _words(live: dict[str, Any]) -> str:
-    lines = ["nobody ships now" if live["process"] is None else f"process {live['process']} ships"]
+    what = "forwards" if live["forwards"] else "ships"
+    lines = [f"nobody {what} now" if live["process"] is None else f"process {live['process']} {what}"]
     if live["behind_seconds"]:
         lines.append(f"{live['behind_seconds']:.0f} s behind")
     if live["trouble"]:
         lines.append(f"held up: {live['trouble'][1]}")
-    lines += [f"{path} can't be read: {why}" for path, why in live.get("unreadable", {}).items()]
+    lines += [f"{path} can't be read: {why}" for path, why in live["unreadable"].items()]
     if live["dead_letter_bytes"]:
         lines.append(f"{live['dead_letter_bytes']} bytes of dead letters")
     return "\n".join(lines)

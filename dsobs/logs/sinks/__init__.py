@@ -71,6 +71,11 @@ class SinkSettings:
     """The state directory's `logs`, which is there."""
 
 
+def records_path(logs: Logs, directory: Path) -> Path:
+    """The file of the file sink; `directory` is the state directory's `logs`."""
+    return logs.file.path or directory / "records.ndjson"
+
+
 def open_sink(name: str, settings: SinkSettings) -> Sink:
     """Sink plugin `name` (`elasticsearch`, `file`); LookupError names those there are."""
     made: Sink = plugins.load(GROUP, name)(settings)

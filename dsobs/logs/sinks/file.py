@@ -5,6 +5,7 @@ A batch is on disk when it is acknowledged. After a crash a batch may be there t
 """
 
 import asyncio
+import errno
 import os
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -14,9 +15,10 @@ from pathlib import Path
 import orjson
 
 from dsobs.logs.metrics import LOST
-from dsobs.logs.sinks import Answer, SinkSettings
+from dsobs.logs.sinks import Answer, SinkSettings, records_path
 
 _ACTION = len(b'{"create":{')
+_HEAD = b'{"_index":'
 _TORN_BYTES = 8 * 1024 * 1024
 
 
@@ -25,7 +27,7 @@ class FileSink:
 
     def __init__(self, settings: SinkSettings) -> None:
         wanted = settings.logs.file
-        self.path = wanted.path or settings.directory / "records.ndjson"
+        self.path = records_path(settings.logs, settings.directory)
         self._most = wanted.max_bytes // wanted.files
         self._files = wanted.files
         self._counted_elsewhere = settings.logs.edge.enabled
@@ -61,10 +63,20 @@ class FileSink:
 
     def _opened(self, more: int) -> int:
         """The descriptor to write to, with room for `more` bytes, unless that is more than a whole file."""
+        if self._fd >= 0 and not self._is_there():
+            # Somebody deleted it or put it elsewhere; what is written to it would be found by nobody.
+            os.close(self._fd)
+            self._fd = -1
         if self._fd < 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _cut_torn_line(self._fd)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                self._check(fd)
+                cut_torn_line(fd)
+            except OSError:
+                os.close(fd)
+                raise
+            self._fd = fd
         size = os.fstat(self._fd).st_size
         if size and size + more > self._most:
             os.close(self._fd)
@@ -72,6 +84,18 @@ class FileSink:
             self._rotate()
             return self._opened(more)
         return self._fd
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _check(self, fd: int) -> None:
+        """OSError where it is a file of another kind, such as a log that was named by mistake."""
+        head = os.pread(fd, len(_HEAD), 0)
+        if not _HEAD.startswith(head):
+            raise OSError(errno.EINVAL, "it holds other things than records; give another file", str(self.path))
 
     def _numbered(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
@@ -96,7 +120,7 @@ class FileSink:
 
 def sink_lines(index: str, body: Sequence[bytes]) -> list[bytes]:
     """A line a record, with its line feed."""
-    head = b'{"_index":' + orjson.dumps(index) + b","
+    head = _HEAD + orjson.dumps(index) + b","
     lines = b"".join(body).split(b"\n")
     return [
         b"%b%b,%b\n" % (head, action[_ACTION:-2], document[1:])
@@ -104,9 +128,9 @@ def sink_lines(index: str, body: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-def _cut_torn_line(fd: int) -> None:
-    """A crash in the middle of a write leaves half a line, of a batch that was not acknowledged."""
+def cut_torn_line(fd: int) -> None:
+    """A crash in the middle of a write leaves half a line, of what was not acknowledged: it is sent again. OSError."""
     size = os.fstat(fd).st_size
-    tail = os.pread(fd, _TORN_BYTES, max(0, size - _TORN_BYTES))
-    if tail and not tail.endswith(b"\n"):
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        tail = os.pread(fd, _TORN_BYTES, max(0, size - _TORN_BYTES))
         os.ftruncate(fd, size - len(tail) + tail.rfind(b"\n") + 1)
