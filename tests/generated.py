@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dsobs_nvml import documentation as nvml
 
+from dashboards import saved_objects as kibana
 from dashboards import source as grafana
 from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
@@ -45,6 +46,7 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     (NVML_README, nvml_readme),
     *packaged.files(),
     *((f"dashboards/grafana/{name}.json", partial(grafana.text, name)) for name in grafana.DASHBOARDS),
+    *((f"dashboards/kibana/{name}.ndjson", partial(kibana.text, name)) for name in kibana.FILES),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 
