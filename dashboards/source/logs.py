@@ -152,6 +152,14 @@ _SHIPPING: Sequence[tuple[str, str, str, str, str, str]] = (
         "{{instance}}",
     ),
     (
+        "Held",
+        "Does shipping wait for somebody?",
+        "1: mend what the reason says; nothing is lost meanwhile.",
+        "none",
+        f"max by (reason) (dsobs_log_held{{{SERVER}}}) or 0 * sum(dsobs_log_files{{{SERVER}}})",
+        "{{reason}}",
+    ),
+    (
         "Shipper",
         "Does the shipping process run?",
         "0.",
