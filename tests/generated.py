@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dsobs_nvml import documentation as nvml
 
+from dashboards import saved_objects as kibana
 from dashboards import source as grafana
+from dashboards.source import runbooks
 from dsobs.api.reference import metrics_page
 from dsobs.cli.reference import commands_page
 from dsobs.config.models import Rules
@@ -28,6 +30,11 @@ def nvml_readme() -> str:
     return nvml.written((ROOT / NVML_README).read_text(encoding="utf-8"))
 
 
+def runbook(alert: str) -> str:
+    """Of a shipped rule, whose text is written by hand, with the address of its panel."""
+    return runbooks.with_link(alert, (ROOT / "docs" / "runbooks" / f"{alert}.md").read_text(encoding="utf-8"))
+
+
 def metrics() -> str:
     """Of the sidecar and of log shipping."""
     return metrics_page(vars(log_metrics).values())
@@ -45,6 +52,8 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     (NVML_README, nvml_readme),
     *packaged.files(),
     *((f"dashboards/grafana/{name}.json", partial(grafana.text, name)) for name in grafana.DASHBOARDS),
+    *((f"docs/runbooks/{alert}.md", partial(runbook, alert)) for alert in runbooks.PANELS),
+    *((f"dashboards/kibana/{name}.ndjson", partial(kibana.text, name)) for name in kibana.FILES),
 )
 """Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
 

@@ -174,8 +174,17 @@ def actions() -> Dashboard:
             "Is every rule evaluated?",
             "Above 0: the rule says nothing.",
             "none",
-            f"sum by (group) (rate(dsobs_rule_evaluations_total{{{SERVER}}}[5m]))",
-            "{{group}} evaluated",
+            f"sum by (group) (rate(dsobs_rule_evaluation_failures_total{{{SERVER}}}[5m])) "
+            f"or 0 * sum by (group) (rate(dsobs_rule_evaluations_total{{{SERVER}}}[5m]))",
+            "{{group}}",
+        ),
+        (
+            "Settings that were not taken",
+            "Does every dsobs run with the settings that it was given?",
+            "Above 0: the last file had an error, and the settings before it hold.",
+            "none",
+            f"sum(1 - dsobs_config_last_reload_successful{{{SERVER}}})",
+            "servers",
         ),
         (
             "CPU of dsobs",

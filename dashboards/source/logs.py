@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.elasticsearch import TermsOrder
 
+from dashboards.lucene import BAD, INCIDENTS, TIME
 from dashboards.source.parts import (
     ELASTICSEARCH,
     SERVER,
@@ -20,9 +21,6 @@ from dashboards.source.parts import (
     row,
 )
 
-TIME = "@timestamp"
-BAD = "log.level:(ERROR OR CRITICAL OR FATAL OR error OR critical OR fatal)"
-"""ERROR and above, in the words of engines and of others."""
 _CHOSEN = "service.name:$service AND ($search)"
 
 
@@ -154,6 +152,14 @@ _SHIPPING: Sequence[tuple[str, str, str, str, str, str]] = (
         "{{instance}}",
     ),
     (
+        "Held",
+        "Does shipping wait for somebody?",
+        "1: mend what the reason says; nothing is lost meanwhile.",
+        "none",
+        f"max by (reason) (dsobs_log_held{{{SERVER}}}) or 0 * sum(dsobs_log_files{{{SERVER}}})",
+        "{{reason}}",
+    ),
+    (
         "Shipper",
         "Does the shipping process run?",
         "0.",
@@ -197,7 +203,7 @@ def logs() -> Dashboard:
             "Alerts and actions, by event",
             "What did dsobs see and do?",
             "Restarts, and steps that failed.",
-            "event.dataset:dsobs.incident",
+            INCIDENTS,
             "event.action",
         )
     )

@@ -2,7 +2,7 @@
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from dashboards.source.parts import SERVER, board, indicator_chart, indicator_number, query, row, states
+from dashboards.source.parts import SERVER, board, chart, indicator_chart, indicator_number, query, row, states
 from dsobs.indicators import INDICATORS, Class
 
 _TOP = (
@@ -48,4 +48,17 @@ def server() -> Dashboard:
         for one in INDICATORS.values():
             if one.class_ is class_:
                 made = made.with_panel(indicator_chart(one.name))
+        if class_ is Class.RESOURCES:
+            made = made.with_panel(
+                chart(
+                    "Waiting for a processor",
+                    "How much of the time do tasks of the container wait for a CPU?",
+                    "Above 0.5: it is short of CPU.",
+                    "ratio",
+                    query(
+                        f"topk(20, rate(dsobs_container_cpu_pressure_waiting_seconds_total{{{SERVER}}}[5m]))",
+                        "{{instance}}",
+                    ),
+                )
+            )
     return made

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urljoin
 
 import aiohttp
 import orjson
@@ -19,6 +20,7 @@ from dsobs.api.page.writing import STATIC, Writer, static
 from dsobs.api.server import serve
 from dsobs.model.status import State, Status
 from tests.api.conftest import Client, MemorySource, Open
+from tests.prefix_proxy import prefix_proxy
 from tests.status_scenes import HOSTILE, SCENES, SECRET
 
 DEADLINE = 20.0
@@ -76,7 +78,7 @@ def test_names_labels_and_log_lines_of_others_are_text_and_nothing_else(scenes: 
     assert all(attributes.get("src") for tag, attributes in elements.found if tag == "script")
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
     links = [attributes["href"] for tag, attributes in elements.found if tag in ("a", "link")]
-    assert all(link is not None and link.startswith(("#", "/")) for link in links)
+    assert all(link is not None and link.startswith(("#", "static/", "api/v1/")) for link in links)
     assert HOSTILE not in page
     assert "{{7*7}}" in page
     assert "javascript:alert(3)" in page
@@ -119,13 +121,42 @@ async def test_page_and_files_are_served_with_a_strict_policy(client: Client, so
         assert response.headers["Cache-Control"] == "no-store"
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
-    addresses = re.findall(r'(?:href|src)="(/static/[^"]+)"', page)
+    addresses = re.findall(r'(?:href|src)="(static/[^"]+)"', page)
     assert len(addresses) == len(STATIC)
     for address in addresses:
-        async with client.get(address) as response:
+        async with client.get(f"/{address}") as response:
             assert response.status == 200
             assert "immutable" in response.headers["Cache-Control"]
             assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_behind_a_proxy_with_a_path_all_addresses_lead_there_and_events_come_at_once(
+    source: MemorySource, scenes: dict[str, Status]
+) -> None:
+    source.shown = scenes["500-alerts"]
+    async with (
+        serve(source, "127.0.0.1:0", None) as (host, port),
+        prefix_proxy(f"http://{host}:{port}") as proxied,
+        aiohttp.ClientSession() as session,
+    ):
+        async with session.get(proxied) as response:
+            page = await response.text()
+        script = static("page.js").decode()
+        asked = re.findall(r'(?:href|src)="([^"#]+)"', page) + re.findall(r'fetch\("([^"]+)"', script)
+        (events,) = re.findall(r"EventSource\(`([^?`]+)\?", script)
+        assert {"api/v1/alerts", "status/charts"} <= set(asked)
+        for address in asked:
+            if not address.startswith("http"):
+                async with session.get(urljoin(proxied, address)) as response:
+                    assert response.status == 200, address
+        async with asyncio.timeout(DEADLINE), session.get(urljoin(proxied, events)) as stream:
+            assert stream.status == 200
+            kinds = []
+            async for kind, _ in told_events(stream.content):
+                kinds.append(kind)
+                if kind == "beat":
+                    break
+            assert kinds == ["part"] * 8 + ["beat"]
 
 
 @pytest.mark.parametrize("name", ["VENDORED.md", "..%2fwriting.py", "none.js"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dashboards.source import DASHBOARDS, document
+from dashboards.source import DASHBOARDS, document, runbooks
 from dsobs import promql
 from dsobs.api.exposition import ALERT_SERIES
 from dsobs.config import Config
@@ -18,7 +18,7 @@ from dsobs.logs import metrics as log_metrics
 from dsobs.logs.indices.fields import TYPES
 from dsobs.model.signals import SIGNALS
 from dsobs.telemetry import REGISTRY
-from tests.dashboards import asked
+from tests.dashboards import asked, expanded
 
 FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
 QUERIES = list(asked())
@@ -153,3 +153,48 @@ def test_provisioning_files_are_version_1_and_name_what_dashboards_use(path: Pat
     if path.parent.name == "datasources":
         assert {one["type"] for one in document["datasources"]} == {"prometheus", "elasticsearch"}
         assert len({one["uid"] for one in document["datasources"]}) == len(document["datasources"])
+
+
+def names_of(expr: str) -> set[str]:
+    """Metrics that an expression reads; of a recorded one those that it is made of."""
+    names = set()
+    for name in promql.compile(expr).metric_names:
+        names |= names_of(RECORDED[name]) if name in RECORDED else {re.sub("_(bucket|count|sum)$", "", name)}
+    return names
+
+
+def alerts() -> dict[str, str]:
+    """Name → expression of the shipped ones."""
+    rules = shipped_rules()
+    return {rule["alert"]: rule["expr"] for rule in rules if "alert" in rule}
+
+
+def shipped_rules() -> list[dict[str, Any]]:
+    files = sorted((Path(__file__).parents[2] / "alerts").glob("*.rules.yaml"))
+    return [rule for file in files for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]]
+
+
+RECORDED = {rule["record"]: rule["expr"] for rule in shipped_rules() if "record" in rule}
+
+
+@pytest.mark.parametrize(("alert", "expr"), alerts().items())
+def test_the_panel_of_a_runbook_shows_what_its_alert_decides_by(alert: str, expr: str) -> None:
+    targets = runbooks.panel_of(alert)["targets"]
+    shown = {name for target in targets for name in names_of(expanded(target["expr"]))}
+    assert shown & names_of(expr) or shown == {"ALERTS"}
+    assert shown != {"ALERTS"} or alert == "Watchdog"
+
+
+def test_every_runbook_has_a_panel_and_every_panel_a_runbook() -> None:
+    assert set(runbooks.PANELS) == set(alerts())
+
+
+def test_the_address_in_a_runbook_is_that_of_the_panel_and_is_written_once() -> None:
+    page = "# X\n\n## First look\n\nPanel: old\n\n```sh\n"
+    once = runbooks.with_link("EngineHung", page)
+    assert once == runbooks.with_link("EngineHung", once)
+    (uid, number) = re.findall(r"`/d/([\w-]+)\?viewPanel=(\d+)&var-instance=INSTANCE`", once)[0]
+    made = next(document(name) for name in DASHBOARDS if document(name)["uid"] == uid)
+    (panel,) = [panel for panel in made["panels"] if panel["id"] == int(number)]
+    assert panel["title"] == "Stall and its limit"
+    assert "old" not in once

@@ -68,7 +68,7 @@ def services(request: pytest.FixtureRequest, plugin: Path) -> dict[str, Any]:
 
 def test_each_profile_is_whole(services: dict[str, Any]) -> None:
     own = {"vllm", "dsobs", "logs-setup"}
-    assert set(services) == own | {"prometheus", "alertmanager", "grafana", "elasticsearch", "kibana"}
+    assert set(services) == own | {"prometheus", "alertmanager", "grafana", "elasticsearch", "kibana", "kibana-setup"}
 
 
 def test_versions_are_pinned_and_those_of_the_tests(services: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ class Project:
         shutil.copytree(ROOT / "alerts", folder / "alerts")
         elsewhere = "\n".join(
             f"  {name}: {{profiles: !override [elsewhere]}}"
-            for name in ("grafana", "kibana", "elasticsearch", "logs-setup")
+            for name in ("grafana", "kibana", "kibana-setup", "elasticsearch", "logs-setup")
         )
         (self.folder / "test.yaml").write_text(
             "services:\n"

@@ -16,6 +16,7 @@ from dsobs.model.status import State
 from dsobs.simulator.process import free_port
 from tests.acceptance.scene import scene
 from tests.api.conftest import MemorySource
+from tests.prefix_proxy import prefix_proxy
 from tests.real.chromium import Tab, axe, browser
 from tests.status_scenes import HOSTILE, SCENES
 
@@ -87,6 +88,19 @@ async def test_each_state_is_seen_with_no_error_no_other_host_and_no_accessibili
             assert await tab.js("document.querySelectorAll('.alert').length") == 50
             assert await tab.js("document.querySelectorAll('script:not([src]), img, a[href^=javascript]').length") == 0
             assert HOSTILE in await text(tab, "#log pre")
+        await tab.go("about:blank")
+
+
+async def test_behind_a_proxy_with_a_path_the_page_is_whole_and_live(tab: Tab, source: MemorySource) -> None:
+    source.shown, source.charted = SCENES["healthy"]()
+    async with serve(source, "127.0.0.1:0", None) as (host, port), prefix_proxy(f"http://{host}:{port}") as proxied:
+        await tab.go(proxied)
+        await tab.until("document.documentElement.dataset.charts === 'drawn'")
+        await tab.until("document.getElementById('connection').dataset.connection === 'live'")
+        source.shown = replace(source.shown, state=State.FAULTY)
+        await tab.until("document.querySelector('#health .state').innerText === 'faulty'")
+        assert tab.said == []
+        assert [url for url in tab.requests if not url.startswith(proxied)] == []
         await tab.go("about:blank")
 
 

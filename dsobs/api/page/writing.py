@@ -89,7 +89,7 @@ class Writer:
         )
         self._jinja.filters |= {"time": _time, "link": _link}
         digests = {name: hashlib.sha256(static(name)).hexdigest()[:12] for name in STATIC}
-        self._jinja.globals["static"] = lambda name: f"/static/{digests[name]}/{name}"
+        self._jinja.globals["static"] = lambda name: f"static/{digests[name]}/{name}"
         self.assets = hashlib.sha256("".join(digests.values()).encode()).hexdigest()[:12]
         """Changes with the files: a page of other ones is loaded anew."""
         self._templates = {name: self._jinja.get_template(f"{name}.html") for name in ("page", *_PART_NAMES)}

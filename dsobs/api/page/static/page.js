@@ -66,7 +66,7 @@
   const open = () => {
     if (document.hidden || source) return;
     heardAt = performance.now();
-    source = new EventSource(`/status/events?run=${run}&since=${number}`);
+    source = new EventSource(`status/events?run=${run}&since=${number}`);
     source.addEventListener("part", (event) => put(JSON.parse(event.data)));
     source.addEventListener("beat", (event) => beat(JSON.parse(event.data)));
     source.onerror = lost;
@@ -200,7 +200,7 @@
   const drawAll = () => inView.forEach((element) => { if (element.isConnected) draw(element); });
   const loadCharts = async () => {
     try {
-      const answer = await fetch("/status/charts");
+      const answer = await fetch("status/charts");
       if (!answer.ok) return;
       data = await answer.json();
       root.dataset.charts = "drawn";
