@@ -23,7 +23,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Reads a manifest (Pod, Deployment, StatefulSet, LeaderWorkerSet, Job, KServe InferenceService and "
         "others; several documents, Lists, JSON) and writes it to stdout with dsobs beside each vLLM server; what is "
         "not about dsobs stays as it is, byte by byte. The difference and remarks go to stderr. Nothing is sent to a "
-        "cluster. Done twice it changes nothing. Exit status 2 if the manifest can't be used: then nothing is written, "
+        "cluster. Done twice it changes nothing. The engine's image must have sh, and date with +%s, for its probes: "
+        "without them every request of dsobs is ignored. Exit status 2 if the manifest can't be used: then nothing is written, "
         "and everything that is wrong is said.",
         allow_abbrev=False,
     )

@@ -37,6 +37,8 @@ HOLD_SECONDS = 60.0
 """From a drain or warm-up request to its expiry; it is written anew for as long as it is to hold."""
 LIVENESS_PERIOD = 3
 LIVENESS_FAILURES = 2
+NEEDED = "sh, and date with +%s"
+"""What the engine's image must have for its probes; without them every request means alive and ready."""
 PROBE_TIMEOUT = 30
 """Seconds. The probe runs in the engine's cgroup, where a shell may have to wait for its turn, and a time-out counts as
 a failure."""

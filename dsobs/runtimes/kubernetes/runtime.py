@@ -13,7 +13,7 @@ from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.model.scaling import Replicas
-from dsobs.runtimes.control_folder import RESTART_SECONDS, ControlFolder, Kind, Request, expiry
+from dsobs.runtimes.control_folder import NEEDED, RESTART_SECONDS, ControlFolder, Kind, Request, expiry
 from dsobs.runtimes.kubernetes import lease as leases
 from dsobs.runtimes.kubernetes import pod as pods
 from dsobs.runtimes.kubernetes import replacing
@@ -350,7 +350,7 @@ class KubernetesRuntime:
         if effect is None:
             raise RestartWithoutEffect(
                 f"kubelet did not restart the engine's container within {took:.0f} s of the request: does its "
-                f"liveness probe read {self._mounted}/{Kind.RESTART}?"
+                f"liveness probe read {self._mounted}/{Kind.RESTART}, and does its image have {NEEDED}?"
             )
         return RestartResult(
             started_at=await self._successor(before),

@@ -187,9 +187,12 @@ async def test_request_without_effect_is_withdrawn_at_its_end_and_said_so(
     monkeypatch.setattr(module, "LATE_SECONDS", 0.1)
     world.kubelet.deaf = True
     runtime = world.runtime(None)
-    with pytest.raises(RestartWithoutEffect, match="kubelet did not restart the engine's container"):
+    with pytest.raises(RestartWithoutEffect, match="kubelet did not restart the engine's container") as said:
         await restart(runtime)
     assert not world.asked()
+    assert f"does its liveness probe read {world.folder}/restart, and does its image have sh, and date" in str(
+        said.value
+    )
 
 
 async def test_request_is_withdrawn_where_dsobs_ends_in_the_middle(world: World) -> None:
