@@ -170,8 +170,8 @@ def test_a_rule_can_select_what_log_shipping_tells_once_and_only_while_it_runs(t
     try:
         shipping.take({"samples": [(name, {}, 1.0) for name in LOGS], "status": {}})
         own = Own(evaluator.metric_names)
-        told = [metric_name(sample.labels) for sample in own.samples()]
-        assert {name for name in told if name in LOGS} == LOGS
+        told = [sample.labels for sample in own.samples()]
+        assert {metric_name(names) for names in told} & LOGS == LOGS
         assert len(told) == len(set(told))
         shipping.forget()
         assert not LOGS & {metric_name(sample.labels) for sample in own.samples()}
