@@ -1,6 +1,9 @@
 """Records as JSON lines on this machine."""
 
+import errno
 import json
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from dsobs.config.logs import LogFileSink, Logs
 from dsobs.logs import metrics
 from dsobs.logs.sinks import SinkSettings
 from dsobs.logs.sinks.file import FileSink
-from tests.logs.shipping import append, delete, lines, move, records, settings, ship_once, shipping, until
+from tests.logs.shipping import append, delete, lines, move, named, records, settings, ship_once, shipping, until
 
 
 def modes(state: Path) -> dict[str, int]:
@@ -55,6 +58,25 @@ async def test_only_the_owner_may_read_what_was_logged(tmp_path: Path) -> None:
     append(tmp_path / "app.log", lines(1))
     await ship_once(settings(None, tmp_path / "app.log"), tmp_path / "state")
     assert modes(tmp_path / "state") == {"records.ndjson": 0, "logs.db": 0, "lock": 0}
+
+
+@pytest.mark.fault(4)
+async def test_a_file_that_can_not_grow_holds_shipping_and_each_record_is_in_it_once_afterwards(tmp_path: Path) -> None:
+    log, state = tmp_path / "app.log", tmp_path / "state"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    append(log, lines(*range(3000)))
+    try:
+        # The kernel writes a part, and refuses the rest; the databases of the state directory stay below.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, hard))
+        async with shipping(settings(None, log), state) as shipper:
+            told = ("sink", f"{state}/records.ndjson: {os.strerror(errno.EFBIG)}")
+            await until(lambda: shipper.status().trouble == told)
+            assert (state / "records.ndjson").stat().st_size == 0
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            await until(lambda: shipper.status().trouble is None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record["message"] for record in records(state)] == named(*range(3000))
 
 
 async def test_a_file_that_was_deleted_or_put_elsewhere_is_begun_anew(tmp_path: Path) -> None:
