@@ -40,6 +40,7 @@ PANELS: Mapping[str, Place] = {
     "EngineHung": Place("actions", "Stall and its limit"),
     "EngineLogFatal": Place("logs", "Fatal patterns"),
     "EnginePlannedStopLong": Place("server", "What the engine does"),
+    "EngineSignalsLost": Place("server", "What the engine does"),
     "EngineStartSlow": Place("server", "Start-up of its budget"),
     "EngineTargetAbsent": Place("server", "What the engine does"),
     "EngineUnresponsive": Place("server", "Not a byte answered"),

@@ -6,9 +6,7 @@ which is 2 MiB that nothing here uses.
 
 import asyncio
 import hmac
-import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -23,7 +21,6 @@ from dsobs.api.limits import BodyLimit, RequestLimit
 from dsobs.api.page.routes import add_page
 from dsobs.api.queries import Window
 from dsobs.config import ReloadError, Secret, SecretError, parse_duration
-from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.model.status import Charts, Status
 from dsobs.silences import MatcherError, Silence
@@ -57,8 +54,8 @@ class Source(Protocol):
         """None once the first turn is done, else what is awaited."""
         ...
 
-    def current_alerts(self) -> list[Alert]:
-        """Pending and firing."""
+    def alert_views(self) -> list[dict[str, Any]]:
+        """Pending and firing, in the form of Prometheus' /api/v1/alerts."""
         ...
 
     def rule_groups(self) -> list[dict[str, Any]]:
@@ -132,20 +129,9 @@ def _silence(silence: Silence) -> dict[str, Any]:
     }
 
 
-def _alert(alert: Alert) -> dict[str, Any]:
-    return {
-        "labels": dict(alert.labels),
-        "annotations": dict(alert.annotations),
-        "state": alert.state.value,
-        "activeAt": _time(alert.active_at),
-        "value": "NaN" if math.isnan(alert.value) else repr(alert.value),
-    }
-
-
-def _time(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
+_TRUTHS = {"": False, **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True)}
+_TRUTHS |= dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False)
+"""As Go's strconv.ParseBool reads them."""
 _RULE_TYPES = {"": ("alerting", "recording"), "alert": ("alerting",), "record": ("recording",)}
 
 
@@ -157,7 +143,9 @@ def _wanted(groups: list[dict[str, Any]], asked: QueryParams) -> list[dict[str, 
     kind = asked.get("type", "").lower()
     if kind not in _RULE_TYPES:
         raise HTTPException(400, f"type {kind[:40]!r} is none; write alert or record")
-    exclude = asked.get("exclude_alerts", "").lower() in ("1", "t", "true")
+    if (given := asked.get("exclude_alerts", "")) not in _TRUTHS:
+        raise HTTPException(400, f"exclude_alerts {given[:40]!r} is neither true nor false")
+    exclude = _TRUTHS[given]
     names, files, titles = (asked.getlist(f"{name}[]") for name in ("rule_name", "file", "rule_group"))
     narrows = bool(kind or names)
     found = []
@@ -165,7 +153,7 @@ def _wanted(groups: list[dict[str, Any]], asked: QueryParams) -> list[dict[str, 
         if (files and group["file"] not in files) or (titles and group["name"] not in titles):
             continue
         rules = [
-            {name: value for name, value in rule.items() if name != "alerts"} if exclude else rule
+            rule | {"alerts": None} if exclude and rule["type"] == "alerting" else rule
             for rule in group["rules"]
             if rule["type"] in _RULE_TYPES[kind] and (not names or rule["name"] in names)
         ]
@@ -223,7 +211,7 @@ def create(source: Source, control_token: Secret | None) -> FastAPI:
 
     @reads("/api/v1/alerts")
     async def alerts() -> Response:
-        return answer({"alerts": [_alert(alert) for alert in source.current_alerts()]})
+        return answer({"alerts": source.alert_views()})
 
     @reads("/api/v1/rules")
     async def rules(request: Request) -> Response:

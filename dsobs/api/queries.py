@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import Counter, Gauge, Histogram
 
 from dsobs import __version__, promql, telemetry
 from dsobs.api.answers import JSON, answer, error_answer
@@ -153,16 +152,15 @@ def _metadata(parameters: _Parameters) -> dict[str, list[dict[str, str]]]:
     """Type, meaning and unit of what dsobs exports, by name."""
     told = {one.name: (one.type, one.help, one.unit) for one in SIGNALS.values()}
     told |= {name: ("gauge", text, "") for name, text in ALERT_SERIES.items()}
-    for metric in vars(telemetry).values():
-        if isinstance(metric, Counter | Gauge | Histogram):
-            (family,) = metric.describe()
-            ending = "_total" if family.type == "counter" else ""
-            told[family.name + ending] = (family.type, family.documentation, family.unit)
+    for family in telemetry.REGISTRY.collect():
+        ending = "_total" if family.type == "counter" else ""
+        told[family.name + ending] = (family.type, family.documentation, family.unit)
     wanted = parameters.text("metric")
     names = [wanted] if wanted in told else [] if wanted else sorted(told)
-    limit = parameters.limit()
+    # Here, other than elsewhere, Prometheus takes a limit of 0 at its word.
+    limit = parameters.limit() if parameters.text("limit") else None
     fields = ("type", "help", "unit")
-    return {name: [dict(zip(fields, told[name], strict=True))] for name in (names[:limit] if limit else names)}
+    return {name: [dict(zip(fields, told[name], strict=True))] for name in names[:limit]}
 
 
 class _Queries:

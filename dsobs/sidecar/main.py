@@ -631,6 +631,11 @@ class Sidecar:
         """Pending and firing."""
         return [alert for alert in self.evaluator.alerts() if alert.state is not AlertState.RESOLVED]
 
+    def alert_views(self) -> list[dict[str, Any]]:
+        """In the form of Prometheus' /api/v1/alerts."""
+        alerts: list[dict[str, Any]] = self.evaluator.alerts_view()["alerts"]
+        return alerts
+
     def rule_groups(self) -> list[dict[str, Any]]:
         """In the form of Prometheus' /api/v1/rules."""
         groups: list[dict[str, Any]] = self.evaluator.rules()["groups"]

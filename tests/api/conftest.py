@@ -12,7 +12,6 @@ from dsobs.api.application import Source
 from dsobs.api.queries import Window
 from dsobs.api.server import serve
 from dsobs.config import ReloadError, Secret
-from dsobs.model.alert import Alert
 from dsobs.model.samples import Page, Sample
 from dsobs.model.status import Charts, Status
 from dsobs.promql import LIMITS
@@ -32,7 +31,7 @@ class MemorySource:
         self.page: Page | None = None
         self.standing: str | None = None
         self.awaited: str | None = None
-        self.alerts: list[Alert] = []
+        self.alerts: list[dict[str, Any]] = []
         self.groups: list[dict[str, Any]] = []
         self._shown: Status | None = None
         self.charted = Charts(0.0, 15.0, 1, {})
@@ -61,7 +60,7 @@ class MemorySource:
     def prepared(self) -> str | None:
         return self.awaited
 
-    def current_alerts(self) -> list[Alert]:
+    def alert_views(self) -> list[dict[str, Any]]:
         return self.alerts
 
     def rule_groups(self) -> list[dict[str, Any]]:
