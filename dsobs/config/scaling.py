@@ -58,7 +58,8 @@ class Scaling(Model):
 
     mode: Literal["publish", "scale"] = "publish"
     """`publish`: the demand as a metric, for an autoscaler to act on; `scale`: dsobs adds replicas where no autoscaler
-    does (Kubernetes, with the right to), or says what it would do while remediation.mode is observe."""
+    does (Kubernetes, with the right to; Docker, where there is a free GPU and port), or says what it would do while
+    remediation.mode is observe."""
     min_replicas: int = Field(default=1, ge=1)
     """Never fewer."""
     max_replicas: int = Field(default=1, ge=1)

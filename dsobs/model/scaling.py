@@ -1,9 +1,10 @@
 """How many replicas of a workload there are, and what can change that."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from dsobs.model.observation import Unknown
+from dsobs.model.observation import Gpu, Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,18 @@ class Replicas:
     peers: tuple[str, ...] = ()
     """Addresses of the other ready pods, without port."""
     pods: int = 0
-    """Pods that are there, those that still load and those that end among them."""
+    """Pods or containers that are there, those that still load and those that end among them."""
+    servers: tuple[str, ...] = ()
+    """Addresses (URLs) of other replicas that have no sidecar of their own, ready or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """There is no place for a further replica that dsobs could use."""
+
+    reason: str
+    command: str
+    """What a person can run, with secrets left out; empty where none is known."""
 
 
 @runtime_checkable
@@ -58,4 +70,18 @@ class Scales(Protocol):
 
     async def set_minimum(self, before: Replicas, to: int, until: float | None) -> str:
         """Raises the autoscaler's minimum to `to` until then (Unix seconds), or (None) puts it back."""
+        ...
+
+
+@runtime_checkable
+class Places(Scales, Protocol):
+    """One that has to find a place for a replica itself."""
+
+    change_seconds: float
+    """What one change may take at most."""
+    cards: Callable[[], tuple[Gpu, ...] | Unknown]
+    """Tells the cards as they were read last; set by who reads them."""
+
+    async def no_room(self) -> NoRoom | None:
+        """None if there is a place now; `RuntimeRefused` or OSError where that can't be looked at."""
         ...

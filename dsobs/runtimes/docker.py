@@ -1,11 +1,12 @@
 """An engine in a Docker container, by the Docker Engine API over its UNIX socket (or plain TCP)."""
 
 import asyncio
+import contextlib
 import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,10 @@ from urllib.parse import quote
 import aiohttp
 
 from dsobs.config.models import RuntimeSettings, Target
-from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import RestartResult, RuntimeRefused
+from dsobs.model.observation import Gpu, RuntimeView, Unknown
+from dsobs.model.runtime import RestartResult, RuntimeHeld, RuntimeRefused
+from dsobs.model.scaling import NoRoom, Replicas
+from dsobs.runtimes.docker_scaling import ContainerReplicas, DaemonError
 from dsobs.supervisor import processes
 
 WANTED_VERSION = (1, 41)
@@ -36,21 +39,13 @@ EVENT_BYTES = 1024 * 1024
 """The daemon keeps the last 256 events."""
 
 
-async def open_runtime(settings: RuntimeSettings, _target: Target) -> "DockerRuntime | Unknown":
+async def open_runtime(settings: RuntimeSettings, target: Target) -> "DockerRuntime | Unknown":
     """Entry point. Unknown where the settings name no container or no address that can be used."""
     if not settings.container:
         return Unknown("runtime.container must name the engine's container")
     if not settings.docker_host.startswith(("unix://", "tcp://")):
         return Unknown("runtime.docker_host must begin with unix:// or tcp://")
-    return DockerRuntime(settings)
-
-
-class DaemonError(Exception):
-    """The daemon answered with an error; the message is its own."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    return DockerRuntime(settings, target=target.url)
 
 
 @dataclass(slots=True)
@@ -102,8 +97,11 @@ class DockerRuntime:
 
     name = "docker"
     can_restart = True
+    change_seconds = 900.0
+    """A replica that is taken away may first finish what it has; each step has a deadline of its own."""
 
-    def __init__(self, settings: RuntimeSettings, *, proc: Path = Path("/proc")) -> None:
+    def __init__(self, settings: RuntimeSettings, *, target: str = "", proc: Path = Path("/proc")) -> None:
+        """`target`: the engine's address, as dsobs reaches it."""
         self._container = settings.container
         self._timeout = settings.timeout
         self._where = settings.docker_host
@@ -118,6 +116,9 @@ class DockerRuntime:
         self._cpu = processes.CpuTime()
         self._own: list[tuple[float, float]] = []
         """When dsobs itself had the container restarted, from and to."""
+        self._replicas = ContainerReplicas(self._call, settings.container, target, settings.timeout)
+        self.cards: Callable[[], tuple[Gpu, ...] | Unknown] = lambda: Unknown("no card was read")
+        """As they were read last, without those that are broken."""
 
     async def view(self) -> RuntimeView | Unknown:
         """What the daemon says of the container: three questions under one deadline."""
@@ -287,6 +288,44 @@ class DockerRuntime:
             return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
         return demultiplexed(body).decode(errors="replace").splitlines()[-lines:]
 
+    async def replicas(self) -> Replicas | Unknown:
+        """Of `dsobs.model.scaling.Scales`."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._replicas.look()
+        except DaemonError as error:
+            return Unknown(f"Docker: {error}")
+        except (KeyError, TypeError, ValueError) as error:
+            return Unknown(f"Docker at {self._where} answered what can't be read: {error!r}")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
+
+    async def no_room(self) -> NoRoom | None:
+        """Of `dsobs.model.scaling.Places`."""
+        with self._refusing():
+            return await self._replicas.no_room(self.cards())
+
+    async def scale(self, before: Replicas, to: int) -> str:
+        """Of `dsobs.model.scaling.Scales`."""
+        with self._refusing():
+            return await self._replicas.set(before, to, self.cards())
+
+    async def set_minimum(self, before: Replicas, to: int, until: float | None) -> str:  # noqa: ARG002 - of the protocol
+        """Of `dsobs.model.scaling.Scales`; there are no autoscalers here."""
+        raise RuntimeHeld("Docker has no autoscaler")
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """An answer of the daemon that is an error: what was begun has been taken back."""
+        try:
+            yield
+        except DaemonError as error:
+            raise RuntimeRefused(f"Docker: {error}") from error
+        except aiohttp.ClientError as error:
+            raise ConnectionError(f"Docker at {self._where} does not answer: {_words(error)}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise RuntimeRefused(f"Docker at {self._where} answered what can't be read: {error!r}") from error
+
     async def close(self) -> None:
         """Closes the connection; legal twice."""
         if self._session is not None:
@@ -299,20 +338,24 @@ class DockerRuntime:
     async def _get(self, path: str, params: Mapping[str, str] | None = None, *, limit: int = LOG_BYTES) -> bytes:
         return await self._call("GET", path, params or {}, limit=limit)
 
-    async def _call(self, method: str, path: str, params: Mapping[str, str], *, limit: int = LOG_BYTES) -> bytes:
-        """The body, `limit` bytes at most; DaemonError for an answer that is an error."""
+    async def _call(
+        self, method: str, path: str, params: Mapping[str, str], *, limit: int = LOG_BYTES, body: object = None
+    ) -> bytes:
+        """The answer's body, `limit` bytes at most; DaemonError for one that is an error. `body` goes out as JSON."""
         if self._version is None:
             told = json.loads(await self._exchange("GET", "/version", {}, limit))
             self._version = negotiated(str(told["ApiVersion"]), str(told.get("MinAPIVersion") or told["ApiVersion"]))
         try:
-            return await self._exchange(method, f"/v{self._version}{path}", params, limit)
+            return await self._exchange(method, f"/v{self._version}{path}", params, limit, body)
         except DaemonError as error:
             if error.status == 400 and "version" in str(error):
                 # The daemon was exchanged for one of another age.
                 self._version = None
             raise
 
-    async def _exchange(self, method: str, path: str, params: Mapping[str, str], limit: int) -> bytes:
+    async def _exchange(
+        self, method: str, path: str, params: Mapping[str, str], limit: int, given: object = None
+    ) -> bytes:
         if self._session is None:
             unix = self._where.startswith("unix://")
             connector = aiohttp.UnixConnector(path=self._where.removeprefix("unix://")) if unix else None
@@ -320,7 +363,7 @@ class DockerRuntime:
             # Each caller sets its own deadline.
             timeout = aiohttp.ClientTimeout(total=None)
             self._session = aiohttp.ClientSession(base, connector=connector, timeout=timeout)
-        async with self._session.request(method, path, params=params, allow_redirects=False) as answer:
+        async with self._session.request(method, path, params=params, json=given, allow_redirects=False) as answer:
             body = bytearray()
             async for chunk in answer.content.iter_any():
                 body += chunk

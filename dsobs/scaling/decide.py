@@ -125,7 +125,7 @@ class Scaler:
             if left > 0:
                 return Decision(desired, None, f"{why}; it must be so for {left:.0f} s more")
         if replicas.ready < there or replicas.pods > there:
-            moving = f"{replicas.ready} of {there} replicas are ready and {replicas.pods} pods are there"
+            moving = f"{replicas.ready} of {there} replicas are ready and {replicas.pods} are there"
             return Decision(desired, None, f"{why}; {moving}")
         cooldown = max(settings.cooldown, start_seconds or 0.0)
         last = max((at for at in (last_action, self._changed_at) if at is not None), default=None)

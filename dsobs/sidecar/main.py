@@ -239,6 +239,8 @@ class Sidecar:
                     demand=lambda: self.pipeline.demand,
                     start_seconds=lambda: self.pipeline.start_seconds,
                     port=lambda: int(self.address.rpartition(":")[2] or 0),
+                    read=self.watch.canonical_of,
+                    page=self._page_scale_out,
                 ),
             )
             self._restore_windows()
@@ -482,6 +484,16 @@ class Sidecar:
             self.receivers.outbox.enqueue_in_memory([notification])
         else:
             self.receivers.outbox.enqueue(connection, [notification])
+
+    async def _page_scale_out(self, text: str | None) -> None:
+        notification = self.teller.scale_out(text, self.clock.now())
+        if notification is None:
+            return
+        try:
+            await self.keeping.write(lambda c: self.receivers.outbox.enqueue(c, [notification]))
+        except StateError as error:
+            log.error("a page can't be kept, paging from memory: %s", error)
+            self.receivers.outbox.enqueue_in_memory([notification])
 
     def _restarting(self, incident: str, until: float) -> None:
         self.pipeline.restarts.expect_own(until)

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -14,14 +14,15 @@ from dsobs.config import Config, Mode
 from dsobs.model.clock import Clock
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import RuntimeHeld, RuntimeRefused
-from dsobs.model.samples import labels
-from dsobs.model.scaling import Replicas, Scales
+from dsobs.model.samples import Sample, labels
+from dsobs.model.scaling import NoRoom, Places, Replicas, Scales
 from dsobs.model.turn import Turn
 from dsobs.remediation.actor import LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, incident_id
 from dsobs.scaling.decide import Decision, Scaler
 from dsobs.series.exposition import ExpositionError, Parser
+from dsobs.signals.demand import DemandMeter
 from dsobs.state import StateError
 from dsobs.telemetry import SCALING_DESIRED, SCALING_REPLICAS, STEPS
 
@@ -51,6 +52,10 @@ class Around:
     """What the engine's last start took."""
     port: Callable[[], int]
     """Of the sidecars' own API."""
+    read: Callable[[str], Awaitable[list[Sample] | None]]
+    """Canonical samples of another server at this address; None where it does not answer."""
+    page: Callable[[str | None], Awaitable[None]]
+    """Tells people that they have to add a replica, or (None) that they have not any more."""
 
 
 class Scaling:
@@ -70,6 +75,10 @@ class Scaling:
         self._said = ""
         self._noted: tuple[int, str] | None = None
         """(replicas, what came of it) that the ledger has last."""
+        self._meters: dict[str, DemandMeter] = {}
+        """By address of a server that has no sidecar of its own."""
+        self._paged: str | None = ""
+        """What people were told last; None: nothing is asked of them, empty: not known since the start."""
         self.decision = Decision(None)
         self.replicas: Replicas | Unknown = Unknown("not looked at")
 
@@ -82,7 +91,11 @@ class Scaling:
     def follow(self) -> None:
         """Told in each turn of the loop; begins a look where one is due, and waits for nothing."""
         settings = self._config.scaling
-        if settings.mode != "scale" or (self._task is not None and not self._task.done()):
+        if self._task is not None and not self._task.done():
+            return
+        if settings.mode != "scale":
+            if self._paged:
+                self._task = asyncio.get_running_loop().create_task(self._tell(None))
             return
         pause = LOOK_SECONDS if self._pressing() else QUIET_SECONDS
         if self._clock.now() - self._looked_at >= pause:
@@ -98,6 +111,8 @@ class Scaling:
             (demand is not None and demand > 1.0)
             or (desired is not None and there is not None and desired > there)
             or self._to_put_back()
+            # Rates of a server that has no sidecar are known by often looking.
+            or (isinstance(self.replicas, Replicas) and bool(self.replicas.servers))
         )
 
     def _to_put_back(self) -> bool:
@@ -121,6 +136,12 @@ class Scaling:
         if isinstance(self.replicas, Replicas):
             own = self._around.demand()
             demands = [own, *await asyncio.gather(*(self._peer(peer) for peer in self.replicas.peers))]
+            servers = self.replicas.servers
+            self._meters = {url: self._meters.get(url) or DemandMeter() for url in servers}
+            there = [each for each in await asyncio.gather(*map(self._server, servers)) if each is not None]
+            # One that does not answer is loading, or ill: it takes no requests.
+            self.replicas = replace(self.replicas, ready=self.replicas.ready - len(servers) + len(there))
+            demands += there
         now = self._clock.now()
         self.decision = self._scaler.decide(
             now,
@@ -135,6 +156,8 @@ class Scaling:
             self._say(f"replicas are not counted: {self.replicas.reason}")
             return
         self._say(f"{self.replicas.workload}: {self.replicas.wanted} replicas; {self.decision.reason}")
+        if self.decision.desired is not None and self.decision.desired <= self.replicas.wanted:
+            await self._tell(None)
         if self.decision.to is not None:
             await self._change(runtime, self.replicas, self.decision.to, self.decision.reason)
         await self._put_back(runtime, self.replicas, now)
@@ -169,6 +192,15 @@ class Scaling:
             return next((sample.value for sample in page.samples if sample.labels == wanted), None)
         return None
 
+    async def _server(self, url: str) -> float | None:
+        """Demand of another server by its own page; None where it does not tell."""
+        samples = await self._around.read(url)
+        if samples is None:
+            self._meters[url].forget()
+            return None
+        late = self._config.rules.objectives.ttft_threshold
+        return self._meters[url].observe(self._clock.now(), samples, self._config.scaling, late)
+
     def _last_action(self) -> float | None:
         own = max(
             (e.at for e in self._ledger.current.entries if e.kind == "scale" and e.state in ("done", "unknown")),
@@ -200,9 +232,32 @@ class Scaling:
             # The autoscaler has the demand as a metric, and goes by it.
             self._say(f"{own} scales {replicas.workload}; {reason}")
             return
+        if to > replicas.wanted and isinstance(runtime, Places):
+            try:
+                room = await runtime.no_room()
+            except (RuntimeRefused, OSError) as error:
+                self._say(f"whether there is room for a replica is not known: {error}")
+                return
+            await self._tell(room, reason)
+            if room is not None:
+                what = f"scale {replicas.workload} from {replicas.wanted} to {to}"
+                await self._note(to, "refused", what, reason, guard=f"no room: {room.reason}")
+                return
         until = self._clock.now() + scaling.raise_for
         act = runtime.scale(replicas, to) if own is None else runtime.set_minimum(replicas, to, until)
         await self._act(act, f"scale {replicas.workload} from {replicas.wanted} to {to}", to, reason)
+
+    async def _tell(self, room: NoRoom | None, reason: str = "") -> None:
+        """Pages where people have to add a replica, once for as long as why stays the same."""
+        why = None if room is None else "".join(c for c in room.reason if not c.isdigit())
+        if why == self._paged:
+            return
+        self._paged = why
+        if room is None:
+            await self._around.page(None)
+            return
+        run = f"; add one: {room.command}" if room.command else ""
+        await self._around.page(f"one more replica is wanted ({reason}), and there is no room here: {room.reason}{run}")
 
     async def _put_back(self, runtime: Any, replicas: Replicas, now: float) -> None:
         """A raised minimum that nobody needs any more, whoever raised it."""
@@ -262,7 +317,8 @@ class Scaling:
         log.warning("%s: %s", what, reason, extra={"event.action": "scale-begun"})
         state = "failed"
         try:
-            async with asyncio.timeout(CHANGE_SECONDS), self._around.turn().taken(incident, "scale"):
+            limit = max(CHANGE_SECONDS, getattr(self._around.runtime(), "change_seconds", 0.0))
+            async with asyncio.timeout(limit), self._around.turn().taken(incident, "scale"):
                 detail["how"] = await act
             state = "done"
         except RuntimeHeld as error:

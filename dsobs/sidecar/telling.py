@@ -34,6 +34,10 @@ WATCHDOG = "Watchdog"
 """The alert that always fires, so that its end is noticed."""
 ESCALATION = "RemediationEscalated"
 """`alertname` of an incident's page where it stands among alerts."""
+SCALE_OUT = "scale-out"
+"""In place of an incident's id, where people have to add a replica."""
+SCALE_OUT_ALERT = "ScaleOutWanted"
+"""The `alertname` of that page."""
 _MARK = "\n"
 """Between incident and page in a saved name; fingerprints have none."""
 _RECEIVER = "\t"
@@ -150,7 +154,7 @@ class Teller:
             told[name] = [
                 self._escalated_page(incident, *self._escalated[incident])
                 for incident, page in self._escalations.items()
-                if page == ESCALATION and incident in self._escalated
+                if page in (ESCALATION, SCALE_OUT_ALERT) and incident in self._escalated
             ]
         if any(self._owed.values()):
             firing = {alert.fingerprint: alert for alert in alerts if alert.state is AlertState.FIRING}
@@ -231,6 +235,15 @@ class Teller:
         )
         return [self.policy.texts.on(made, alert, now)] if made is not None else []
 
+    def scale_out(self, text: str | None, now: float) -> Notification | None:
+        """People have to add a replica, as `text` says, or (None) not any more; None where nobody was told of it."""
+        if text is None:
+            self._escalated.pop(SCALE_OUT, None)
+            return self._escalated_page(SCALE_OUT, None, now) if self._escalations.pop(SCALE_OUT, None) else None
+        # A page of its own: no fault explains it, and none that ends ends it.
+        self._escalations[SCALE_OUT], self._escalated[SCALE_OUT] = SCALE_OUT_ALERT, (text, now)
+        return self._escalated_page(SCALE_OUT, text, now)
+
     def escalation(self, incident: str, text: str | None, now: float) -> Notification | None:
         """The ladder of an incident is used up, as `text` says, or (None) that incident is closed.
 
@@ -264,7 +277,7 @@ class Teller:
             severity="critical",
             source=self.policy.source,
             component="dsobs",
-            details={"incident": incident, "do": f"dsobs incidents {incident}"},
+            details={"incident": incident, "do": _look_at(incident)},
         )
 
     def _carrier(self, incident: str) -> Alert | None:
@@ -336,7 +349,7 @@ class Teller:
             },
             annotations={
                 "summary": f"{self.policy.source}: {text}",
-                "description": f"See `dsobs incidents {incident}`.",
+                "description": f"See `{_look_at(incident)}`.",
             },
             severity="critical",
             started_at=at,
@@ -344,3 +357,8 @@ class Teller:
             interval=1.0,
             ended_at=ended,
         )
+
+
+def _look_at(incident: str) -> str:
+    """The command that shows more of it."""
+    return "dsobs incidents" if incident == SCALE_OUT else f"dsobs incidents {incident}"

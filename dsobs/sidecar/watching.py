@@ -30,6 +30,8 @@ from dsobs.model.observation import (
     Unknown,
 )
 from dsobs.model.runtime import Replaces, Runtime, SeesByThePage
+from dsobs.model.samples import Sample
+from dsobs.model.scaling import Places
 from dsobs.model.view import CANNOT_REPLACE, View
 from dsobs.pipeline import Pipeline
 from dsobs.runtimes import select
@@ -179,12 +181,33 @@ class Watch:
             self.runtime = found
             if isinstance(found, SeesByThePage):
                 found.page_started_at = lambda: self._pipeline.restarts.known.page_start
+            if isinstance(found, Places):
+                found.cards = self._sound_cards
             self._take_abilities()
         if isinstance(self.runtime, Unknown):
             return self.runtime
         view = await self.runtime.view()
         self._take_abilities()
         return view
+
+    def _sound_cards(self) -> tuple[Gpu, ...] | Unknown:
+        """Those read last, without those that are broken."""
+        if not self.config.gpu.enabled:
+            return Unknown("gpu.enabled is false")
+        broken = {fault.card for fault in self._pipeline.view.gpu_faults}
+        read = self._gpus.value
+        if not isinstance(read, tuple):
+            return Unknown("not read yet") if read is None else read
+        return tuple(card for card in read if card.uuid not in broken)
+
+    async def canonical_of(self, url: str) -> list[Sample] | None:
+        """The canonical samples of another server of the same kind; None where it does not answer."""
+        adapter = self._pipeline.adapter
+        if adapter is None:
+            return None
+        target = self.config.target.model_copy(update={"url": url})
+        page = (await Scraper(self._session, target, adapter.metrics_path, self._clock).scrape()).page
+        return adapter.canonical(page) if page is not None and adapter.recognizes(page) else None
 
     def _take_abilities(self) -> None:
         runtime, pipeline = self.runtime, self._pipeline

@@ -42,14 +42,16 @@ def _path() -> str:
 class Dockerd:
     """A daemon on a socket of its own, as a context; DockerUnavailable if it does not come up.
 
-    `private_network`: it and its containers have a network that leads nowhere, with bridges of their own.
+    `private_network`: it and its containers have a network that leads nowhere, with bridges of their own. `programs`: a
+    folder that it looks for programs in first.
     """
 
-    def __init__(self, *, private_network: bool = False) -> None:
+    def __init__(self, *, private_network: bool = False, programs: Path | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
         self.socket = self.folder / "docker.sock"
         self.host = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
+        self._programs = f"{programs}:" if programs is not None else ""
         self._apart = ("unshare", "--net", "sh", "-c", 'ip link set lo up; exec "$@"', "sh") if private_network else ()
 
     def __enter__(self) -> Self:
@@ -86,7 +88,7 @@ class Dockerd:
                 ],
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PATH": _path()},
+                env={**os.environ, "PATH": self._programs + _path()},
             )
         end = time.monotonic() + START_SECONDS
         while self.command("version", check=False).returncode:

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -51,14 +51,21 @@ class Prometheus:
     """A server, started on entry and stopped on exit.
 
     `rules` is a rule file's text; `interval` seconds between its evaluations and scrapes; `target` the HOST:PORT that
-    it scrapes, "" for none.
+    it scrapes, "" for none; `labelled` are more of them, each with labels that its series get.
     """
 
-    def __init__(self, rules: str = "", interval: float = 60.0, target: str = "") -> None:
+    def __init__(
+        self,
+        rules: str = "",
+        interval: float = 60.0,
+        target: str = "",
+        labelled: Sequence[tuple[str, Mapping[str, str]]] = (),
+    ) -> None:
         self.port = free_port()
         self._rules = rules
         self._interval = interval
         self._target = target
+        self._labelled = labelled
         self._folder = tempfile.TemporaryDirectory(prefix="dsobs-prometheus-")
         self._process: subprocess.Popen[bytes] | None = None
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -70,9 +77,11 @@ class Prometheus:
         if self._rules:
             (folder / "rules.yaml").write_text(self._rules)
             config += f"rule_files: [{folder / 'rules.yaml'}]\n"
-        if self._target:
+        if self._target or self._labelled:
             every = f"scrape_interval: {round(self._interval * 1000)}ms"
-            config += f"scrape_configs: [{{job_name: t, {every}, static_configs: [{{targets: ['{self._target}']}}]}}]\n"
+            some = [f"{{targets: ['{self._target}']}}"] if self._target else []
+            some += [json.dumps({"targets": [address], "labels": dict(of)}) for address, of in self._labelled]
+            config += f"scrape_configs: [{{job_name: t, {every}, static_configs: [{', '.join(some)}]}}]\n"
         (folder / "prometheus.yml").write_text(config)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(

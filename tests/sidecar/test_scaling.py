@@ -14,7 +14,8 @@ from dsobs.config import Config
 from dsobs.model.clock import ManualClock
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RuntimeHeld, RuntimeRefused
-from dsobs.model.scaling import Autoscaler, Replicas
+from dsobs.model.samples import Sample, labels
+from dsobs.model.scaling import Autoscaler, NoRoom, Replicas
 from dsobs.remediation.actor import LedgerStore
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import SCHEMA, by_incident
@@ -65,6 +66,8 @@ class World:
         self.demand: float | None = 2.0
         self.killed: str | None = None
         self.port = 1
+        self.servers: dict[str, list[Sample] | None] = {}
+        self.pages: list[str | None] = []
 
     async def run(self, seconds: float) -> None:
         """Looks where they are due, for so long."""
@@ -89,6 +92,13 @@ async def world(tmp_path: Path, mode: str = "enforce", **settings: Any) -> Async
         }
     )
     clock, fake = ManualClock(1_795_000_000.0), Fake()
+
+    async def made_read(url: str) -> list[Sample] | None:
+        return made.servers.get(url)
+
+    async def made_page(text: str | None) -> None:
+        made.pages.append(text)
+
     with contextlib.closing(StateDb(tmp_path / "state.db", SCHEMA)) as db:
         ledger = LedgerStore(db, clock.now())
         async with aiohttp.ClientSession() as session:
@@ -99,6 +109,8 @@ async def world(tmp_path: Path, mode: str = "enforce", **settings: Any) -> Async
                 demand=lambda: made.demand,
                 start_seconds=lambda: None,
                 port=lambda: made.port,
+                read=made_read,
+                page=made_page,
             )
             made = World(Scaling(config, ledger, clock, session, around), ledger, clock, fake)
             yield made
@@ -227,6 +239,60 @@ async def test_demand_of_other_replicas_is_asked_of_their_sidecars_and_unknown_h
             assert here.scaling.decision.desired is None
     finally:
         await runner.cleanup()
+
+
+class Host(Fake):
+    """One that has to find a place itself."""
+
+    name = "docker"
+    change_seconds = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room: NoRoom | None = None
+        self.cards = lambda: Unknown("no card")
+
+    async def no_room(self) -> NoRoom | None:
+        return self.room
+
+
+@pytest.mark.parametrize("mode", ["enforce", "observe"])
+async def test_where_there_is_no_room_people_are_told_once_what_to_run_and_when_it_is_over(
+    tmp_path: Path, mode: str
+) -> None:
+    async with world(tmp_path, mode) as here:
+        host = Host()
+        host.room = NoRoom("0 of 2 cards are free, and a replica takes 1", "docker run vllm")
+        here.scaling._around = replace(here.scaling._around, runtime=lambda: host)
+        await here.run(600)
+        assert host.done == []
+        assert here.lines == [("scale", "refused")]
+        (page,) = [text for text in here.pages if text is not None]
+        assert page == (
+            "one more replica is wanted (1 replicas want 2.00), and there is no room here: 0 of 2 cards are free, and "
+            "a replica takes 1; add one: docker run vllm"
+        )
+        here.demand = 0.5
+        await here.run(600)
+        assert here.pages[-1] is None
+
+
+async def test_where_there_is_room_a_replica_is_added_and_its_demand_is_read_from_its_own_page(tmp_path: Path) -> None:
+    async with world(tmp_path) as here:
+        host = Host()
+        here.scaling._around = replace(here.scaling._around, runtime=lambda: host)
+        here.demand = 5.0
+        await here.run(60)
+        assert host.done == [("scale", 1, 2)]
+        host.there = Replicas("container vllm", 2, 2, pods=2, servers=("http://two",))
+        await here.run(600)
+        # It loads, so nothing is added however much is wanted.
+        assert len(host.done) == 1
+        assert "1 of 2 replicas are ready" in here.scaling.decision.reason
+        here.servers["http://two"] = [Sample(labels("dsobs_engine_requests_waiting", model_name="m", engine="0"), 5.0)]
+        await here.run(600)
+        assert host.done[1:] == [("scale", 2, 3)]
+        assert here.pages == [None]
 
 
 async def test_runtime_that_starts_no_replicas_says_what_to_do(

@@ -1,5 +1,6 @@
 """Who is told of what, without input or output."""
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
@@ -363,3 +364,24 @@ def test_what_carries_an_escalation_outlives_a_restart() -> None:
     assert again.unsaved is None
     assert told(again, faulty()) == []
     assert again.escalation("i-1", None, NOW) is None
+
+
+def test_wish_for_a_replica_has_a_page_of_its_own_that_ends_by_itself_and_also_after_a_restart() -> None:
+    t = teller()
+    sent = t.scale_out("one more replica is wanted; add one: docker run", NOW)
+    assert sent is not None
+    assert sent.summary == "[critical] gpu-1: one more replica is wanted; add one: docker run"
+    (standing,) = [s for s in t.standing([], Ledger(), NOW) if s.labels.get("incident") == "scale-out"]
+    assert standing.labels["alertname"] == "ScaleOutWanted"
+    saved = t.unsaved
+    assert saved is not None
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(telling.SCHEMA[0])
+        t.save(connection, saved)
+        again = teller()
+        again.restore(connection)
+    for one in (t, again):
+        over = one.scale_out(None, NOW + 60)
+        assert over is not None
+        assert (over.event, over.dedup_key) == (Event.RESOLVE, sent.dedup_key)
+        assert one.scale_out(None, NOW + 90) is None

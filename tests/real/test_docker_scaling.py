@@ -1,0 +1,175 @@
+"""Further replicas by a real Docker daemon. It hands out cards by NVIDIA's hook, which here does nothing: what a
+container is given is what the daemon says, and which cards there are is told."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dsobs.config.models import RuntimeSettings
+from dsobs.model.observation import Gpu
+from dsobs.model.runtime import RuntimeHeld, RuntimeRefused
+from dsobs.model.scaling import Places, Replicas
+from dsobs.runtimes.docker import DockerRuntime
+from dsobs.runtimes.docker_replicas import MADE_BY, REPLICA_OF
+from tests.real.docker import IMAGE, Dockerd
+
+pytestmark = pytest.mark.real("seconds")
+GIB = 1 << 30
+WAIT = 'trap "exit 0" TERM; sleep 1000 & wait'
+LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 8001)); time.sleep(1000)"
+
+
+def cards(*used: int) -> tuple[Gpu, ...]:
+    return tuple(
+        Gpu(index, f"GPU-{index}", "H200", 140 * GIB, each * GIB, processes=()) for index, each in enumerate(used)
+    )
+
+
+@pytest.fixture(scope="module")
+def hook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It fails while there is a file `broken` beside it."""
+    folder = tmp_path_factory.mktemp("programs")
+    hook = folder / "nvidia-container-runtime-hook"
+    hook.write_text(f"#!/bin/sh\n! test -e {folder}/broken\n")
+    hook.chmod(0o755)
+    return hook
+
+
+@pytest.fixture(scope="module")
+def daemon(hook: Path) -> Iterator[Dockerd]:
+    with Dockerd(private_network=True, programs=hook.parent) as daemon:
+        for name in ("serving", "metrics"):
+            daemon.command("network", "create", name)
+        yield daemon
+
+
+class World:
+    def __init__(self, daemon: Dockerd, hook: Path) -> None:
+        self.daemon = daemon
+        self.hook = hook
+        settings = RuntimeSettings(name="docker", container="vllm", docker_host=daemon.host, timeout=10.0)
+        self.runtime = DockerRuntime(settings, target="http://vllm:8000")
+        assert isinstance(self.runtime, Places)
+        self.runtime.cards = lambda: self.cards
+        self.cards = cards(130, 0, 0)
+
+    def run(self, name: str, *options: str, command: tuple[str, ...] = ("sh", "-c", WAIT)) -> None:
+        fixed = ("run", "--detach", "--volume", "/usr:/usr:ro", "--name", name)
+        self.daemon.command(*fixed, *options, IMAGE, *command)
+
+    def engine(self, *options: str) -> None:
+        self.run(
+            "vllm",
+            *("--network", "serving", "--network-alias", "chat", "--publish", "127.0.0.1:8000:8000"),
+            *("--gpus", '"device=0"', "--shm-size", "128m", "--env", "HF_TOKEN=hf_abcdefgh", "--env", "MODE=fast"),
+            *("--label", "com.docker.compose.project=p", "--label", "team=chat", "--restart", "always"),
+            *options,
+        )
+        self.daemon.command("network", "connect", "--alias", "vllm", "metrics", "vllm")
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        (found,) = json.loads(self.daemon.command("inspect", name).stdout)
+        assert isinstance(found, dict)
+        return found
+
+    async def there(self) -> Replicas:
+        found = await self.runtime.replicas()
+        assert isinstance(found, Replicas), found
+        return found
+
+
+@pytest.fixture
+async def world(daemon: Dockerd, hook: Path) -> AsyncIterator[World]:
+    world = World(daemon, hook)
+    yield world
+    await world.runtime.close()
+    names = daemon.command("ps", "--all", "--quiet").stdout.split()
+    await asyncio.to_thread(daemon.command, "rm", "--force", *names)
+
+
+async def test_replica_is_the_engine_once_more_with_a_name_a_port_and_a_card_of_its_own(world: World) -> None:
+    world.engine()
+    # A port that no container publishes is found to be in use by trying it; card 1 is another container's.
+    world.run("listener", "--network", "host", command=("/usr/bin/python3", "-c", LISTEN))
+    world.run("other", "--network", "none", "--gpus", '"device=1"')
+    before = await world.there()
+    assert (before.workload, before.wanted, before.ready, before.servers) == ("container vllm", 1, 1, ())
+    assert await world.runtime.no_room() is None
+    said = await world.runtime.scale(before, 2)
+    assert said == "vllm-replica-2 was started (port 8002, card GPU-2)"
+    engine, replica = world.inspect("vllm"), world.inspect("vllm-replica-2")
+    assert replica["State"]["Running"]
+    for key in ("Env", "Cmd", "Entrypoint", "User", "WorkingDir"):
+        assert [x for x in replica["Config"][key] or () if "NVIDIA" not in x] == (engine["Config"][key] or [])
+    assert replica["Image"] == engine["Image"]
+    assert replica["Config"]["Labels"] == {"team": "chat", REPLICA_OF: "vllm", MADE_BY: "dsobs"}
+    for key in ("Binds", "ShmSize", "RestartPolicy", "NetworkMode"):
+        assert replica["HostConfig"][key] == engine["HostConfig"][key]
+    assert replica["HostConfig"]["DeviceRequests"][0]["DeviceIDs"] == ["GPU-2"]
+    assert replica["HostConfig"]["PortBindings"] == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8002"}]}
+    assert set(replica["NetworkSettings"]["Networks"]) == {"serving", "metrics"}
+    for network in replica["NetworkSettings"]["Networks"].values():
+        assert not {"chat", "vllm"} & set(network["Aliases"] or ())
+    after = await world.there()
+    assert (after.wanted, after.ready, after.pods) == (2, 2, 2)
+    assert after.servers == ("http://vllm-replica-2:8000",)
+    # The engine itself is what it was.
+    assert world.inspect("vllm")["State"]["StartedAt"] == engine["State"]["StartedAt"]
+
+
+async def test_without_a_free_card_there_is_the_command_that_makes_one_and_no_secret_in_it(world: World) -> None:
+    world.engine()
+    world.cards = cards(130, 20, 0)
+    world.run("other", "--network", "none", "--gpus", '"device=2"')
+    room = await world.runtime.no_room()
+    assert room is not None
+    assert room.reason == "0 of 3 cards are free, and a replica takes 1"
+    assert "hf_abcdefgh" not in room.command
+    with pytest.raises(RuntimeRefused, match="0 of 3 cards are free"):
+        await world.runtime.scale(await world.there(), 2)
+    assert (await world.there()).pods == 1
+    # What it says works as it stands, where a card and a port are chosen.
+    filled = room.command.replace("CARDS", "1").replace("PORT", "8010")
+    words = ("sh", "-c", f"HF_TOKEN=mine {filled.replace('docker run', f'docker --host {world.daemon.host} run', 1)}")
+    process = await asyncio.create_subprocess_exec(*words)
+    assert await process.wait() == 0
+    made = world.inspect("vllm-replica-2")
+    engine = world.inspect("vllm")
+    assert {"HF_TOKEN=mine", "MODE=fast"} <= set(made["Config"]["Env"])
+    for key in ("Binds", "ShmSize", "NetworkMode"):
+        assert made["HostConfig"][key] == engine["HostConfig"][key]
+    assert made["Config"]["Cmd"] == engine["Config"]["Cmd"]
+    found = await world.there()
+    assert (found.wanted, found.ready) == (2, 2)
+    # Made by a person, it counts and is not taken away.
+    with pytest.raises(RuntimeHeld, match="dsobs made none of the replicas"):
+        await world.runtime.scale(found, 1)
+
+
+async def test_scale_in_takes_away_the_last_that_dsobs_made_and_nothing_else(world: World) -> None:
+    world.engine()
+    await world.runtime.scale(await world.there(), 2)
+    with pytest.raises(RuntimeHeld, match="there are 2 replicas meanwhile"):
+        await world.runtime.scale(Replicas("container vllm", 1, 1, pods=1), 2)
+    await world.runtime.scale(await world.there(), 3)
+    said = await world.runtime.scale(await world.there(), 2)
+    assert said == "vllm-replica-3 was stopped and removed"
+    names = world.daemon.command("ps", "--all", "--format", "{{.Names}}").stdout.split()
+    assert sorted(names) == ["vllm", "vllm-replica-2"]
+
+
+async def test_replica_that_can_not_start_leaves_nothing_behind(world: World) -> None:
+    world.engine()
+    broken = world.hook.with_name("broken")
+    broken.touch()
+    try:
+        with pytest.raises(RuntimeRefused, match="hook"):
+            await world.runtime.scale(await world.there(), 2)
+    finally:
+        broken.unlink()
+    assert world.daemon.command("ps", "--all", "--format", "{{.Names}}").stdout.split() == ["vllm"]
+    assert (await world.there()).pods == 1
