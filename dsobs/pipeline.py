@@ -212,6 +212,7 @@ class Pipeline:
         self._kv_usage: dict[EngineKey, float] = {}
         self._answered_at: float | None = None
         self._error_at: float | None = None
+        self._last_probe: Probe | None = None
         self._unrecognized = False
         self._told_too_many = False
         self._data_since: float | None = None
@@ -480,11 +481,12 @@ class Pipeline:
         self.cards.new_instance()
         self.kv_pool_bytes = None
         # What the old one answered is no proof of this one.
-        self._answered_at = self._error_at = None
+        self._answered_at = self._error_at = self._last_probe = None
         log.info("a new instance of the engine")
 
     def _probe_ended(self, probe: Probe) -> None:
         self.probe_counts[probe.outcome] += 1
+        self._last_probe = probe
         if probe.outcome is ProbeOutcome.ANSWERED:
             self._answered_at = probe.ended_at
         elif probe.outcome is ProbeOutcome.ERROR:
@@ -645,6 +647,8 @@ class Pipeline:
             instance_started_at=started,
             probe_answered_at=self._answered_at,
             probe_error_at=self._error_at,
+            probe_ended_at=self._last_probe.ended_at if self._last_probe is not None else None,
+            probe_outcome=str(self._last_probe.outcome) if self._last_probe is not None else "",
             probes_enabled=self._probes == "on",
             gpu_faults=self.cards.faults(),
             others_gpus=tuple(sorted(self.cards.others)),

@@ -108,6 +108,10 @@ class View:
     """When a synthetic request was answered last."""
     probe_error_at: float | None = None
     """When one was last answered with a server error."""
+    probe_ended_at: float | None = None
+    """When the last one ended, whatever it brought; None: this instance got none."""
+    probe_outcome: str = ""
+    """What that was, a `ProbeOutcome`."""
     probes_enabled: bool = False
     gpu_faults: tuple[GpuFault, ...] = ()
     """Of cards that are, or may be, the engine's; oldest first."""

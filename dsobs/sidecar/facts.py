@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dsobs.config import Config
 from dsobs.model.alert import Alert, AlertState
-from dsobs.model.observation import Gpu, Health, RuntimeView, Scrape, Unknown
+from dsobs.model.observation import Gpu, Health, ProbeOutcome, RuntimeView, Scrape, Unknown
 from dsobs.model.status import Fact, StartUp, State, Verdict
 from dsobs.model.view import EngineProgress, View
 from dsobs.signals.progress import is_stalled
@@ -216,6 +216,13 @@ def _work(seen: Seen) -> Fact:
 
 def _probe(seen: Seen) -> Fact:
     view, name = seen.view, "Synthetic request"
+    if view.probe_ended_at is not None and view.probe_outcome not in (ProbeOutcome.ANSWERED, ProbeOutcome.ERROR):
+        ago = f"{duration(seen.now - view.probe_ended_at)} ago"
+        if view.probe_outcome != ProbeOutcome.TIMEOUT:
+            return Fact(name, Verdict.UNKNOWN, f"the last one proved nothing, {ago} ({view.probe_outcome})")
+        # A server that is only busy answers none in time either.
+        hung = any(engine.failed_at is not None for engine in view.engines)
+        return Fact(name, Verdict.BAD if hung else Verdict.UNKNOWN, f"not answered in time, {ago}")
     answered, error = view.probe_answered_at, view.probe_error_at
     if answered is not None and (error is None or error < answered):
         return Fact(name, Verdict.GOOD, f"answered {duration(seen.now - answered)} ago")

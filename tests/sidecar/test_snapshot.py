@@ -10,7 +10,7 @@ from dsobs.config import Config
 from dsobs.config.models import Mode, Remediation
 from dsobs.indicators import INDICATORS
 from dsobs.model.alert import Alert, AlertState
-from dsobs.model.observation import Failure, Health, Scrape, Unknown
+from dsobs.model.observation import Failure, Health, ProbeOutcome, Scrape, Unknown
 from dsobs.model.samples import labels
 from dsobs.model.status import State, Verdict
 from dsobs.model.view import View
@@ -100,6 +100,35 @@ def test_a_stall_is_unknown_until_a_probe_fails_and_then_faulty() -> None:
             states.append(state)
     assert states == [State.HEALTHY, State.UNKNOWN, State.FAULTY]
     assert headline == "EngineHung fires: Engine 0 of m is hung."
+    asked = next(fact for fact in facts(seen(world)) if fact.name == "Synthetic request")
+    assert (asked.verdict, asked.text.startswith("not answered in time")) == (Verdict.BAD, True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict", "says"),
+    [
+        (None, Verdict.NOTE, "none was needed yet"),
+        (ProbeOutcome.ANSWERED, Verdict.GOOD, "answered 3 s ago"),
+        (ProbeOutcome.ERROR, Verdict.BAD, "answered with an error 3 s ago"),
+        # A long step looks like that too.
+        (ProbeOutcome.TIMEOUT, Verdict.UNKNOWN, "not answered in time, 3 s ago"),
+        (ProbeOutcome.INCONCLUSIVE, Verdict.UNKNOWN, "the last one proved nothing, 3 s ago (inconclusive)"),
+    ],
+)
+def test_what_the_last_synthetic_request_brought_is_told(
+    well: World, outcome: ProbeOutcome | None, verdict: Verdict, says: str
+) -> None:
+    at = None if outcome is None else well.now - 3
+    view = replace(
+        well.pipeline.view,
+        probe_ended_at=at,
+        probe_outcome=str(outcome or ""),
+        # Of one that was answered before it.
+        probe_answered_at=well.now - 60 if outcome not in (None, ProbeOutcome.ANSWERED) else at,
+        probe_error_at=at if outcome is ProbeOutcome.ERROR else None,
+    )
+    fact = next(fact for fact in facts(seen(well, view=view)) if fact.name == "Synthetic request")
+    assert (fact.verdict, fact.text.partition(":")[0]) == (verdict, says)
 
 
 @pytest.mark.parametrize(
