@@ -140,7 +140,8 @@ async def test_what_changes_is_shown_at_once_and_what_is_opened_and_focused_stay
         assert await tab.js("document.title") == "faulty – vllm-0"
         assert await tab.js("document.getElementById('guards').open") is True
         assert await tab.js("document.activeElement.closest('details').id") == "guards"
-        assert await tab.js("document.querySelectorAll('.chart canvas').length") > 5
+        # A chart is drawn when it comes into sight, or soon after.
+        await tab.until("document.querySelectorAll('.chart canvas').length > 5")
         assert tab.said == []
         await tab.go("about:blank")
 
