@@ -13,7 +13,7 @@ import pytest
 from tests.elasticsearch_stand_in import ElasticsearchStandIn
 from tests.logs.random_faults import Writer, rounds_of_faults, wrong
 
-ROUNDS = 200 if os.environ.get("LONG_TESTS") else 6
+ROUNDS = 200 if os.environ.get("LONG_TESTS") else 4
 
 
 @pytest.mark.parametrize("tracebacks", [False, True])

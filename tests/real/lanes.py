@@ -27,6 +27,8 @@ LANES = {"vllm": 0, "seconds": 0, "kubernetes": 0, "cluster": 0, "servers": 10, 
 dsobs is beside the simulator, and mostly waits. kubernetes: scenes of a cluster, which mostly wait too. cluster: what
 needs one and goes step by step, packaging above all; it has a second cluster. servers and faults hold nobody to a time
 and take what the others leave: Elasticsearch, Prometheus and Alertmanager, and faults at random for minutes."""
+AFTER = {"cluster": "seconds"}
+"""Lane → the one that has to end before it begins: two clusters are not started beside what measures seconds."""
 PYTEST = (
     f"--rootdir={ROOT}",
     f"--config-file={ROOT}/pyproject.toml",
@@ -164,17 +166,30 @@ class _Running:
 def run(lanes: Mapping[str, int], paths: Sequence[str]) -> int:
     """All lanes side by side; the exit status. An interrupt is passed on, and each lane ends what it has started."""
     begun = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        running = [
-            _Running(name, niceness, paths, stack.enter_context(tempfile.TemporaryFile()))
-            for name, niceness in lanes.items()
+    running: list[_Running] = []
+    ended = {name: threading.Event() for name in lanes}
+    with contextlib.ExitStack() as stack, _interrupts(running) as interrupted:
+
+        def follow(name: str, output: IO[bytes]) -> None:
+            before = ended.get(AFTER.get(name, ""))
+            if before is not None:
+                before.wait()
+            if not interrupted.is_set():
+                lane = _Running(name, lanes[name], paths, output)
+                running.append(lane)
+                lane.wait()
+                with _TELLING:
+                    lane.tell()
+            ended[name].set()
+
+        following = [
+            threading.Thread(target=follow, args=(name, stack.enter_context(tempfile.TemporaryFile())))
+            for name in lanes
         ]
-        with _interrupts(running):
-            waiting = [threading.Thread(target=_wait_and_tell, args=(lane,)) for lane in running]
-            for thread in waiting:
-                thread.start()
-            for thread in waiting:
-                thread.join()
+        for thread in following:
+            thread.start()
+        for thread in following:
+            thread.join()
     slowest = sorted((told for lane in running for told in lane.tests), key=lambda told: -told["seconds"])
     print(
         "\nslowest: " + ", ".join(f"{told['test'].rpartition('::')[2]} {told['seconds']:.0f} s" for told in slowest[:8])
@@ -186,30 +201,26 @@ def run(lanes: Mapping[str, int], paths: Sequence[str]) -> int:
             print(f"FAILED {lane.name}: status {lane.process.returncode}")
     passed = sum(len(lane.tests) - len(lane.failed) for lane in running)
     print(f"{passed} passed in {time.monotonic() - begun:.0f} s")
-    return int(any(lane.process.returncode for lane in running))
+    return int(len(running) < len(lanes) or any(lane.process.returncode for lane in running))
 
 
 _TELLING = threading.Lock()
 
 
-def _wait_and_tell(lane: _Running) -> None:
-    lane.wait()
-    with _TELLING:
-        lane.tell()
-
-
 @contextlib.contextmanager
-def _interrupts(running: Iterable[_Running]) -> Iterator[None]:
-    """While it lasts, SIGINT and SIGTERM become an interrupt of each lane."""
+def _interrupts(running: list[_Running]) -> Iterator[threading.Event]:
+    """While it lasts, SIGINT and SIGTERM become an interrupt of each lane, and set the event: none begins then."""
+    interrupted = threading.Event()
 
     def interrupt(number: int, frame: object) -> None:
-        for lane in running:
+        interrupted.set()
+        for lane in list(running):
             with contextlib.suppress(ProcessLookupError):
                 lane.process.send_signal(signal.SIGINT)
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

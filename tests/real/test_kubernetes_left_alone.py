@@ -148,8 +148,8 @@ def test_engine_at_its_memory_limit_is_left_alone(stage: Stage) -> str:
         taken_back = (_of(group / "memory.stat", "total_pgpgout") - before) * PAGE
     assert int((group / "memory.max_usage_in_bytes").read_text()) == MEMORY_LIMIT
     assert sorted(used)[len(used) // 2] > 0.97 * MEMORY_LIMIT
-    # What was held for good, and the file more than once.
-    assert taken_back > MEMORY_LIMIT + FILE
+    # All of the file at least, so that there was room for what is held for good.
+    assert taken_back > FILE
     assert _of(group / "memory.oom_control", "oom_kill") == 0
     not_repaired(namespace)
     assert readiness.lost == []

@@ -111,3 +111,30 @@ def test_terminated_run_ends_what_its_tests_have_started(tmp_path: Path) -> None
     assert driver.returncode == 1
     assert (tmp_path / "ended").exists()
     assert f"FAILED vllm: status {int(pytest.ExitCode.INTERRUPTED)}" in said
+
+
+ORDER = """\
+import pathlib, time
+import pytest
+
+@pytest.mark.real("seconds")
+def test_first():
+    time.sleep(0.5)
+    pathlib.Path(__file__).with_name("ended").touch()
+
+@pytest.mark.real("cluster")
+def test_then():
+    assert pathlib.Path(__file__).with_name("ended").exists()
+"""
+
+
+def test_lane_begins_after_the_one_that_it_follows(tmp_path: Path) -> None:
+    file = tmp_path / "test_made_up.py"
+    file.write_text(ORDER)
+    words = (
+        f"from tests.real import lanes; raise SystemExit(lanes.run({{'cluster': 0, 'seconds': 0}}, [{str(file)!r}]))"
+    )
+    command = [sys.executable, "-c", words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=lanes.ROOT, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed in " in done.stdout.splitlines()[-1]

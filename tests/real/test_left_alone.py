@@ -106,7 +106,8 @@ async def outstanding(here: Scene) -> float:
 
 async def test_sleep_with_requests_outstanding_is_left_alone_and_they_are_answered_after_it(here: Scene) -> None:
     # Level 0 is what a CPU has: it takes requests and does not work on them; `keep` freezes those in the middle.
-    load = await here.start_load()
+    # Long answers: the last step before the sleep has some of them in it, however late the clients come.
+    load = await here.start_load(4, "--max-tokens", "200", "300", "--timeout", "300")
     await here.start_dsobs()
     await here.until_working()
     await post(here, "/sleep?level=0&mode=keep")

@@ -19,8 +19,8 @@ from tests.real.kubernetes.cluster import Cluster
 from tests.real.kubernetes.namespace import Namespace
 from tests.real.kubernetes.serving import Pager, pager
 
-SIDE_BY_SIDE = 4
-"""Each has a pod or three; two processors carry so many starts at a time."""
+SIDE_BY_SIDE = 3
+"""Each has a pod or three; two processors carry so many starts at a time beside the other lanes."""
 
 
 @dataclass(frozen=True, slots=True)

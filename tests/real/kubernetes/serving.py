@@ -195,7 +195,7 @@ def held_back(cluster: Cluster, namespace: Namespace, name: str = "vllm") -> lis
 def metric(cluster: Cluster, namespace: Namespace, pod: str, name: str, port: int = 9940) -> float | None:
     """The greatest value of that metric on the sidecar's own page; None where it is not there."""
     url = f"http://{cluster.forwarded(f'{namespace.address(pod)}:{port}')}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as page:
+    with urllib.request.urlopen(url, timeout=60) as page:
         lines = page.read().decode().splitlines()
     found = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name}{{", f"{name} "))]
     return max(found, default=None)
