@@ -67,6 +67,8 @@ class Lifecycle:
         """It is dsobs itself that is answerable for the present planned stop."""
         self._held = False
         """The present planned stop is a silence: somebody paused the instance, or has asked it to end."""
+        self._stopping: str | None = None
+        """Who was asking the instance to end when the runtime could be asked last; None once it was up after that."""
 
     def expect_own_stop(self, who: str, until: float) -> None:
         """dsobs itself restarts the engine: its going away is planned until a new instance is up, which begins before
@@ -92,6 +94,7 @@ class Lifecycle:
             self._own_stop = None
         if isinstance(runtime, RuntimeView):
             self._note_start(now, runtime, new_instance)
+            self._stopping = runtime.stopping
         if scrape is not None:
             self.up = scrape.ok
             away = scrape.failure is not None and scrape.failure.is_away
@@ -109,8 +112,10 @@ class Lifecycle:
         self._health(obs.health, now)
         if self.up:
             self._comes_up()
+            if isinstance(runtime, Unknown):
+                self._stopping = None
         elif isinstance(runtime, Unknown) or runtime.running is None:
-            self._gone_unknown(now, None if isinstance(runtime, Unknown) else runtime.stopping)
+            self._gone_unknown(now, self._stopping)
         elif runtime.running:
             self._running_not_up(now, runtime, new_instance, failed=scrape is not None)
         else:

@@ -234,6 +234,21 @@ def test_an_own_restart_that_never_began_an_instance_excuses_nothing_later() -> 
     assert life.down_since == 162
 
 
+def test_a_runtime_that_can_not_be_asked_while_the_engine_ends_as_it_was_asked_makes_no_outage() -> None:
+    asked = replace(RUNNING, planned_stop="SIGTERM", stopping="SIGTERM")
+    away = Unknown("the supervisor hung up")
+    life = after(seen(110, RUNNING), refused(111, asked), refused(112, asked), refused(113, away), refused(114, away))
+    assert life.down_since is None
+    assert life.planned_stop == "SIGTERM"
+
+
+def test_an_engine_that_works_on_after_it_was_asked_to_end_is_down_when_it_goes_unseen() -> None:
+    asked = replace(RUNNING, planned_stop="SIGTERM", stopping="SIGTERM")
+    away = Unknown("the supervisor hung up")
+    life = after(seen(110, asked), seen(111, away), *(refused(t, away) for t in range(112, 116)))
+    assert life.down_since == 112
+
+
 def test_a_planned_stop_whose_witness_comes_late_is_no_outage_any_more() -> None:
     life = after(seen(110, RUNNING), *(refused(t, Unknown("Docker does not answer")) for t in range(111, 130)))
     assert life.down_since == 111
