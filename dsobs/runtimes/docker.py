@@ -6,11 +6,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -21,6 +21,8 @@ from dsobs.model.runtime import RestartResult, RuntimeHeld, RuntimeRefused
 from dsobs.model.scaling import NoRoom, Replicas
 from dsobs.runtimes.docker_scaling import ContainerReplicas, DaemonError
 from dsobs.supervisor import processes
+
+T = TypeVar("T")
 
 WANTED_VERSION = (1, 41)
 """Docker 20.10: the first with `one-shot` statistics. A daemon that no longer speaks it is asked in its oldest."""
@@ -122,9 +124,13 @@ class DockerRuntime:
 
     async def view(self) -> RuntimeView | Unknown:
         """What the daemon says of the container: three questions under one deadline."""
+        return await self._known(self._view())
+
+    async def _known(self, question: Awaitable[T]) -> T | Unknown:
+        """What the daemon says in time, or why that is not known."""
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._view()
+                return await question
         except DaemonError as error:
             return Unknown(f"Docker: {error}")
         except (KeyError, TypeError, ValueError) as error:
@@ -290,15 +296,7 @@ class DockerRuntime:
 
     async def replicas(self) -> Replicas | Unknown:
         """Of `dsobs.model.scaling.Scales`."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._replicas.look()
-        except DaemonError as error:
-            return Unknown(f"Docker: {error}")
-        except (KeyError, TypeError, ValueError) as error:
-            return Unknown(f"Docker at {self._where} answered what can't be read: {error!r}")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
+        return await self._known(self._replicas.look())
 
     async def no_room(self) -> NoRoom | None:
         """Of `dsobs.model.scaling.Places`."""
