@@ -463,7 +463,8 @@ class EngineContract:
         (core,) = server.process.core_pids
         async with client(server.url) as session:
             before = await scrape(session)
-            task = asyncio.create_task(complete(session, self.body(server, 60)))
+            # Long enough that a fast machine has not finished it before the core is stopped.
+            task = asyncio.create_task(complete(session, self.body(server, 900)))
             await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
             with stopped(core):
                 frozen = progress(await scrape(session))
