@@ -1,16 +1,15 @@
-"""An engine in a Docker container, by the Docker Engine API over its UNIX socket (or plain TCP)."""
+"""An engine in a Docker container, by the Docker Engine API."""
 
 import asyncio
-import contextlib
 import json
 import math
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -19,13 +18,10 @@ from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import Gpu, RuntimeView, Unknown
 from dsobs.model.runtime import RestartResult, RuntimeHeld, RuntimeRefused
 from dsobs.model.scaling import NoRoom, Replicas
-from dsobs.runtimes.docker_scaling import ContainerReplicas, DaemonError
+from dsobs.runtimes.docker_daemon import Daemon, DaemonError, words_of
+from dsobs.runtimes.docker_scaling import ContainerReplicas
 from dsobs.supervisor import processes
 
-T = TypeVar("T")
-
-WANTED_VERSION = (1, 41)
-"""Docker 20.10: the first with `one-shot` statistics. A daemon that no longer speaks it is asked in its oldest."""
 SAME_START_SECONDS = 0.05
 SAME_END_SECONDS = 2.0
 """Between the time that the daemon notes for an end and that of its event."""
@@ -36,7 +32,6 @@ STOP_TAKES_SECONDS = 600.0
 RESTART_SLACK_SECONDS = 15.0
 """What the daemon takes beyond the grace: it waits 10 s for the end of what it has killed, then starts anew."""
 HISTORY_SECONDS = 24 * 3600.0
-LOG_BYTES = 4 * 1024 * 1024
 EVENT_BYTES = 1024 * 1024
 """The daemon keeps the last 256 events."""
 
@@ -106,10 +101,8 @@ class DockerRuntime:
         """`target`: the engine's address, as dsobs reaches it."""
         self._container = settings.container
         self._timeout = settings.timeout
-        self._where = settings.docker_host
+        self._daemon = Daemon(settings.docker_host, settings.timeout)
         self._proc = str(proc)
-        self._session: aiohttp.ClientSession | None = None
-        self._version: str | None = None
         self._seen = Stops()
         self._event_nanos = -1
         """Time of the last event taken."""
@@ -118,25 +111,13 @@ class DockerRuntime:
         self._cpu = processes.CpuTime()
         self._own: list[tuple[float, float]] = []
         """When dsobs itself had the container restarted, from and to."""
-        self._replicas = ContainerReplicas(self._call, settings.container, target, settings.timeout)
+        self._replicas = ContainerReplicas(self._daemon, settings.container, target)
         self.cards: Callable[[], tuple[Gpu, ...] | Unknown] = lambda: Unknown("no card was read")
         """As they were read last, without those that are broken."""
 
     async def view(self) -> RuntimeView | Unknown:
         """What the daemon says of the container: three questions under one deadline."""
-        return await self._known(self._view())
-
-    async def _known(self, question: Awaitable[T]) -> T | Unknown:
-        """What the daemon says in time, or why that is not known."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await question
-        except DaemonError as error:
-            return Unknown(f"Docker: {error}")
-        except (KeyError, TypeError, ValueError) as error:
-            return Unknown(f"Docker at {self._where} answered what can't be read: {error!r}")
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
+        return await self._daemon.known(self._view())
 
     async def _view(self) -> RuntimeView:
         told = await self._inspect()
@@ -172,7 +153,7 @@ class DockerRuntime:
         return tuple(sorted(start for start in (*told, *([started] if started else ())) if start >= oldest))
 
     async def _inspect(self) -> Any:
-        return json.loads(await self._get(self._path("/json")))
+        return await self._daemon.json(self._path("/json"))
 
     async def _usage(self, container: str, pid: int, started: float | None) -> tuple[float | None, tuple[int, ...]]:
         """CPU time and pids, as this host counts them. Where dsobs is in another PID namespace: the daemon's CPU time
@@ -186,7 +167,7 @@ class DockerRuntime:
             # Counted by /proc before; the daemon's number is another one.
             return None, ()
         try:
-            stats = json.loads(await self._get(self._path("/stats"), {"stream": "false", "one-shot": "true"}))
+            stats = await self._daemon.json(self._path("/stats"), {"stream": "false", "one-shot": "true"})
             total = stats["cpu_stats"]["cpu_usage"]["total_usage"]
         except (DaemonError, KeyError):
             return None, ()
@@ -210,7 +191,7 @@ class DockerRuntime:
         filters = json.dumps({"container": [self._container], "type": ["container"]})
         # An end that is not in the future has the daemon answer at once with what it remembers.
         params = {"since": f"{since:.9f}", "until": f"{now:.9f}", "filters": filters}
-        for line in (await self._get("/events", params, limit=EVENT_BYTES)).splitlines():
+        for line in (await self._daemon.get("/events", params, limit=EVENT_BYTES)).splitlines():
             event = json.loads(line)
             nanos, actor = int(event["timeNano"]), event["Actor"]
             # The filter matches beginnings of names too.
@@ -233,17 +214,10 @@ class DockerRuntime:
 
         The container's restart policy does not matter for it, only for what comes after; the result's detail names it.
         """
-        try:
-            async with asyncio.timeout(self._timeout):
-                before = await self._inspect()
-                started = _time(before["State"]["StartedAt"])
-                policy = before["HostConfig"]["RestartPolicy"]["Name"] or "no"
-        except DaemonError as error:
-            raise RuntimeRefused(f"Docker: {error}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise RuntimeRefused(f"Docker at {self._where} answered what can't be read: {error!r}") from error
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise RuntimeRefused(f"Docker at {self._where} does not answer: {_words(error)}") from error
+        before = await self._daemon.known(self._before())
+        if isinstance(before, Unknown):
+            raise RuntimeRefused(before.reason)
+        started, policy = before
         if expect_started_at is not None and (started is None or abs(started - expect_started_at) > SAME_START_SECONDS):
             raise RuntimeRefused(f"the container did not start at {expect_started_at} but at {started}")
         begun, limit = time.time(), grace_seconds + self._timeout + RESTART_SLACK_SECONDS
@@ -251,7 +225,7 @@ class DockerRuntime:
         self._own.append((begun, begun + limit))
         try:
             async with asyncio.timeout(limit):
-                await self._call("POST", self._path("/restart"), {"t": str(math.ceil(grace_seconds))})
+                await self._daemon.call("POST", self._path("/restart"), {"t": str(math.ceil(grace_seconds))})
         except DaemonError as error:
             if error.status >= 500:
                 # The daemon may have stopped it and failed to start it: only what did not change is surely not done.
@@ -260,15 +234,20 @@ class DockerRuntime:
             raise RuntimeRefused(f"Docker refused: {error}") from error
         except aiohttp.ClientConnectorError as error:
             self._own.pop()
-            raise RuntimeRefused(f"Docker at {self._where} does not answer: {_words(error)}") from error
+            raise RuntimeRefused(self._daemon.silent(error)) from error
         except aiohttp.ClientError as error:
-            raise ConnectionError(f"Docker's answer did not come: {_words(error)}") from error
+            raise ConnectionError(f"Docker's answer did not come: {words_of(error)}") from error
         self._own[-1] = (begun, time.time())
         after = await self.view()
         return RestartResult(
             started_at=None if isinstance(after, Unknown) else after.started_at,
             detail=f"restarted by Docker (restart policy: {policy})",
         )
+
+    async def _before(self) -> tuple[float | None, str]:
+        """Start and restart policy."""
+        told = await self._inspect()
+        return _time(told["State"]["StartedAt"]), str(told["HostConfig"]["RestartPolicy"]["Name"] or "no")
 
     async def _after_failure(self, started: float | None, error: DaemonError) -> RestartResult:
         after = await self.view()
@@ -285,97 +264,33 @@ class DockerRuntime:
         if lines <= 0:
             return []
         params = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        try:
-            async with asyncio.timeout(self._timeout):
-                body = await self._get(self._path("/logs"), params, limit=LOG_BYTES)
-        except DaemonError as error:
-            return Unknown(f"Docker: {error}")
-        except (ValueError, TimeoutError, aiohttp.ClientError, OSError) as error:
-            return Unknown(f"Docker at {self._where} does not answer: {_words(error)}")
-        return demultiplexed(body).decode(errors="replace").splitlines()[-lines:]
+        body = await self._daemon.known(self._daemon.get(self._path("/logs"), params))
+        return body if isinstance(body, Unknown) else demultiplexed(body).decode(errors="replace").splitlines()[-lines:]
 
     async def replicas(self) -> Replicas | Unknown:
         """Of `dsobs.model.scaling.Scales`."""
-        return await self._known(self._replicas.look())
+        return await self._daemon.known(self._replicas.look())
 
     async def no_room(self) -> NoRoom | None:
         """Of `dsobs.model.scaling.Places`."""
-        with self._refusing():
+        with self._daemon.refusing():
             return await self._replicas.no_room(self.cards())
 
     async def scale(self, before: Replicas, to: int) -> str:
         """Of `dsobs.model.scaling.Scales`."""
-        with self._refusing():
+        with self._daemon.refusing():
             return await self._replicas.set(before, to, self.cards())
 
     async def set_minimum(self, before: Replicas, to: int, until: float | None) -> str:  # noqa: ARG002 - of the protocol
         """Of `dsobs.model.scaling.Scales`; there are no autoscalers here."""
         raise RuntimeHeld("Docker has no autoscaler")
 
-    @contextlib.contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """An answer of the daemon that is an error: what was begun has been taken back."""
-        try:
-            yield
-        except DaemonError as error:
-            raise RuntimeRefused(f"Docker: {error}") from error
-        except aiohttp.ClientError as error:
-            raise ConnectionError(f"Docker at {self._where} does not answer: {_words(error)}") from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise RuntimeRefused(f"Docker at {self._where} answered what can't be read: {error!r}") from error
-
     async def close(self) -> None:
         """Closes the connection; legal twice."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._daemon.close()
 
     def _path(self, rest: str) -> str:
         return f"/containers/{quote(self._container, safe='')}{rest}"
-
-    async def _get(self, path: str, params: Mapping[str, str] | None = None, *, limit: int = LOG_BYTES) -> bytes:
-        return await self._call("GET", path, params or {}, limit=limit)
-
-    async def _call(
-        self, method: str, path: str, params: Mapping[str, str], *, limit: int = LOG_BYTES, body: object = None
-    ) -> bytes:
-        """The answer's body, `limit` bytes at most; DaemonError for one that is an error. `body` goes out as JSON."""
-        if self._version is None:
-            told = json.loads(await self._exchange("GET", "/version", {}, limit))
-            self._version = negotiated(str(told["ApiVersion"]), str(told.get("MinAPIVersion") or told["ApiVersion"]))
-        try:
-            return await self._exchange(method, f"/v{self._version}{path}", params, limit, body)
-        except DaemonError as error:
-            if error.status == 400 and "version" in str(error):
-                # The daemon was exchanged for one of another age.
-                self._version = None
-            raise
-
-    async def _exchange(
-        self, method: str, path: str, params: Mapping[str, str], limit: int, given: object = None
-    ) -> bytes:
-        if self._session is None:
-            unix = self._where.startswith("unix://")
-            connector = aiohttp.UnixConnector(path=self._where.removeprefix("unix://")) if unix else None
-            base = "http://docker" if unix else "http" + self._where.removeprefix("tcp")
-            # Each caller sets its own deadline.
-            timeout = aiohttp.ClientTimeout(total=None)
-            self._session = aiohttp.ClientSession(base, connector=connector, timeout=timeout)
-        async with self._session.request(method, path, params=params, json=given, allow_redirects=False) as answer:
-            body = bytearray()
-            async for chunk in answer.content.iter_any():
-                body += chunk
-                if len(body) > limit:
-                    raise ValueError(f"more than {limit} bytes")
-            if answer.status >= 300:
-                raise DaemonError(answer.status, _message(answer.status, bytes(body)))
-            return bytes(body)
-
-
-def negotiated(newest: str, oldest: str) -> str:
-    """The API version to speak with a daemon that speaks `oldest` to `newest`; ValueError if these are no versions."""
-    low, high = (tuple(int(part) for part in text.split(".")) for text in (oldest, newest))
-    return ".".join(str(part) for part in max(low, min(high, WANTED_VERSION)))
 
 
 def demultiplexed(body: bytes) -> bytes:
@@ -402,14 +317,3 @@ def _time(text: str) -> float | None:
         return None
     # Nanoseconds are more than datetime takes.
     return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text)).timestamp()
-
-
-def _message(status: int, body: bytes) -> str:
-    try:
-        return str(json.loads(body)["message"])[:500]
-    except (ValueError, KeyError, TypeError):
-        return f"status {status}"
-
-
-def _words(error: Exception) -> str:
-    return str(error) or type(error).__name__

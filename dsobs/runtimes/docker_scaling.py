@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ from dsobs.model.observation import Gpu, Unknown
 from dsobs.model.runtime import RuntimeHeld, RuntimeRefused
 from dsobs.model.scaling import NoRoom, Replicas
 from dsobs.runtimes import docker_replicas as containers
+from dsobs.runtimes.docker_daemon import Daemon, DaemonError
 from dsobs.runtimes.docker_replicas import Json, Room, name_of
 
 MAX_CONTAINERS = 1000
@@ -23,23 +23,14 @@ STOP_SLACK_SECONDS = 15.0
 _IN_USE = ("port is already allocated", "address already in use")
 
 
-class DaemonError(Exception):
-    """The daemon answered with an error; the message is its own."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class ContainerReplicas:
     """Of the container of one engine. What the daemon refuses is a `DaemonError`; nothing is left half made."""
 
-    def __init__(self, call: Callable[..., Awaitable[bytes]], engine: str, target: str, timeout: float) -> None:
-        """`call(method, path, params, body=)`; `target`: the engine's address; `timeout` of one question, seconds."""
-        self._call = call
+    def __init__(self, daemon: Daemon, engine: str, target: str) -> None:
+        """`engine`: its container's name; `target`: its address."""
+        self._daemon = daemon
         self._engine = engine
         self._target = target
-        self._timeout = timeout
 
     async def look(self) -> Replicas:
         """The engine and its replicas, as they are."""
@@ -59,20 +50,20 @@ class ContainerReplicas:
 
     async def no_room(self, cards: tuple[Gpu, ...] | Unknown) -> NoRoom | None:
         """Why there is no place for one more, and the command for a person."""
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._daemon.timeout):
             engine, others = await self._all()
             place = containers.room(engine, others, cards)
             if not isinstance(place, Unknown):
                 return None
             image: Json = {}
             with contextlib.suppress(DaemonError):
-                image = (await self._get(f"/images/{quote(engine['Image'], safe='')}/json")).get("Config") or {}
+                image = (await self._daemon.json(f"/images/{quote(engine['Image'], safe='')}/json")).get("Config") or {}
             name = containers.next_name(name_of(engine), {name_of(each) for each in others})
             return NoRoom(place.reason, containers.command(engine, image, name))
 
     async def set(self, before: Replicas, to: int, cards: tuple[Gpu, ...] | Unknown) -> str:
         """One more or one fewer, unless their number is another by now."""
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._daemon.timeout):
             now = await self.look()
         if now.wanted != before.wanted:
             raise RuntimeHeld(f"there are {now.wanted} replicas meanwhile")
@@ -83,7 +74,7 @@ class ContainerReplicas:
     async def _add(self, cards: tuple[Gpu, ...] | Unknown) -> str:
         taken: set[int] = set()
         for _ in range(PORT_TRIES):
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._daemon.timeout):
                 engine, others = await self._all()
                 for left in await self._replicas(engine):
                     if left["State"]["Status"] == "created" and containers.made_by_dsobs(left):
@@ -107,24 +98,25 @@ class ContainerReplicas:
     async def _make(self, engine: Json, place: Room) -> None:
         async with asyncio.timeout(CREATE_SECONDS):
             body = containers.definition(engine, place)
-            made = json.loads(await self._call("POST", "/containers/create", {"name": place.name}, body=body))["Id"]
+            answer = await self._daemon.call("POST", "/containers/create", {"name": place.name}, body=body)
+            made = json.loads(answer)["Id"]
             try:
                 for network in containers.networks(engine)[1:]:
                     path = f"/networks/{quote(network, safe='')}/connect"
-                    await self._call("POST", path, {}, body={"Container": made})
-                await self._call("POST", f"/containers/{made}/start", {})
+                    await self._daemon.call("POST", path, {}, body={"Container": made})
+                await self._daemon.call("POST", f"/containers/{made}/start", {})
             except DaemonError:
                 await self._remove(made)
                 raise
 
     async def _remove(self, container: str) -> None:
         with contextlib.suppress(DaemonError):
-            await self._call("DELETE", f"/containers/{container}", {"force": "1"})
+            await self._daemon.call("DELETE", f"/containers/{container}", {"force": "1"})
 
     # One fewer.
 
     async def _take_away(self) -> str:
-        async with asyncio.timeout(self._timeout):
+        async with asyncio.timeout(self._daemon.timeout):
             found = await self._replicas(await self._inspect(self._engine))
         made = [each for each in found if containers.made_by_dsobs(each) and each["State"]["Running"]]
         if not made:
@@ -134,7 +126,7 @@ class ContainerReplicas:
         grace = STOP_SECONDS if grace is None else max(float(grace), 0.0)
         async with asyncio.timeout(grace + STOP_SLACK_SECONDS):
             # It has its own stop signal and grace to finish what it has.
-            await self._call("POST", f"/containers/{last['Id']}/stop", {})
+            await self._daemon.call("POST", f"/containers/{last['Id']}/stop", {})
         await self._remove(last["Id"])
         return f"{name_of(last)} was stopped and removed"
 
@@ -149,7 +141,7 @@ class ContainerReplicas:
         return containers.replicas_among(await self._listed(filters, engine["Id"]), name_of(engine))
 
     async def _listed(self, filters: dict[str, list[str]], but: str) -> list[Json]:
-        told = await self._get("/containers/json", {"all": "1", "filters": json.dumps(filters)})
+        told = await self._daemon.json("/containers/json", {"all": "1", "filters": json.dumps(filters)})
         if len(told) > MAX_CONTAINERS:
             raise ValueError(f"more than {MAX_CONTAINERS} containers")
         found = []
@@ -161,10 +153,7 @@ class ContainerReplicas:
         return found
 
     async def _inspect(self, container: str) -> Any:
-        return await self._get(f"/containers/{quote(container, safe='')}/json")
-
-    async def _get(self, path: str, params: dict[str, str] | None = None) -> Any:
-        return json.loads(await self._call("GET", path, params or {}))
+        return await self._daemon.json(f"/containers/{quote(container, safe='')}/json")
 
 
 def _is_healthy(told: Json) -> bool:

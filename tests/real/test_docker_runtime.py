@@ -13,8 +13,8 @@ import pytest
 from dsobs.config.models import RuntimeSettings
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import Runtime, RuntimeRefused
-from dsobs.runtimes import docker
 from dsobs.runtimes.docker import DockerRuntime
+from dsobs.runtimes.docker_daemon import negotiated
 from dsobs.supervisor import processes
 from tests.contracts.runtime_contract import ENGINE, STUBBORN, RuntimeContract, until
 from tests.real.docker import Dockerd
@@ -231,5 +231,5 @@ class TestDockersOwn:
 
     async def test_oldest_and_newest_daemon_version_are_spoken_with(self, scene: DockerScene) -> None:
         versions = json.loads(scene.daemon.command("version", "--format", "{{json .Server}}").stdout)
-        spoken = docker.negotiated(versions["ApiVersion"], versions["MinAPIVersion"])
+        spoken = negotiated(versions["ApiVersion"], versions["MinAPIVersion"])
         assert spoken == "1.41"

@@ -14,7 +14,8 @@ from dsobs.config.models import RuntimeSettings, Target
 from dsobs.model.observation import RuntimeView, Unknown
 from dsobs.model.runtime import RuntimeRefused
 from dsobs.runtimes import docker, select
-from dsobs.runtimes.docker import DockerRuntime, Stops, demultiplexed, negotiated
+from dsobs.runtimes.docker import DockerRuntime, Stops, demultiplexed
+from dsobs.runtimes.docker_daemon import negotiated
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 START = "2026-11-24T01:00:00.123456789Z"
