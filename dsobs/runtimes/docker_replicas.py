@@ -2,8 +2,8 @@
 `GET /containers/{id}/json` says (Engine API 1.41) and of the cards' readings.
 
 A replica is the engine's container once more, with a name, a published port and cards of its own. It has none of the
-engine's network aliases, so that the engine's name stays one server, and none of Compose's labels, so that Compose
-neither counts nor removes it.
+engine's network aliases, so that the engine's name stays one server. Of a Compose project's service it is one container
+more, as `--scale` makes them, so that Compose lists it, stops it and removes it with the others.
 """
 
 import re
@@ -23,8 +23,13 @@ MADE_BY = "dsobs.io/made-by"
 """Label of those that dsobs made; no others are taken away."""
 IDLE_SHARE = 0.02
 """A card with more of its memory in use than this is not free."""
-_FOREIGN_LABELS = ("com.docker.compose.", "com.docker.stack.", "com.docker.swarm.", "desktop.docker.io/")
+_PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+_NUMBER = "com.docker.compose.container-number"
+"""`docker compose up` takes the container of the highest number away first, where there are more than it is to have."""
+_FOREIGN_LABELS = ("com.docker.compose.replace", "com.docker.stack.", "com.docker.swarm.", "desktop.docker.io/")
 _SWARM = "com.docker.swarm.service.name"
+_VISIBLE = "NVIDIA_VISIBLE_DEVICES"
+"""The variable by which NVIDIA's runtime gives cards."""
 _SECRET = re.compile(r"(?i)(token|key|secret|passw|credential|auth)")
 _SECRET_VALUE = re.compile(r"://[^/\s]*:[^/\s]*@|\b(?:sk-|hf_|nvapi-|ghp_|glpat-|eyJ)\w")
 HIDDEN = "********"
@@ -40,6 +45,8 @@ class Room:
     """UUIDs."""
     ports: Mapping[str, list[dict[str, str]]]
     """As in `HostConfig.PortBindings`."""
+    number: int = 2
+    """Among the containers of the engine's Compose service."""
 
 
 def name_of(told: Json) -> str:
@@ -49,13 +56,13 @@ def name_of(told: Json) -> str:
 
 def replicas_among(told: Iterable[Json], engine: str) -> list[Json]:
     """The further replicas of the container `engine`, oldest first."""
-    found = [each for each in told if (each["Config"].get("Labels") or {}).get(REPLICA_OF) == engine]
+    found = [each for each in told if _labels(each).get(REPLICA_OF) == engine]
     return sorted(found, key=lambda each: str(each["Created"]))
 
 
 def made_by_dsobs(told: Json) -> bool:
     """Whether dsobs may take it away."""
-    return (told["Config"].get("Labels") or {}).get(MADE_BY) == "dsobs"
+    return _labels(told).get(MADE_BY) == "dsobs"
 
 
 def next_name(engine: str, names: Collection[str]) -> str:
@@ -72,18 +79,28 @@ def room(
     """Where one more may go; Unknown says why nowhere. `others`: all containers but the engine's; `taken`: ports that
     were found to be in use."""
     host = engine["HostConfig"]
-    if service := (engine["Config"].get("Labels") or {}).get(_SWARM):
+    if service := _labels(engine).get(_SWARM):
         return Unknown(f"it is a task of the Swarm service {service}")
-    network = str(host.get("NetworkMode") or "default")
-    if network == "host" or network.startswith("container:"):
-        return Unknown(f"it shares its network ({network}), where its port is taken")
+    if _shares_its_network(engine):
+        return Unknown(f"it shares its network ({host['NetworkMode']}), where its port is taken")
     free = free_cards(engine, others, cards)
     if isinstance(free, Unknown):
         return free
     ports = free_ports(engine, others, taken)
     if isinstance(ports, Unknown):
         return ports
-    return Room(next_name(name_of(engine), {name_of(each) for each in others}), free, ports)
+    name = next_name(name_of(engine), {name_of(each) for each in others})
+    return Room(name, free, ports, next_number(engine, others))
+
+
+def next_number(engine: Json, others: Iterable[Json]) -> int:
+    """Above those that Compose has given to containers of the engine's service."""
+    mine = _labels(engine)
+    numbers = [1]
+    for each in map(_labels, (engine, *others)):
+        if (each.get(_PROJECT), each.get(_SERVICE)) == (mine.get(_PROJECT), mine.get(_SERVICE)):
+            numbers += [int(number)] if (number := str(each.get(_NUMBER))).isdigit() else []
+    return max(numbers) + 1
 
 
 # Cards.
@@ -104,7 +121,7 @@ def given(told: Json) -> tuple[str, ...] | Unknown:
         # Docker's nvidia driver takes the first `count` cards, whoever has them.
         visible = ",".join(ids) if ids else "all" if count < 0 else ",".join(map(str, range(count)))
     elif host.get("Runtime") == "nvidia":
-        visible = env.get("NVIDIA_VISIBLE_DEVICES", "")
+        visible = env.get(_VISIBLE, "")
     if visible in ("", "none", "void"):
         return ()
     if visible == "all":
@@ -212,11 +229,10 @@ def definition(engine: Json, place: Room) -> dict[str, Any]:
     config.pop("MacAddress", None)
     # As it runs, whatever the tag means by now.
     config["Image"] = engine["Image"]
-    config["Labels"] = {
-        **{key: value for key, value in (config.get("Labels") or {}).items() if not key.startswith(_FOREIGN_LABELS)},
-        REPLICA_OF: name_of(engine),
-        MADE_BY: "dsobs",
-    }
+    labels = {key: value for key, value in _labels(engine).items() if not key.startswith(_FOREIGN_LABELS)}
+    if _NUMBER in labels:
+        labels[_NUMBER] = str(place.number)
+    config["Labels"] = {**labels, REPLICA_OF: name_of(engine), MADE_BY: "dsobs"}
     host.pop("ContainerIDFile", None)
     host["PortBindings"] = place.ports
     if host.get("DeviceRequests"):
@@ -225,8 +241,8 @@ def definition(engine: Json, place: Room) -> dict[str, Any]:
             for each in host["DeviceRequests"]
         ]
     else:
-        others = [pair for pair in config.get("Env") or () if not pair.startswith("NVIDIA_VISIBLE_DEVICES=")]
-        config["Env"] = [*others, f"NVIDIA_VISIBLE_DEVICES={','.join(place.cards)}"]
+        others = [pair for pair in config.get("Env") or () if not pair.startswith(f"{_VISIBLE}=")]
+        config["Env"] = [*others, f"{_VISIBLE}={','.join(place.cards)}"]
     first = next(iter(networks(engine)), None)
     connected: dict[str, Json] = {first: {}} if first is not None else {}
     return {**config, "HostConfig": host, "NetworkingConfig": {"EndpointsConfig": connected}}
@@ -242,7 +258,7 @@ def networks(told: Json) -> list[str]:
 def url_of(target: str, engine: Json, replica: Json) -> str | Unknown:
     """Where the replica is reached from where `target` is the engine."""
     parts = urlsplit(target)
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    host, port = parts.hostname or "", _port(target)
     mine, its = (each["NetworkSettings"].get("Networks") or {} for each in (engine, replica))
     for network, own in mine.items():
         names = {name_of(engine), *(own.get("Aliases") or ()), *(own.get("DNSNames") or ())}
@@ -251,7 +267,10 @@ def url_of(target: str, engine: Json, replica: Json) -> str | Unknown:
             return f"{parts.scheme}://{name_of(replica)}:{port}"
         if host and host == own.get("IPAddress") and address:
             return f"{parts.scheme}://{address}:{port}"
-    for inside, bindings in (engine["HostConfig"].get("PortBindings") or {}).items():
+    published = engine["HostConfig"].get("PortBindings") or {}
+    if _shares_its_network(engine):
+        published = {f"{port}/tcp": [{"HostPort": port}]}
+    for inside, bindings in published.items():
         if any(str(each.get("HostPort")) == str(port) for each in bindings or ()):
             its_own = (replica["HostConfig"].get("PortBindings") or {}).get(inside) or ()
             its_port = next((str(each["HostPort"]) for each in its_own if each.get("HostPort")), "")
@@ -263,41 +282,89 @@ def url_of(target: str, engine: Json, replica: Json) -> str | Unknown:
 # For people.
 
 
-def command(engine: Json, image: Json, name: str) -> str:
+def command(engine: Json, image: Json, name: str, target: str) -> str:
     """`docker run` of a further replica by the engine's definition, where `CARDS` and `PORT` are to be chosen; `image`
-    is the image's own configuration. Secrets are left out: a variable is then named only, so that the caller's own is
-    taken."""
+    is the image's own configuration, `target` the engine's address. Secrets are left out: a variable is then named
+    only, so that the caller's own is taken."""
     config, host = engine["Config"], engine["HostConfig"]
-    if service := (config.get("Labels") or {}).get(_SWARM):
+    if service := _labels(engine).get(_SWARM):
         return shlex.join(["docker", "service", "scale"]) + f" {shlex.quote(service)}=REPLICAS"
     words = ["docker", "run", "--detach", "--name", name, "--label", f"{REPLICA_OF}={name_of(engine)}"]
-    policy = (host.get("RestartPolicy") or {}).get("Name")
-    words += ["--restart", policy] if policy and policy != "no" else []
-    mode = str(host.get("NetworkMode") or "default")
-    words += ["--network", mode] if mode not in ("default", "bridge") else []
-    if host.get("DeviceRequests") or host.get("Runtime") == "nvidia":
-        words += ["--gpus", '"device=CARDS"']
-    for inside, bindings in (host.get("PortBindings") or {}).items():
-        for each in bindings or ():
-            words += ["--publish", ":".join(filter(None, (each.get("HostIp"), "PORT", inside)))]
-    words += ["--shm-size", str(host["ShmSize"])] if host.get("ShmSize") not in (None, 0, 67108864) else []
-    words += ["--ipc", "host"] if host.get("IpcMode") == "host" else []
-    for flag, key in (("--user", "User"), ("--workdir", "WorkingDir")):
+    for key, value in _labels(engine).items():
+        if not key.startswith((*_FOREIGN_LABELS, "com.docker.compose.")) and not _hides(key, value):
+            words += ["--label", f"{key}={value}"] if (image.get("Labels") or {}).get(key) != value else []
+    words += _placed(engine, target)
+    words += _limited(host)
+    for flag, key in (("--user", "User"), ("--workdir", "WorkingDir"), ("--stop-signal", "StopSignal")):
         words += [flag, config[key]] if config.get(key) and config[key] != image.get(key) else []
+    words += ["--stop-timeout", str(config["StopTimeout"])] if config.get("StopTimeout") is not None else []
     for bind in host.get("Binds") or ():
         words += ["--volume", bind]
     for mount in host.get("Mounts") or ():
         fields = [f"type={mount['Type']}", f"source={mount.get('Source', '')}", f"target={mount['Target']}"]
         words += ["--mount", ",".join(fields + (["readonly"] if mount.get("ReadOnly") else []))]
     for pair in config.get("Env") or ():
-        if pair not in (image.get("Env") or ()):
-            key, _, value = pair.partition("=")
-            words += ["--env", key if _SECRET.search(key) or _SECRET_VALUE.search(value) else pair]
+        key, _, value = pair.partition("=")
+        if pair not in (image.get("Env") or ()) and not (key == _VISIBLE and host.get("Runtime") == "nvidia"):
+            words += ["--env", key if _hides(key, value) else pair]
     entry, cmd = list(config.get("Entrypoint") or ()), list(config.get("Cmd") or ())
     if entry and entry != list(image.get("Entrypoint") or ()):
         words += ["--entrypoint", entry[0]]
         cmd = [*entry[1:], *cmd]
-    return shlex.join([*words, str(config["Image"]), *_without_secrets(cmd)])
+    text = shlex.join([*words, str(config["Image"]), *_without_secrets(cmd)])
+    others = [] if _shares_its_network(engine) else networks(engine)[1:]
+    return " && ".join([text, *(shlex.join(["docker", "network", "connect", each, name]) for each in others)])
+
+
+def _placed(engine: Json, target: str) -> list[str]:
+    """Restart policy, network, cards and ports."""
+    host = engine["HostConfig"]
+    policy = host.get("RestartPolicy") or {}
+    name = str(policy.get("Name") or "no")
+    most = policy.get("MaximumRetryCount")
+    words = [] if name == "no" else ["--restart", f"{name}:{most}" if most else name]
+    bindings = host.get("PortBindings") or {}
+    if _shares_its_network(engine):
+        # There its port is taken: this one has a network of its own.
+        bindings = {f"{_port(target)}/tcp": [{}]}
+    elif (mode := str(host.get("NetworkMode") or "default")) not in ("default", "bridge"):
+        words += ["--network", mode]
+    if host.get("Runtime") == "nvidia":
+        words += ["--runtime", "nvidia", "--env", f"{_VISIBLE}=CARDS"]
+    elif host.get("DeviceRequests"):
+        words += ["--gpus", '"device=CARDS"']
+    for inside, published in bindings.items():
+        for each in published or ():
+            words += ["--publish", ":".join(filter(None, (each.get("HostIp"), "PORT", inside)))]
+    return words
+
+
+def _limited(host: Json) -> list[str]:
+    """Limits, rights and what else of the host it is given."""
+    words = ["--shm-size", str(host["ShmSize"])] if host.get("ShmSize") not in (None, 0, 67108864) else []
+    for flag, key in (("--ipc", "IpcMode"), ("--pid", "PidMode")):
+        words += [flag, "host"] if host.get(key) == "host" else []
+    for flag, key in (("--privileged", "Privileged"), ("--read-only", "ReadonlyRootfs"), ("--init", "Init")):
+        words += [flag] if host.get(key) else []
+    words += ["--memory", str(host["Memory"])] if host.get("Memory") else []
+    words += ["--cpus", f"{host['NanoCpus'] / 1e9:g}"] if host.get("NanoCpus") else []
+    words += ["--cpuset-cpus", host["CpusetCpus"]] if host.get("CpusetCpus") else []
+    for each in host.get("Ulimits") or ():
+        words += ["--ulimit", f"{each['Name']}={each['Soft']}:{each['Hard']}"]
+    for flag, key in (
+        ("--cap-add", "CapAdd"),
+        ("--cap-drop", "CapDrop"),
+        ("--security-opt", "SecurityOpt"),
+        ("--group-add", "GroupAdd"),
+        ("--add-host", "ExtraHosts"),
+    ):
+        # A profile is kept as its text, where the option takes a file.
+        words += [word for value in host.get(key) or () if not value.startswith("seccomp={") for word in (flag, value)]
+    for each in host.get("Devices") or ():
+        words += ["--device", ":".join((each["PathOnHost"], each["PathInContainer"], each["CgroupPermissions"]))]
+    for path, options in (host.get("Tmpfs") or {}).items():
+        words += ["--tmpfs", f"{path}:{options}" if options else path]
+    return words
 
 
 def _without_secrets(words: Sequence[str]) -> list[str]:
@@ -316,9 +383,29 @@ def _without_secrets(words: Sequence[str]) -> list[str]:
     return shown
 
 
+def _hides(key: str, value: str) -> bool:
+    """A variable or label that looks like a secret."""
+    return bool(_SECRET.search(key) or _SECRET_VALUE.search(value))
+
+
 def _is_secret(option: str) -> bool:
     return bool(re.search(r"(?i)(api-?key|[-_]token$|secret|passw|credential)", option))
 
 
 def _env(told: Json) -> dict[str, str]:
     return dict(pair.partition("=")[::2] for pair in told["Config"].get("Env") or ())
+
+
+def _labels(told: Json) -> Mapping[str, str]:
+    return told["Config"].get("Labels") or {}
+
+
+def _shares_its_network(told: Json) -> bool:
+    """With the host or with another container."""
+    mode = str(told["HostConfig"].get("NetworkMode") or "default")
+    return mode == "host" or mode.startswith("container:")
+
+
+def _port(target: str) -> int:
+    parts = urlsplit(target)
+    return parts.port or (443 if parts.scheme == "https" else 80)

@@ -59,7 +59,7 @@ class ContainerReplicas:
             with contextlib.suppress(DaemonError):
                 image = (await self._daemon.json(f"/images/{quote(engine['Image'], safe='')}/json")).get("Config") or {}
             name = containers.next_name(name_of(engine), {name_of(each) for each in others})
-            return NoRoom(place.reason, containers.command(engine, image, name))
+            return NoRoom(place.reason, containers.command(engine, image, name, self._target))
 
     async def set(self, before: Replicas, to: int, cards: tuple[Gpu, ...] | Unknown) -> str:
         """One more or one fewer, unless their number is another by now."""

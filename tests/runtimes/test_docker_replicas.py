@@ -16,6 +16,7 @@ from dsobs.runtimes.docker_replicas import (
     free_ports,
     given,
     next_name,
+    next_number,
     room,
     url_of,
 )
@@ -57,6 +58,7 @@ def card(index: int, used: int | None = 0, **more: Any) -> Gpu:
     return Gpu(index, f"GPU-{index}", "H200", 140 * GIB, None if used is None else used * GIB, **more)
 
 
+TARGET = "http://127.0.0.1:8000"
 CARDS = (card(0, 130), card(1), card(2))
 
 
@@ -152,7 +154,7 @@ def test_task_of_a_swarm_service_is_left_to_swarm_with_its_command() -> None:
     engine = container()
     engine["Config"]["Labels"]["com.docker.swarm.service.name"] = "chat"
     assert room(engine, [], CARDS) == Unknown("it is a task of the Swarm service chat")
-    assert command(engine, {}, "vllm-replica-2") == "docker service scale chat=REPLICAS"
+    assert command(engine, {}, "vllm-replica-2", TARGET) == "docker service scale chat=REPLICAS"
 
 
 def test_port_is_the_next_that_no_container_publishes_one_that_has_ended_included() -> None:
@@ -173,13 +175,47 @@ def test_definition_is_the_engines_but_for_what_must_differ_and_the_engines_stay
     assert engine == before
     assert "Hostname" not in made
     assert (made["Image"], made["Cmd"], made["Env"]) == ("sha256:1", ["--model", "m"], ["PATH=/bin", "MODE=fast"])
-    assert made["Labels"] == {"team": "chat", REPLICA_OF: "vllm", MADE_BY: "dsobs"}
+    assert made["Labels"] == {
+        "com.docker.compose.project": "p",
+        "team": "chat",
+        REPLICA_OF: "vllm",
+        MADE_BY: "dsobs",
+    }
     host = made["HostConfig"]
     assert (host["ShmSize"], host["Binds"]) == (123, ["models:/models"])
     assert host["DeviceRequests"][0] | {"Driver": ""} == before["HostConfig"]["DeviceRequests"][0] | {
         "DeviceIDs": ["GPU-1"]
     }
     assert host["PortBindings"]["8000/tcp"][0]["HostPort"] == "8001"
+
+
+def of_compose(name: str, number: str, service: str = "chat") -> dict[str, Any]:
+    told = container(name)
+    told["Config"]["Labels"] = {
+        "com.docker.compose.project": "p",
+        "com.docker.compose.service": service,
+        "com.docker.compose.container-number": number,
+        "com.docker.compose.config-hash": "abc",
+        "com.docker.compose.replace": "vllm-old",
+    }
+    return told
+
+
+def test_replica_of_a_compose_service_is_one_container_more_of_it() -> None:
+    engine = of_compose("vllm", "1")
+    there = [of_compose("vllm-replica-2", "2"), of_compose("other", "7", service="web"), container("plain")]
+    assert next_number(engine, there) == 3
+    assert next_number(container(), []) == 2
+    place = room(engine, [], CARDS)
+    assert isinstance(place, Room)
+    assert definition(engine, place)["Labels"] == {
+        "com.docker.compose.project": "p",
+        "com.docker.compose.service": "chat",
+        "com.docker.compose.container-number": "2",
+        "com.docker.compose.config-hash": "abc",
+        REPLICA_OF: "vllm",
+        MADE_BY: "dsobs",
+    }
 
 
 def test_own_host_name_stays_and_the_variable_of_nvidias_runtime_names_the_card() -> None:
@@ -207,19 +243,68 @@ def test_replica_is_reached_as_the_engine_is(target: str, url: str) -> None:
     assert url_of(target, engine, replica) == url
 
 
+def test_replica_of_an_engine_on_the_hosts_network_is_reached_by_the_port_that_it_publishes() -> None:
+    engine = container(NetworkMode="host", PortBindings={})
+    engine["NetworkSettings"]["Networks"] = {"host": {}}
+    replica = container("vllm-replica-2")
+    replica["HostConfig"]["PortBindings"]["8000/tcp"][0]["HostPort"] = "8001"
+    assert url_of(TARGET, engine, replica) == "http://127.0.0.1:8001"
+
+
 def test_replica_whose_address_can_not_be_told_is_unknown() -> None:
     assert isinstance(url_of("http://elsewhere:1", container(), container("r")), Unknown)
 
 
 def test_command_has_the_definition_and_no_secret() -> None:
     engine = container(Binds=["models:/models"], ShmSize=2 * GIB, IpcMode="host")
+    engine["Config"]["Labels"] |= {"basic.auth.users": "me:verysecret", "of.image": "1"}
     engine["Config"]["Env"] += ["HF_TOKEN=hf_verysecret", "PROXY=http://me:verysecret@proxy", "NAME=two words"]
     engine["Config"]["Cmd"] += ["--api-key", "verysecret", "--ssl-key-password=verysecret", "--max-tokens", "5"]
-    text = command(engine, {"Env": ["PATH=/bin"], "Entrypoint": ["vllm", "serve"]}, "vllm-replica-2")
+    image = {"Env": ["PATH=/bin"], "Entrypoint": ["vllm", "serve"], "Labels": {"of.image": "1"}}
+    text = command(engine, image, "vllm-replica-2", TARGET)
     assert "verysecret" not in text
     assert text == (
-        "docker run --detach --name vllm-replica-2 --label dsobs.io/replica-of=vllm --restart always "
-        "--gpus '\"device=CARDS\"' --publish PORT:8000/tcp --shm-size 2147483648 --ipc host --volume models:/models "
-        "--env MODE=fast --env HF_TOKEN --env PROXY --env 'NAME=two words' vllm/vllm-openai:v1 --model m "
-        "--api-key '********' '--ssl-key-password=********' --max-tokens 5"
+        "docker run --detach --name vllm-replica-2 --label dsobs.io/replica-of=vllm --label team=chat "
+        "--restart always --gpus '\"device=CARDS\"' --publish PORT:8000/tcp --shm-size 2147483648 --ipc host "
+        "--volume models:/models --env MODE=fast --env HF_TOKEN --env PROXY --env 'NAME=two words' "
+        "vllm/vllm-openai:v1 --model m --api-key '********' '--ssl-key-password=********' --max-tokens 5"
     )
+
+
+def test_command_has_limits_rights_and_further_networks() -> None:
+    engine = container(
+        NetworkMode="serving",
+        RestartPolicy={"Name": "on-failure", "MaximumRetryCount": 3},
+        Memory=8 * GIB,
+        NanoCpus=2_500_000_000,
+        Ulimits=[{"Name": "memlock", "Soft": -1, "Hard": -1}],
+        CapAdd=["CAP_SYS_NICE"],
+        SecurityOpt=["no-new-privileges", 'seccomp={"defaultAction": "SCMP_ACT_ALLOW"}'],
+        Devices=[{"PathOnHost": "/dev/fuse", "PathInContainer": "/dev/fuse", "CgroupPermissions": "rwm"}],
+        Tmpfs={"/scratch": ""},
+        Init=True,
+    )
+    engine["Config"] |= {"Labels": None, "Env": [], "StopTimeout": 120}
+    engine["NetworkSettings"]["Networks"] = {"metrics": {}, "serving": {}}
+    assert command(engine, {"Entrypoint": ["vllm", "serve"]}, "r", TARGET) == (
+        "docker run --detach --name r --label dsobs.io/replica-of=vllm --restart on-failure:3 --network serving "
+        "--gpus '\"device=CARDS\"' --publish PORT:8000/tcp --init --memory 8589934592 --cpus 2.5 "
+        "--ulimit memlock=-1:-1 --cap-add CAP_SYS_NICE --security-opt no-new-privileges "
+        "--device /dev/fuse:/dev/fuse:rwm --tmpfs /scratch --stop-timeout 120 vllm/vllm-openai:v1 --model m && docker network connect metrics r"
+    )
+
+
+def test_command_gives_cards_by_nvidias_runtime_where_the_engine_has_them_so() -> None:
+    engine = container(cards=(), Runtime="nvidia")
+    engine["Config"] |= {"Labels": None, "Env": ["NVIDIA_VISIBLE_DEVICES=0"]}
+    text = command(engine, {}, "r", TARGET)
+    assert text.count("NVIDIA_VISIBLE_DEVICES") == 1
+    assert "--runtime nvidia --env NVIDIA_VISIBLE_DEVICES=CARDS" in text
+    assert "--gpus" not in text
+
+
+@pytest.mark.parametrize("mode", ["host", "container:other"])
+def test_command_for_an_engine_that_shares_a_network_publishes_a_port_of_its_own(mode: str) -> None:
+    text = command(container(NetworkMode=mode, PortBindings={}), {}, "r", "http://127.0.0.1:9000")
+    assert "--network" not in text
+    assert "--publish PORT:9000/tcp" in text
