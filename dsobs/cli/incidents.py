@@ -70,3 +70,5 @@ def _timeline(incident: dict[str, Any]) -> None:
     print(f"{incident['id']}  {'closed' if incident['closed'] else 'open'}  {', '.join(incident['alerts'])}  {begun}")
     for entry in incident["entries"]:
         print(f"{entry['at'] - opened:+9.1f} s  {_what(entry)}")
+        if command := entry["detail"].get("run"):
+            print(f"{'run':>11}  {command}")

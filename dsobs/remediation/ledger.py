@@ -103,17 +103,12 @@ def by_incident(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         {
             "id": id_,
             "opened_at": found[0].at,
-            "closed": any(e.kind == "incident" and e.state == "closed" for e in found) or _is_scaling(found),
+            "closed": Incident(id_, tuple(found)).closed,
             "alerts": list(found[0].detail.get("alerts", ())),
             "entries": [{"at": e.at, "kind": e.kind, "state": e.state, "detail": dict(e.detail)} for e in found],
         }
         for id_, found in reversed(grouped.items())
     ]
-
-
-def _is_scaling(found: Sequence[Entry]) -> bool:
-    """Another number of replicas, which is no incident, and has ended."""
-    return found[0].kind == "scale" and found[-1].state != "reserved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +132,9 @@ class Incident:
 
     @property
     def closed(self) -> bool:
-        """It has ended."""
+        """It has ended; so has another number of replicas, which is no incident, once what came of it is known."""
+        if self.entries[0].kind == "scale":
+            return self.entries[-1].state != "reserved"
         return self.last("incident", "closed") is not None
 
     def refusals(self) -> list[Entry]:

@@ -142,7 +142,7 @@ def _by_demand(replicas: Replicas, demands: Sequence[float | None], settings: Sc
         return Unknown(f"the demand of {replicas.ready - len(demands)} ready replicas is not known")
     total = sum(known)
     more = math.ceil(total - _ROUNDING)
-    why = f"{len(known)} replicas want {total:.2f}"
+    why = f"1 replica wants {total:.2f}" if len(known) == 1 else f"{len(known)} replicas want {total:.2f}"
     if more > replicas.wanted:
         return more, why
     # One that is hardly needed stays: after it is gone the others must not be full.

@@ -485,8 +485,8 @@ class Sidecar:
         else:
             self.receivers.outbox.enqueue(connection, [notification])
 
-    async def _page_scale_out(self, text: str | None) -> None:
-        notification = self.teller.scale_out(text, self.clock.now())
+    async def _page_scale_out(self, text: str | None, command: str) -> None:
+        notification = self.teller.scale_out(text, command, self.clock.now())
         if notification is None:
             return
         try:

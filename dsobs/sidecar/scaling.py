@@ -54,8 +54,8 @@ class Around:
     """Of the sidecars' own API."""
     read: Callable[[str], Awaitable[list[Sample] | None]]
     """Canonical samples of another server at this address; None where it does not answer."""
-    page: Callable[[str | None], Awaitable[None]]
-    """Tells people that they have to add a replica, or (None) that they have not any more."""
+    page: Callable[[str | None, str], Awaitable[None]]
+    """Tells people that they have to add a replica, by what command, or (None) that they have not any more."""
 
 
 class Scaling:
@@ -241,23 +241,23 @@ class Scaling:
             await self._tell(room, reason)
             if room is not None:
                 what = f"scale {replicas.workload} from {replicas.wanted} to {to}"
-                await self._note(to, "refused", what, reason, guard=f"no room: {room.reason}")
+                await self._note(to, "refused", what, reason, guard=f"no room: {room.reason}", run=room.command)
                 return
         until = self._clock.now() + scaling.raise_for
         act = runtime.scale(replicas, to) if own is None else runtime.set_minimum(replicas, to, until)
         await self._act(act, f"scale {replicas.workload} from {replicas.wanted} to {to}", to, reason)
 
     async def _tell(self, room: NoRoom | None, reason: str = "") -> None:
-        """Pages where people have to add a replica, once for as long as why stays the same."""
-        why = None if room is None else "".join(c for c in room.reason if not c.isdigit())
+        """Pages where people have to add a replica, once for as long as why and the command stay the same."""
+        why = None if room is None else "".join(c for c in room.reason if not c.isdigit()) + room.command
         if why == self._paged:
             return
         self._paged = why
         if room is None:
-            await self._around.page(None)
+            await self._around.page(None, "")
             return
-        run = f"; add one: {room.command}" if room.command else ""
-        await self._around.page(f"one more replica is wanted ({reason}), and there is no room here: {room.reason}{run}")
+        text = f"one more replica is wanted ({reason}), and there is no room here: {room.reason}"
+        await self._around.page(text, room.command)
 
     async def _put_back(self, runtime: Any, replicas: Replicas, now: float) -> None:
         """A raised minimum that nobody needs any more, whoever raised it."""
@@ -292,17 +292,19 @@ class Scaling:
             return f"ledger: {self._ledger.current.why_not}"
         return f"coordination: {switches.uncoordinated}" if switches.uncoordinated else None
 
-    async def _note(self, to: int, state: str, what: str, reason: str, *, guard: str | None) -> None:
-        """Once for as long as it stays the same."""
-        if self._noted == (to, f"{state} {guard}"):
+    async def _note(self, to: int, state: str, what: str, reason: str, *, guard: str | None, run: str = "") -> None:
+        """Once for as long as it stays the same. `run`: what a person can do instead."""
+        if self._noted == (to, f"{state} {guard} {run}"):
             return
-        self._noted = (to, f"{state} {guard}")
+        self._noted = (to, f"{state} {guard} {run}")
         if state == "observed":
             log.warning("would %s (observe): %s", what, reason, extra={"event.action": "scale-observed"})
         else:
-            log.warning("scale refused: %s: %s", what, guard, extra={"event.action": "scale-refused"})
+            instead = f"; add one: {run}" if run else ""
+            log.warning("scale refused: %s: %s%s", what, guard, instead, extra={"event.action": "scale-refused"})
         STEPS.labels("scale", state).inc()
-        detail = {"reason": f"{what}: {reason}", **({"guard": guard} if guard else {})}
+        detail = {"reason": f"{what}: {reason}", "guard": guard, "run": run}
+        detail = {key: value for key, value in detail.items() if value}
         await self._write(incident_id(self._clock.now()), state, detail)
 
     async def _write(self, incident: str, state: str, detail: dict[str, Any]) -> Entry:
@@ -320,7 +322,7 @@ class Scaling:
             limit = max(CHANGE_SECONDS, getattr(self._around.runtime(), "change_seconds", 0.0))
             async with asyncio.timeout(limit), self._around.turn().taken(incident, "scale"):
                 detail["how"] = await act
-            state = "done"
+            state, detail["reason"] = "done", f"{detail['reason']}; {detail['how']}"
         except RuntimeHeld as error:
             detail |= {"why": str(error), "withdrawn": True}
         except RuntimeRefused as error:

@@ -102,6 +102,8 @@ class Teller:
         """Open incident → `alertname` of the page that carries its escalation, or of a page of its own."""
         self._escalated: dict[str, tuple[str, float]] = {}
         """Incident → (text, when) of escalations since the start: the ledger may have been out of reach."""
+        self._command = ""
+        """By which people add the replica that they were asked for."""
         self._up_to_date: set[str] = set()
         """Receivers that were told of all that stands."""
         self._owed: dict[str, set[str]] = {}
@@ -235,8 +237,10 @@ class Teller:
         )
         return [self.policy.texts.on(made, alert, now)] if made is not None else []
 
-    def scale_out(self, text: str | None, now: float) -> Notification | None:
-        """People have to add a replica, as `text` says, or (None) not any more; None where nobody was told of it."""
+    def scale_out(self, text: str | None, command: str, now: float) -> Notification | None:
+        """People have to add a replica by this command, as `text` says, or (None) not any more; None where nobody was
+        told of it."""
+        self._command = command
         if text is None:
             self._escalated.pop(SCALE_OUT, None)
             return self._escalated_page(SCALE_OUT, None, now) if self._escalations.pop(SCALE_OUT, None) else None
@@ -277,8 +281,12 @@ class Teller:
             severity="critical",
             source=self.policy.source,
             component="dsobs",
-            details={"incident": incident, "do": _look_at(incident)},
+            details={"incident": incident, "do": _look_at(incident), **self._run(incident)},
         )
+
+    def _run(self, incident: str) -> dict[str, str]:
+        """Whole, where a summary would be cut."""
+        return {"run": self._command} if incident == SCALE_OUT and self._command else {}
 
     def _carrier(self, incident: str) -> Alert | None:
         """The open page that the escalation goes into; one that has a page of its own keeps that."""
@@ -350,6 +358,7 @@ class Teller:
             annotations={
                 "summary": f"{self.policy.source}: {text}",
                 "description": f"See `{_look_at(incident)}`.",
+                **self._run(incident),
             },
             severity="critical",
             started_at=at,

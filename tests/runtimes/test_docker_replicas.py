@@ -290,7 +290,8 @@ def test_command_has_limits_rights_and_further_networks() -> None:
         "docker run --detach --name r --label dsobs.io/replica-of=vllm --restart on-failure:3 --network serving "
         "--gpus '\"device=CARDS\"' --publish PORT:8000/tcp --init --memory 8589934592 --cpus 2.5 "
         "--ulimit memlock=-1:-1 --cap-add CAP_SYS_NICE --security-opt no-new-privileges "
-        "--device /dev/fuse:/dev/fuse:rwm --tmpfs /scratch --stop-timeout 120 vllm/vllm-openai:v1 --model m && docker network connect metrics r"
+        "--device /dev/fuse:/dev/fuse:rwm --tmpfs /scratch --stop-timeout 120 vllm/vllm-openai:v1 --model m "
+        "&& docker network connect metrics r"
     )
 
 

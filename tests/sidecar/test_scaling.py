@@ -18,7 +18,7 @@ from dsobs.model.samples import Sample, labels
 from dsobs.model.scaling import Autoscaler, NoRoom, Replicas
 from dsobs.remediation.actor import LedgerStore
 from dsobs.remediation.guard import Switches
-from dsobs.remediation.ledger import SCHEMA, by_incident
+from dsobs.remediation.ledger import SCHEMA, by_incident, said
 from dsobs.remediation.turn import Alone
 from dsobs.sidecar.scaling import Around, Scaling
 from dsobs.state import StateDb
@@ -67,7 +67,7 @@ class World:
         self.killed: str | None = None
         self.port = 1
         self.servers: dict[str, list[Sample] | None] = {}
-        self.pages: list[str | None] = []
+        self.pages: list[tuple[str | None, str]] = []
 
     async def run(self, seconds: float) -> None:
         """Looks where they are due, for so long."""
@@ -96,8 +96,8 @@ async def world(tmp_path: Path, mode: str = "enforce", **settings: Any) -> Async
     async def made_read(url: str) -> list[Sample] | None:
         return made.servers.get(url)
 
-    async def made_page(text: str | None) -> None:
-        made.pages.append(text)
+    async def made_page(text: str | None, command: str) -> None:
+        made.pages.append((text, command))
 
     with contextlib.closing(StateDb(tmp_path / "state.db", SCHEMA)) as db:
         ledger = LedgerStore(db, clock.now())
@@ -126,7 +126,12 @@ async def test_sustained_demand_adds_one_replica_and_is_a_line_of_the_ledger(tmp
         assert here.fake.done == [("scale", 1, 2)]
         assert here.lines == [("scale", "reserved"), ("scale", "done")]
         (told,) = by_incident(here.ledger.current.entries)
+        (same,) = here.ledger.current.incidents()
         assert told["closed"]
+        assert same.closed
+        assert said(here.ledger.current.entries[-1].detail) == (
+            "scale Deployment vllm from 1 to 2: 1 replica wants 2.00; 2 replicas"
+        )
 
 
 async def test_observe_says_once_what_enforce_would_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -135,7 +140,7 @@ async def test_observe_says_once_what_enforce_would_do(tmp_path: Path, caplog: p
         assert here.fake.done == []
         assert here.lines == [("scale", "observed")]
     assert [r.getMessage() for r in caplog.records if "would" in r.getMessage()] == [
-        "would scale Deployment vllm from 1 to 2 (observe): 1 replicas want 2.00"
+        "would scale Deployment vllm from 1 to 2 (observe): 1 replica wants 2.00"
     ]
 
 
@@ -267,14 +272,23 @@ async def test_where_there_is_no_room_people_are_told_once_what_to_run_and_when_
         await here.run(600)
         assert host.done == []
         assert here.lines == [("scale", "refused")]
-        (page,) = [text for text in here.pages if text is not None]
+        (page,) = [page for page in here.pages if page[0] is not None]
         assert page == (
-            "one more replica is wanted (1 replicas want 2.00), and there is no room here: 0 of 2 cards are free, and "
-            "a replica takes 1; add one: docker run vllm"
+            "one more replica is wanted (1 replica wants 2.00), and there is no room here: 0 of 2 cards are free, and "
+            "a replica takes 1",
+            "docker run vllm",
         )
+        assert here.ledger.current.entries[-1].detail["run"] == "docker run vllm"
+        host.room = NoRoom("0 of 3 cards are free, and a replica takes 1", "docker run vllm")
+        await here.run(600)
+        assert len([text for text, _ in here.pages if text is not None]) == 1
+        # Somebody has taken the name: the old command would fail.
+        host.room = NoRoom("0 of 3 cards are free, and a replica takes 1", "docker run another")
+        await here.run(600)
+        assert here.pages[-1][1] == "docker run another"
         here.demand = 0.5
         await here.run(600)
-        assert here.pages[-1] is None
+        assert here.pages[-1][0] is None
 
 
 async def test_where_there_is_room_a_replica_is_added_and_its_demand_is_read_from_its_own_page(tmp_path: Path) -> None:
@@ -292,7 +306,7 @@ async def test_where_there_is_room_a_replica_is_added_and_its_demand_is_read_fro
         here.servers["http://two"] = [Sample(labels("dsobs_engine_requests_waiting", model_name="m", engine="0"), 5.0)]
         await here.run(600)
         assert host.done[1:] == [("scale", 2, 3)]
-        assert here.pages == [None]
+        assert here.pages == [(None, "")]
 
 
 async def test_runtime_that_starts_no_replicas_says_what_to_do(

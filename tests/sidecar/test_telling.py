@@ -368,11 +368,14 @@ def test_what_carries_an_escalation_outlives_a_restart() -> None:
 
 def test_wish_for_a_replica_has_a_page_of_its_own_that_ends_by_itself_and_also_after_a_restart() -> None:
     t = teller()
-    sent = t.scale_out("one more replica is wanted; add one: docker run", NOW)
+    run = f"docker run {'x' * 5000}"
+    sent = t.scale_out("one more replica is wanted", run, NOW)
     assert sent is not None
-    assert sent.summary == "[critical] gpu-1: one more replica is wanted; add one: docker run"
+    assert sent.summary == "[critical] gpu-1: one more replica is wanted"
+    assert sent.details["run"] == run
     (standing,) = [s for s in t.standing([], Ledger(), NOW) if s.labels.get("incident") == "scale-out"]
     assert standing.labels["alertname"] == "ScaleOutWanted"
+    assert standing.annotations["run"] == run
     saved = t.unsaved
     assert saved is not None
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -381,7 +384,7 @@ def test_wish_for_a_replica_has_a_page_of_its_own_that_ends_by_itself_and_also_a
         again = teller()
         again.restore(connection)
     for one in (t, again):
-        over = one.scale_out(None, NOW + 60)
+        over = one.scale_out(None, "", NOW + 60)
         assert over is not None
         assert (over.event, over.dedup_key) == (Event.RESOLVE, sent.dedup_key)
-        assert one.scale_out(None, NOW + 90) is None
+        assert one.scale_out(None, "", NOW + 90) is None
