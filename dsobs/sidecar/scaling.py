@@ -29,7 +29,10 @@ from dsobs.telemetry import SCALING_DESIRED, SCALING_REPLICAS, STEPS
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 15.0
-"""Between two looks at the workload while another number of replicas may be due."""
+"""Between two looks at the workload while another number of replicas may be due, at most."""
+LOOKS = 4
+"""Within `scaling.sustained_for`: a shorter one is looked at more often."""
+LEAST_LOOK_SECONDS = 1.0
 QUIET_SECONDS = 300.0
 """The same while this replica is neither full nor hardly used, so that an idle sidecar asks next to nothing."""
 PEER_SECONDS = 2.0
@@ -97,7 +100,8 @@ class Scaling:
             if self._paged:
                 self._task = asyncio.get_running_loop().create_task(self._tell(None))
             return
-        pause = LOOK_SECONDS if self._pressing() else QUIET_SECONDS
+        short = max(min(LOOK_SECONDS, settings.sustained_for / LOOKS), LEAST_LOOK_SECONDS)
+        pause = short if self._pressing() else QUIET_SECONDS
         if self._clock.now() - self._looked_at >= pause:
             self._looked_at = self._clock.now()
             self._task = asyncio.get_running_loop().create_task(self._look())

@@ -1,6 +1,8 @@
 """What several modules share: a Kubernetes cluster takes its time to start."""
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,9 @@ from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.images import Image
 from tests.real.kubernetes.scenes import Scenes, play_of, plays_of
+
+COMPOSE_SECONDS = 3600.0
+"""What building it may take."""
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +36,14 @@ def image_daemon() -> Iterator[Dockerd]:
     with Dockerd() as daemon:
         image.build(daemon, image.IMAGE)
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def plugin() -> Path:
+    """DOCKER_CONFIG with Docker Compose, built where it is not there yet."""
+    script = Path(__file__).with_name("compose.sh")
+    built = subprocess.run(["bash", script], check=True, stdout=subprocess.PIPE, text=True, timeout=COMPOSE_SECONDS)
+    return Path(built.stdout.strip())
 
 
 @pytest.fixture(scope="session")

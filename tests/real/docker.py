@@ -1,6 +1,7 @@
 """A private Docker daemon: installs docker.io where it is missing, leaves nothing behind."""
 
 import contextlib
+import ctypes
 import io
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,8 @@ from tests.real import apt
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
+CLONE_NEWNET = 0x40000000
+"""sched.h"""
 IMAGE = "host:latest"
 """An image of links into /usr, which containers get from this machine, read-only: its shell and its Python."""
 
@@ -39,11 +43,17 @@ def _path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+def _enter(network: int) -> None:
+    # os.setns is of Python 3.12.
+    if ctypes.CDLL(None, use_errno=True).setns(network, CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "setns")
+
+
 class Dockerd:
     """A daemon on a socket of its own, as a context; DockerUnavailable if it does not come up.
 
-    `private_network`: it and its containers have a network that leads nowhere, with bridges of their own. `programs`: a
-    folder that it looks for programs in first.
+    `private_network`: it and its containers have a network that leads nowhere, with bridges of their own, Docker's own
+    among them. `programs`: a folder that it looks for programs in first.
     """
 
     def __init__(self, *, private_network: bool = False, programs: Path | None = None) -> None:
@@ -84,7 +94,8 @@ class Dockerd:
                     *("--exec-root", str(self.folder / "exec")),
                     *("--pidfile", str(self.folder / "pid")),
                     *("--host", self.host),
-                    *("--iptables=false", "--bridge=none"),
+                    "--iptables=false",
+                    *(() if self._apart else ("--bridge=none",)),
                 ],
                 stdout=log,
                 stderr=log,
@@ -94,6 +105,18 @@ class Dockerd:
         while self.command("version", check=False).returncode:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise DockerUnavailable(f"dockerd did not start:\n{(self.folder / 'log').read_text()[-4000:]}")
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Meanwhile this thread, what it starts and the sockets that it opens are in the daemon's network."""
+        assert self.process is not None
+        own, theirs = Path("/proc/thread-self/ns/net"), Path(f"/proc/{self.process.pid}/ns/net")
+        with own.open() as before, theirs.open() as there:
+            _enter(there.fileno())
+            try:
+                yield
+            finally:
+                _enter(before.fileno())
 
     def command(self, *words: str, check: bool = True, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """The docker command against this daemon; AssertionError with its words where it failed."""

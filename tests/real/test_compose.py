@@ -32,16 +32,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy/compose"
 GUIDE = ROOT / "docs/how-to/compose.md"
 PROFILES = ("cpu", "nvidia")
-BUILD_SECONDS = 3600.0
 VARIABLES = {"DOCKER_GID": "999"}
-
-
-@pytest.fixture(scope="module")
-def plugin() -> Path:
-    """DOCKER_CONFIG with Docker Compose, built where it is not there yet."""
-    script = ROOT / "tests/real/compose.sh"
-    built = subprocess.run(["bash", script], check=True, stdout=subprocess.PIPE, text=True, timeout=BUILD_SECONDS)
-    return Path(built.stdout.strip())
 
 
 def compose(plugin: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:

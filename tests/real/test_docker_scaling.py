@@ -3,6 +3,8 @@ container is given is what the daemon says, and which cards there are is told.""
 
 import asyncio
 import json
+import os
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,26 @@ class World:
             "vllm",
             *("--network", "serving", "--network-alias", "chat", "--publish", "127.0.0.1:8000:8000"),
             *("--gpus", '"device=0"', "--shm-size", "128m", "--env", "HF_TOKEN=hf_abcdefgh", "--env", "MODE=fast"),
-            *("--label", "com.docker.compose.project=p", "--label", "team=chat", "--restart", "always"),
+            *("--label", "team=chat", "--restart", "always"),
             *options,
         )
         self.daemon.command("network", "connect", "--alias", "vllm", "metrics", "vllm")
+
+    def compose(self, plugin: Path, file: Path, *words: str) -> str:
+        """What `docker compose` printed; AssertionError where it fails."""
+        done = subprocess.run(
+            ["docker", "compose", "--file", str(file), *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "DOCKER_CONFIG": str(plugin), "DOCKER_HOST": self.daemon.host},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def running(self) -> list[str]:
+        return sorted(self.daemon.command("ps", "--format", "{{.Names}}").stdout.split())
 
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self.daemon.command("inspect", name).stdout)
@@ -87,8 +105,8 @@ async def world(daemon: Dockerd, hook: Path) -> AsyncIterator[World]:
     world = World(daemon, hook)
     yield world
     await world.runtime.close()
-    names = daemon.command("ps", "--all", "--quiet").stdout.split()
-    await asyncio.to_thread(daemon.command, "rm", "--force", *names)
+    if names := daemon.command("ps", "--all", "--quiet").stdout.split():
+        await asyncio.to_thread(daemon.command, "rm", "--force", *names)
 
 
 async def test_replica_is_the_engine_once_more_with_a_name_a_port_and_a_card_of_its_own(world: World) -> None:
@@ -134,8 +152,8 @@ async def test_without_a_free_card_there_is_the_command_that_makes_one_and_no_se
     assert (await world.there()).pods == 1
     # What it says works as it stands, where a card and a port are chosen.
     filled = room.command.replace("CARDS", "1").replace("PORT", "8010")
-    words = ("sh", "-c", f"HF_TOKEN=mine {filled.replace('docker run', f'docker --host {world.daemon.host} run', 1)}")
-    process = await asyncio.create_subprocess_exec(*words)
+    environ = {**os.environ, "DOCKER_HOST": world.daemon.host, "HF_TOKEN": "mine"}
+    process = await asyncio.create_subprocess_exec("sh", "-c", filled, env=environ)
     assert await process.wait() == 0
     made = world.inspect("vllm-replica-2")
     engine = world.inspect("vllm")
@@ -143,6 +161,8 @@ async def test_without_a_free_card_there_is_the_command_that_makes_one_and_no_se
     for key in ("Binds", "ShmSize", "NetworkMode"):
         assert made["HostConfig"][key] == engine["HostConfig"][key]
     assert made["Config"]["Cmd"] == engine["Config"]["Cmd"]
+    assert made["Config"]["Labels"]["team"] == "chat"
+    assert set(made["NetworkSettings"]["Networks"]) == {"serving", "metrics"}
     found = await world.there()
     assert (found.wanted, found.ready) == (2, 2)
     # Made by a person, it counts and is not taken away.
@@ -160,6 +180,59 @@ async def test_scale_in_takes_away_the_last_that_dsobs_made_and_nothing_else(wor
     assert said == "vllm-replica-3 was stopped and removed"
     names = world.daemon.command("ps", "--all", "--format", "{{.Names}}").stdout.split()
     assert sorted(names) == ["vllm", "vllm-replica-2"]
+
+
+PROJECT = """
+name: chat
+services:
+  vllm:
+    image: host:latest
+    container_name: vllm
+    command: [sh, -c, 'trap "exit 0" TERM; sleep 1000 & wait']
+    environment: {VERSION: "1"}
+    restart: always
+    stop_grace_period: 2s
+    ports: ["127.0.0.1:8000:8000"]
+    volumes: ["/usr:/usr:ro"]
+    deploy:
+      resources:
+        reservations:
+          devices: [{driver: nvidia, device_ids: ["0"], capabilities: [gpu]}]
+"""
+
+
+@pytest.mark.real("cluster")
+async def test_replica_of_a_compose_service_is_listed_stopped_started_and_removed_by_compose(
+    world: World, plugin: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "compose.yaml"
+    file.write_text(PROJECT)
+    world.compose(plugin, file, "up", "--detach")
+    said = await world.runtime.scale(await world.there(), 2)
+    assert said == "vllm-replica-2 was started (port 8001, card GPU-1)"
+    both = ["vllm", "vllm-replica-2"]
+    assert sorted(world.compose(plugin, file, "ps", "--format", "{{.Name}}").split()) == both
+    world.compose(plugin, file, "stop")
+    assert world.running() == []
+    world.compose(plugin, file, "start")
+    assert world.running() == both
+    # The file asks for one: the engine stays as it is, and the replica goes.
+    began = world.inspect("vllm")["State"]["StartedAt"]
+    world.compose(plugin, file, "up", "--detach")
+    assert world.running() == ["vllm"]
+    assert world.inspect("vllm")["State"]["StartedAt"] == began
+    # Another definition: one container of that, under the engine's name, and the next replica is of it.
+    await world.runtime.scale(await world.there(), 2)
+    file.write_text(PROJECT.replace('"1"', '"2"'))
+    world.compose(plugin, file, "up", "--detach")
+    assert world.running() == ["vllm"]
+    await world.runtime.scale(await world.there(), 2)
+    assert world.running() == both
+    for name in both:
+        assert "VERSION=2" in world.inspect(name)["Config"]["Env"]
+    world.compose(plugin, file, "down")
+    assert world.daemon.command("ps", "--all", "--quiet").stdout == ""
+    assert "chat_default" not in world.daemon.command("network", "ls").stdout
 
 
 async def test_replica_that_can_not_start_leaves_nothing_behind(world: World) -> None:
