@@ -158,6 +158,8 @@ def free_cards(engine: Json, others: Sequence[Json], cards: tuple[Gpu, ...] | Un
                 return Unknown(f"which cards {name_of(each)} has is not known: {found.reason}")
             reserved |= set(found)
     kinds = {card.name for card in cards if card.uuid in mine}
+    if "" in kinds:
+        return Unknown("which product the engine's cards are is not known")
     free = [
         card.uuid for card in cards if card.uuid and card.uuid not in reserved and card.name in kinds and _idle(card)
     ]

@@ -121,6 +121,7 @@ def test_container_that_has_ended_for_good_reserves_nothing_and_one_that_docker_
         card(1, 0, unknown="lost"),
         card(1, 0, processes=(GpuProcess(1, 0),)),
         Gpu(1, "GPU-1", "L4", 24 * GIB, 0),
+        Gpu(1, "GPU-1", "", 24 * GIB, 0),
     ],
 )
 def test_card_in_use_unknown_or_of_another_product_is_not_free(busy: Gpu) -> None:
@@ -134,6 +135,12 @@ def test_card_in_use_unknown_or_of_another_product_is_not_free(busy: Gpu) -> Non
         (container(), [], Unknown("NVML is not there"), "whether a card is free is not known: NVML is not there"),
         (container(cards=()), [], CARDS, "the engine has no GPU"),
         (requested(Count=-1), [], CARDS, "which cards the engine has is not known: it is given all cards"),
+        (
+            container(),
+            [],
+            (Gpu(0, "GPU-0", "", GIB, 0), Gpu(1, "GPU-1", "", GIB, 0)),
+            "which product the engine's cards are is not known",
+        ),
         (container(cards=("7",)), [], CARDS, "not among those that dsobs sees: 7"),
         (container(cards=("MIG-1",)), [], CARDS, "not among those that dsobs sees: MIG-1"),
         (container(), [container("b", ("MIG-1",))], CARDS, "which cards b has is not known"),
