@@ -50,11 +50,11 @@ def daemon(hook: Path) -> Iterator[Dockerd]:
 
 
 class World:
-    def __init__(self, daemon: Dockerd, hook: Path) -> None:
+    def __init__(self, daemon: Dockerd, hook: Path, target: str) -> None:
         self.daemon = daemon
         self.hook = hook
         settings = RuntimeSettings(name="docker", container="vllm", docker_host=daemon.host, timeout=10.0)
-        self.runtime = DockerRuntime(settings, target="http://vllm:8000")
+        self.runtime = DockerRuntime(settings, target=target)
         assert isinstance(self.runtime, Places)
         self.runtime.cards = lambda: self.cards
         self.cards = cards(130, 0, 0)
@@ -101,8 +101,8 @@ class World:
 
 
 @pytest.fixture
-async def world(daemon: Dockerd, hook: Path) -> AsyncIterator[World]:
-    world = World(daemon, hook)
+async def world(daemon: Dockerd, hook: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
+    world = World(daemon, hook, getattr(request, "param", "http://vllm:8000"))
     yield world
     await world.runtime.close()
     if names := daemon.command("ps", "--all", "--quiet").stdout.split():
@@ -168,6 +168,20 @@ async def test_without_a_free_card_there_is_the_command_that_makes_one_and_no_se
     # Made by a person, it counts and is not taken away.
     with pytest.raises(RuntimeHeld, match="dsobs made none of the replicas"):
         await world.runtime.scale(found, 1)
+
+
+@pytest.mark.parametrize("world", ["http://127.0.0.1:8000"], indirect=True)
+async def test_command_for_an_engine_on_the_hosts_network_makes_one_that_publishes_its_port(world: World) -> None:
+    world.run("vllm", "--network", "host", "--gpus", '"device=0"')
+    room = await world.runtime.no_room()
+    assert room is not None
+    assert room.reason == "it shares its network (host), where its port is taken"
+    environ = {**os.environ, "DOCKER_HOST": world.daemon.host}
+    filled = room.command.replace("CARDS", "1").replace("PORT", "127.0.0.1:8010")
+    process = await asyncio.create_subprocess_exec("sh", "-c", filled, env=environ)
+    assert await process.wait() == 0
+    found = await world.there()
+    assert (found.wanted, found.servers) == (2, ("http://127.0.0.1:8010",))
 
 
 async def test_scale_in_takes_away_the_last_that_dsobs_made_and_nothing_else(world: World) -> None:
