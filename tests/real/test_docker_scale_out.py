@@ -209,6 +209,13 @@ async def test_load_adds_replicas_one_by_one_up_to_the_maximum_and_its_end_takes
             for key in ("Env", "Cmd", "StopTimeout", "WorkingDir"):
                 assert replica["Config"][key] == engine["Config"][key]
             assert replica["HostConfig"]["Binds"] == engine["HostConfig"]["Binds"]
+        told = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dsobs.cli", *shlex.split(guide("sh", "dsobs incidents"))[1:]),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+        )
+        listed = (await told.communicate())[0].decode()
+        assert (told.returncode, listed.count("closed  scale done: scale container vllm from")) == (0, 2), listed
         # No load; somebody still asks the newest replica, and no request of his is cut.
         load.terminate()
         machine.set(scaling={"scale_in": True, "scale_in_after": "2s"})

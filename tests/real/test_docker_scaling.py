@@ -17,9 +17,12 @@ from dsobs.model.runtime import RuntimeHeld, RuntimeRefused
 from dsobs.model.scaling import Places, Replicas
 from dsobs.runtimes.docker import DockerRuntime
 from dsobs.runtimes.docker_replicas import MADE_BY, REPLICA_OF
+from tests.contracts.runtime_contract import until
+from tests.docs.test_docs import blocks
 from tests.real.docker import IMAGE, Dockerd
 
 pytestmark = pytest.mark.real("seconds")
+GUIDE = Path(__file__).parents[2] / "docs/how-to/scale-out.md"
 GIB = 1 << 30
 WAIT = 'trap "exit 0" TERM; sleep 1000 & wait'
 LISTEN = "import socket, time; s = socket.create_server(('127.0.0.1', 8001)); time.sleep(1000)"
@@ -88,6 +91,16 @@ class World:
 
     def running(self) -> list[str]:
         return sorted(self.daemon.command("ps", "--format", "{{.Names}}").stdout.split())
+
+    def address(self, name: str) -> str:
+        """In the only network that it is in."""
+        (network,) = self.inspect(name)["NetworkSettings"]["Networks"].values()
+        return str(network["IPAddress"])
+
+    def addresses(self, name: str, *, of: str) -> list[str]:
+        """Those of `name` as the container `of` finds them."""
+        code = f"import socket; print(*socket.gethostbyname_ex({name!r})[2])"
+        return self.daemon.command("exec", of, "/usr/bin/python3", "-c", code).stdout.split()
 
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self.daemon.command("inspect", name).stdout)
@@ -194,6 +207,13 @@ async def test_scale_in_takes_away_the_last_that_dsobs_made_and_nothing_else(wor
     assert said == "vllm-replica-3 was stopped and removed"
     names = world.daemon.command("ps", "--all", "--format", "{{.Names}}").stdout.split()
     assert sorted(names) == ["vllm", "vllm-replica-2"]
+    # The guide's way to have all of them anew.
+    (line,) = [block.text for block in blocks() if block.page == GUIDE and "xargs" in block.text]
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", line, env={**os.environ, "DOCKER_HOST": world.daemon.host}, stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
+    assert world.running() == ["vllm"]
 
 
 PROJECT = """
@@ -202,7 +222,7 @@ services:
   vllm:
     image: host:latest
     container_name: vllm
-    command: [sh, -c, 'trap "exit 0" TERM; sleep 1000 & wait']
+    command: [sh, -c, 'trap "exit 0" TERM; echo ready; sleep 1000 & wait']
     environment: {VERSION: "1"}
     restart: always
     stop_grace_period: 2s
@@ -226,6 +246,13 @@ async def test_replica_of_a_compose_service_is_listed_stopped_started_and_remove
     assert said == "vllm-replica-2 was started (port 8001, card GPU-1)"
     both = ["vllm", "vllm-replica-2"]
     assert sorted(world.compose(plugin, file, "ps", "--format", "{{.Name}}").split()) == both
+    await until(
+        lambda: asyncio.to_thread(world.compose, plugin, file, "logs", "--no-log-prefix"),
+        lambda text: text.split() == ["ready", "ready"],
+    )
+    # Of its network it has its own name, and the service's is the engine's alone.
+    assert world.addresses("vllm", of="vllm") == [world.address("vllm")]
+    assert world.addresses("vllm-replica-2", of="vllm") == [world.address("vllm-replica-2")]
     world.compose(plugin, file, "stop")
     assert world.running() == []
     world.compose(plugin, file, "start")
