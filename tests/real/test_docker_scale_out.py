@@ -162,6 +162,16 @@ class Place:
         await self.here.until(enough, 120, f"{least} times {state}")
         return found
 
+    async def incidents(self, *words: str) -> str:
+        """What the guide's `dsobs incidents` prints."""
+        command = (*shlex.split(guide("sh", "dsobs incidents"))[1:], *words)
+        told = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "dsobs.cli", *command), cwd=self.here.folder, stdout=asyncio.subprocess.PIPE
+        )
+        text = (await told.communicate())[0].decode()
+        assert told.returncode == 0, text
+        return text
+
     def said(self, text: str) -> bool:
         return any(text in message for _, _, message in self.here.events)
 
@@ -209,13 +219,8 @@ async def test_load_adds_replicas_one_by_one_up_to_the_maximum_and_its_end_takes
             for key in ("Env", "Cmd", "StopTimeout", "WorkingDir"):
                 assert replica["Config"][key] == engine["Config"][key]
             assert replica["HostConfig"]["Binds"] == engine["HostConfig"]["Binds"]
-        told = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "dsobs.cli", *shlex.split(guide("sh", "dsobs incidents"))[1:]),
-            cwd=tmp_path,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        listed = (await told.communicate())[0].decode()
-        assert (told.returncode, listed.count("closed  scale done: scale container vllm from")) == (0, 2), listed
+        listed = await machine.incidents()
+        assert listed.count("closed  scale done: scale container vllm from") == 2, listed
         # No load; somebody still asks the newest replica, and no request of his is cut.
         load.terminate()
         machine.set(scaling={"scale_in": True, "scale_in_after": "2s"})
@@ -254,16 +259,19 @@ async def test_no_free_card_is_a_page_with_the_command_which_makes_a_replica_tha
         wanted: list[dict[str, Any]] = []
 
         def told() -> bool:
-            wanted[:] = [e for e in pagerduty.events if "one more replica is wanted" in str(e.get("payload"))]
+            # Before the cards were read it is another reason.
+            why = "there is no room here: 0 of 8 cards are free, and a replica takes 1"
+            wanted[:] = [event for event in pagerduty.events if why in str(event.get("payload"))]
             return bool(wanted)
 
         await pagerduty.wait_for(told, 60)
-        (event,) = wanted
-        assert "there is no room here: 0 of 8 cards are free, and a replica takes 1" in event["payload"]["summary"]
+        event = wanted[0]
+        assert "one more replica is wanted" in event["payload"]["summary"]
         command = event["payload"]["custom_details"]["run"]
         assert command.startswith("docker run --detach --name chat-replica-2 ")
-        (refused,) = await machine.steps("refused", 1)
-        assert refused["detail"]["run"] == command
+        assert command in {step["detail"]["run"] for step in await machine.steps("refused", 1)}
+        incident = next(each["id"] for each in await here.incidents() if each["entries"][0]["kind"] == "scale")
+        assert f"run  {command}\n" in await machine.incidents(incident)
         assert await machine.names() == ["chat"]
         # A person takes a card of another kind.
         filled = command.replace("CARDS", str(PRODUCTS.index("A10"))).replace("PORT", "8111")
@@ -293,9 +301,9 @@ async def test_in_observe_mode_and_under_the_kill_switch_it_is_only_said_what_wo
         await observing.here.start_load(8, "--max-tokens", "8", "16")
         await observing.dsobs("code", 8200, remediation={"mode": "observe"})
         await stopped.dsobs("code", 8200, remediation={"kill_switch_file": str(killed)})
-        for machine, action in ((observing, "scale-observed"), (stopped, "scale-refused")):
-            await machine.here.until(lambda m=machine, a=action: m.here.happened(a), 60, action)  # type: ignore[misc]
-        assert observing.said("would scale container code from 1 to 2 (observe): 1 replica wants")
-        assert stopped.said(f"scale refused: scale container code from 1 to 2: kill switch: file {killed}")
+        would = "would scale container code from 1 to 2 (observe): 1 replica wants"
+        await observing.here.until(lambda: observing.said(would), 60, would)
+        refused = f"scale refused: scale container code from 1 to 2: kill switch: file {killed}"
+        await stopped.here.until(lambda: stopped.said(refused), 60, refused)
         assert await observing.names() == ["code"]
         assert await observing.steps("reserved") == await stopped.steps("reserved") == []

@@ -134,6 +134,12 @@ async def test_sustained_demand_adds_one_replica_and_is_a_line_of_the_ledger(tmp
         )
 
 
+async def test_a_short_time_for_which_a_replica_must_be_wanted_is_kept(tmp_path: Path) -> None:
+    async with world(tmp_path, sustained_for=4) as here:
+        await here.run(10)
+        assert here.fake.done == [("scale", 1, 2)]
+
+
 async def test_observe_says_once_what_enforce_would_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with world(tmp_path, "observe") as here:
         await here.run(600)
