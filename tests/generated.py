@@ -50,28 +50,34 @@ GENERATED: Sequence[tuple[str, Callable[[], str]]] = (
     ("docs/reference/metrics.md", metrics),
     ("docs/reference/log-faults.md", log_faults_page),
     (NVML_README, nvml_readme),
-    *packaged.files(),
     *((f"dashboards/grafana/{name}.json", partial(grafana.text, name)) for name in grafana.DASHBOARDS),
     *((f"docs/runbooks/{alert}.md", partial(runbook, alert)) for alert in runbooks.PANELS),
     *((f"dashboards/kibana/{name}.ndjson", partial(kibana.text, name)) for name in kibana.FILES),
+    # Copies of others of these files.
+    *packaged.files(),
 )
-"""Path from the repository's root, and what gives the file's text. A part that generates a file adds its line here."""
+"""Path from the repository's root, and what gives the file's text; what is made of another of them stands after it.
+A part that generates a file adds its line here."""
+
+
+def _differs(path: Path, text: Callable[[], str]) -> bool:
+    return not path.is_file() or path.read_text() != text()
 
 
 def differing(root: Path = ROOT) -> list[str]:
     """Paths of the files under `root` that are not as the code would write them."""
-    return [path for path, text in GENERATED if not (root / path).is_file() or (root / path).read_text() != text()]
+    return [path for path, text in GENERATED if _differs(root / path, text)]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Writes what differs, or under `--check` names it and returns 1."""
-    paths = differing()
     if "--check" in arguments:
+        paths = differing()
         for path in paths:
             print(f"{path}: not as generated; run `make generate`", file=sys.stderr)
         return 1 if paths else 0
     for path, text in GENERATED:
-        if path in paths:
+        if _differs(ROOT / path, text):
             (ROOT / path).parent.mkdir(parents=True, exist_ok=True)
             (ROOT / path).write_text(text())
             print(f"wrote {path}")

@@ -3,6 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.source.parts import SERVER, board, chart, indicator_chart, number, query, row, rows, states
+from dsobs.config import Config
 
 _FIRING = f'ALERTS{{{SERVER},alertstate="firing",severity!="none"}}'
 _SEEN = f"0 * count(dsobs_engine_seen{{{SERVER}}})"
@@ -23,9 +24,9 @@ def actions() -> Dashboard:
             "What pages at once?",
             "Above 0.",
             f'count({_FIRING[:-1]},severity="critical"}}) or {_SEEN}',
-            1.0,
+            0,
         ),
-        ("Warnings", "What else fires?", "Above 0.", f'count({_FIRING[:-1]},severity="warning"}}) or {_SEEN}', 1.0),
+        ("Warnings", "What else fires?", "Above 0.", f'count({_FIRING[:-1]},severity="warning"}}) or {_SEEN}', 0),
         (
             "Pending",
             "What is about to fire?",
@@ -38,21 +39,21 @@ def actions() -> Dashboard:
             "On how many does an alert of the engine's own stand?",
             "Above 0: it was restarted and has not proved itself, or waits for somebody.",
             f"sum(dsobs_engine_fault{{{SERVER}}})",
-            1.0,
+            0,
         ),
         (
             "Restarts in 24 hours",
             "How many, at the worst server?",
             "Above 3 dsobs does no more.",
             f"max(dsobs_container_restarts_24h{{{SERVER}}})",
-            4.0,
+            Config().rules.restarts.threshold,
         ),
         (
             "Ledger can't be written",
             "On how many can no action be recorded?",
             "Above 0: nothing is repaired there.",
             f"count(dsobs_ledger_writable{{{SERVER}}} == 0) or {_SEEN}",
-            1.0,
+            0,
         ),
     ):
         made = made.with_panel(number(title, question, bad, "alerts", expr, threshold=threshold))
@@ -86,14 +87,6 @@ def actions() -> Dashboard:
             _grown("dsobs_remediation_steps_total", "action, result"),
         ),
         (
-            "Restarts in 24 hours",
-            "How near is the limit?",
-            "Above 3: something keeps ending the engine.",
-            "none",
-            "{{instance}}",
-            f"topk(20, dsobs_container_restarts_24h{{{SERVER}}})",
-        ),
-        (
             "Probes within the hour",
             "Were synthetic requests answered?",
             "timeout, with work outstanding.",
@@ -103,6 +96,7 @@ def actions() -> Dashboard:
         ),
     ):
         made = made.with_panel(chart(title, question, bad, unit, query(expr, legend)))
+    made = made.with_panel(indicator_chart("restarts_24h"))
     made = made.with_panel(
         chart(
             "Stall and its limit",

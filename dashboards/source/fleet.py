@@ -39,7 +39,7 @@ def fleet() -> Dashboard:
             "How many take none?",
             "Above 0: down, starting, or /health fails.",
             f"count({_READY} == 0) or 0 * count({_READY})",
-            1.0,
+            0,
             "lower",
         ),
         (
@@ -47,7 +47,7 @@ def fleet() -> Dashboard:
             "How many have an alert that fires?",
             "Above 0: look at the table below.",
             f"count({series_of(INDICATORS['alerts_firing'])} > 0) or 0 * count({_READY})",
-            1.0,
+            0,
             "lower",
         ),
         (
@@ -55,7 +55,7 @@ def fleet() -> Dashboard:
             "How many had a fault of a card within the hour?",
             "Above 0: see the GPU dashboard.",
             f"count({series_of(INDICATORS['gpu_faults'])} > 0) or 0 * count({_READY})",
-            1.0,
+            0,
             "lower",
         ),
         (
@@ -63,7 +63,7 @@ def fleet() -> Dashboard:
             "How many were restarted more often than is allowed in 24 hours?",
             "Above 0: dsobs restarts those no more.",
             f"count({series_of(INDICATORS['restarts_24h'])} > {_RESTARTS}) or 0 * count({_READY})",
-            1.0,
+            0,
             "lower",
         ),
     ):

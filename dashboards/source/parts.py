@@ -70,11 +70,16 @@ def _asked(panel: AnyPanel, queries: Iterable[prometheus.Dataquery]) -> AnyPanel
     return panel
 
 
-def limits(bad: float | None, better: Better) -> builders.ThresholdsConfig:
-    """Green and red on both sides of a threshold; one colour without one."""
+def limits(bad: float | None, better: Better, unit_name: str) -> builders.ThresholdsConfig:
+    """Green and red on both sides of a threshold, beyond which a value is bad; one colour without one.
+
+    Grafana colours from a step's own value on. So what is counted, and too many above the threshold, is red from the
+    next whole number on: 0 alerts, or 3 restarts where 3 are allowed, are green.
+    """
     steps = [dashboard.Threshold(value=None, color=_COLOURS[bad is not None and better is Better.HIGHER])]
     if bad is not None:
-        steps.append(dashboard.Threshold(value=bad, color=_COLOURS[better is Better.LOWER]))
+        counted = unit_name not in _UNITS and float(bad).is_integer() and better is Better.LOWER
+        steps.append(dashboard.Threshold(value=bad + counted, color=_COLOURS[better is Better.LOWER]))
     return builders.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
@@ -97,7 +102,7 @@ def chart(
     stacked: bool = False,
     span: int = 8,
 ) -> timeseries.Panel:
-    """Lines over time. A threshold is drawn as a dashed line."""
+    """Lines over time. Where a value begins to be bad is a dashed line."""
     made = (
         timeseries.Panel()
         .title(title)
@@ -120,7 +125,7 @@ def chart(
         .tooltip(
             common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
         )
-        .thresholds(limits(threshold, better))
+        .thresholds(limits(threshold, better, unit_name))
     )
     if threshold is not None:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
@@ -155,7 +160,7 @@ def number(
         .color_mode(common.BigValueColorMode.BACKGROUND if threshold is not None else common.BigValueColorMode.VALUE)
         .graph_mode(common.BigValueGraphMode.AREA)
         .reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]))
-        .thresholds(limits(threshold, better))
+        .thresholds(limits(threshold, better, unit_name))
     )
     if words:
         made = made.mappings(_mapped(words))

@@ -13,7 +13,7 @@ from dashboards.source import DASHBOARDS, document, runbooks
 from dsobs import promql
 from dsobs.api.exposition import ALERT_SERIES
 from dsobs.config import Config
-from dsobs.indicators import INDICATORS
+from dsobs.indicators import INDICATORS, Better, Indicator
 from dsobs.logs import metrics as log_metrics
 from dsobs.logs.indices.fields import TYPES
 from dsobs.model.signals import SIGNALS
@@ -23,6 +23,8 @@ from tests.dashboards import asked, expanded
 FOLDER = Path(__file__).parents[2] / "dashboards" / "grafana"
 QUERIES = list(asked())
 PROMETHEUS = [one for one in QUERIES if not one.elasticsearch]
+RESTARTS = "Restarts in 24 hours"
+COUNTED = {"requests", "restarts", "faults", "errors", "alerts", "lines", "bool"}
 
 
 def panels(name: str) -> list[dict[str, Any]]:
@@ -96,13 +98,48 @@ def test_no_panel_shows_a_series_for_each_of_1000_servers() -> None:
     assert set(unbounded) == {("gpu", "Cards"), ("gpu", "Faults")}
 
 
-def test_thresholds_are_those_of_the_rules_settings() -> None:
+def colour(panel: dict[str, Any], value: float) -> str:
+    """Grafana's: of the last step that begins at the value or below it."""
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    return str([step["color"] for step in steps if step.get("value") is None or step["value"] <= value][-1])
+
+
+@pytest.mark.parametrize("one", INDICATORS.values(), ids=lambda one: one.name)
+def test_a_panel_of_an_indicator_is_red_only_beyond_the_threshold_of_the_rules_settings(one: Indicator) -> None:
+    shown = [panel for name in DASHBOARDS for panel in panels(name) if panel["title"] == one.title]
+    shown = [panel for panel in shown if panel["type"] == "timeseries" or panel in panels("server") + panels("gpu")]
+    assert shown
+    threshold = one.threshold_of(Config())
+    if threshold is None:
+        server = next(panel for panel in shown if panel in panels("server"))
+        assert len(server["fieldConfig"]["defaults"]["thresholds"]["steps"]) == 1
+        return
+    worse = -1 if one.better is Better.HIGHER else 1
+    # What is measured meets its threshold to the last digit as good as never; what is counted does.
+    good = threshold if one.unit in COUNTED or worse == -1 else threshold * 0.999
+    bad = threshold + worse * (1 if one.unit in COUNTED else 0.001)
+    assert (one.is_bad(good, Config()), one.is_bad(bad, Config())) == (False, True)
+    for panel in shown:
+        assert (colour(panel, good), colour(panel, bad)) == ("green", "red"), panel["type"]
+
+
+def test_a_share_is_red_from_its_threshold_on_and_what_is_counted_from_the_next_number() -> None:
     charts = {panel["title"]: panel for panel in panels("server") if panel["type"] == "timeseries"}
-    assert {one.title for one in INDICATORS.values()} <= set(charts)
-    for one in INDICATORS.values():
-        steps = charts[one.title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
-        threshold = one.threshold_of(Config())
-        assert [step.get("value") for step in steps[1:]] == ([] if threshold is None else [threshold]), one.name
+    steps = {
+        name: charts[INDICATORS[name].title]["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"]
+        for name in ("gpu_memory_effective", "time_to_first_token_p99", "preemption_rate", "restarts_24h", "gpu_faults")
+    }
+    assert list(steps.values()) == [0.85, 0.5, 0.1, 4, 1]
+
+
+def test_no_number_is_red_where_nothing_is_wrong() -> None:
+    """Counts of what is wrong, at 0; the worst server restarted as often as is allowed."""
+    for name in DASHBOARDS:
+        for panel in panels(name):
+            if panel["type"] == "stat" and panel["fieldConfig"]["defaults"]["unit"] == "none":
+                assert panel["title"] == "Ready" or colour(panel, 0.0) == "green", (name, panel["title"])
+    (restarts,) = [panel for panel in panels("actions") if (panel["type"], panel["title"]) == ("stat", RESTARTS)]
+    assert [colour(restarts, value) for value in (3.0, 4.0)] == ["green", "red"]
 
 
 def test_panels_lie_beside_each_other() -> None:
