@@ -1,4 +1,4 @@
-"""One question to the API of a running dsobs, with the control token of its settings."""
+"""One question to the API of a running dsobs; with the control token of its settings where it is to change something."""
 
 import asyncio
 from typing import Any
@@ -11,14 +11,15 @@ from dsobs.config import Config
 def ask(config: Config, method: str, path: str, **more: Any) -> Any:
     """`data` of the answer to `method` on `path` below `/api/v1`; `more` as aiohttp's request takes it.
 
-    CommandError where the token can't be read, none answers (3) or it refuses (1).
+    CommandError where the token is needed and can't be read (2), none answers (3) or it refuses (1).
     """
     import aiohttp
 
     from dsobs.config import SecretError
 
     async def exchange() -> tuple[int, Any]:
-        token = config.api.control_token
+        # Who only looks may have none of the secrets that dsobs runs with.
+        token = config.api.control_token if method != "GET" else None
         headers = {"Authorization": f"Bearer {token.reveal()}"} if token is not None else {}
         host, _, port = config.api.listen.rpartition(":")
         base = f"http://{host if host not in ('', '0.0.0.0') else '127.0.0.1'}:{port}/api/v1"  # noqa: S104

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -73,6 +74,23 @@ def test_one_screen_has_state_evidence_alerts_indicators_and_repair(capsys: pyte
         assert len(printed.splitlines()) <= 45
         assert main(["status", "--json", "--listen", address]) == ExitCode.FAILED
         assert json.loads(capsys.readouterr().out) == orjson.loads(orjson.dumps(source.shown))
+
+
+def test_who_looks_needs_none_of_the_secrets_that_dsobs_runs_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in the shell of the engineer on call, with the settings file of the service."""
+    monkeypatch.delenv("CONTROL_TOKEN", raising=False)
+    source = MemorySource()
+    source.shown = SCENES["healthy"]()[0]
+    with served(source) as address:
+        settings = tmp_path / "dsobs.yaml"
+        settings.write_text(f"api: {{listen: '{address}', control_token: env:CONTROL_TOKEN}}\n")
+        assert main(["status", "--config", str(settings)]) == ExitCode.DONE
+        assert main(["silence", "list", "--config", str(settings)]) == ExitCode.DONE
+        capsys.readouterr()
+        assert main(["silence", "kill-switch", "on", "--config", str(settings)]) == ExitCode.USAGE
+        assert "CONTROL_TOKEN is not set" in capsys.readouterr().err
 
 
 def test_text_of_others_moves_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
