@@ -1,4 +1,4 @@
-"""One question to the API of a running dsobs; with the control token of its settings where it is to change something."""
+"""One question to the API of a running dsobs; with its control token where something is to be changed."""
 
 import asyncio
 from typing import Any

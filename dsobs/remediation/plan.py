@@ -217,6 +217,33 @@ def due(alert: Alert, view: View, now: float, settings: Settings) -> str | None:
     return None
 
 
+def awaited(alert: Alert, view: View, now: float, settings: Settings) -> str:
+    """What an alert that asks for a restart, and is not `due`, still waits for."""
+    if alert.name == "EngineUnresponsive" and view.unresponsive_since is not None:
+        return _standstill_awaited(view.unresponsive_since, view, now, settings)
+    if alert.name == "EngineDown" and view.down_since is not None:
+        if (left := settings.down_grace - (now - view.down_since)) > 0:
+            return f"{left:.0f} s more for its runtime to start it again (remediation.down_grace)"
+        return "its runtime, which may be starting it again, or a request that is answered with an error"
+    hung = next((engine for engine in view.engines if engine.failed_at is not None), None)
+    if alert.name != "EngineHung" or hung is None or hung.failed_at is None:
+        return "more evidence"
+    if now - hung.last_seen_at > FRESH_SECONDS:
+        return f"its page, or {_standstill_awaited(hung.failed_at, view, now, settings)}"
+    worked_at = _worked_at(hung, view)
+    if (left := settings.confirm_hang - (hung.last_seen_at - (worked_at or hung.failed_at))) > 0:
+        what = "progress" if worked_at is None else "progress and without work of CPU or GPU"
+        return f"{left:.0f} s more without {what} (remediation.confirm_hang)"
+    return "more evidence"
+
+
+def _standstill_awaited(since: float, view: View, now: float, settings: Settings) -> str:
+    if view.still_since is None:
+        return "CPU or GPU to stand still, which is not seen"
+    left = settings.confirm_unresponsive - (now - max(since, view.still_since))
+    return f"{max(left, 0.0):.0f} s more of a standstill of CPU or GPU (remediation.confirm_unresponsive)"
+
+
 def _hung_due(engine: EngineProgress, view: View, now: float, settings: Settings) -> str | None:
     failed_at, seen_at = engine.failed_at, engine.last_seen_at
     if failed_at is None or engine.last_moved_at >= failed_at:

@@ -32,7 +32,7 @@ from dsobs.model.status import (
 )
 from dsobs.remediation.guard import GUARDS, Case, Switches, cooldown_left, restarts_used
 from dsobs.remediation.ledger import Incident, Ledger, said
-from dsobs.remediation.plan import ACTION_LABEL, Step, gpu_fault_of, under_repair
+from dsobs.remediation.plan import ACTION_LABEL, Step, awaited, gpu_fault_of, under_repair
 from dsobs.series.store import Series, Store, is_stale
 from dsobs.sidecar.facts import OF_NOBODY, Seen, facts, faults, start_up, state_of
 from dsobs.sidecar.plain import plain
@@ -301,14 +301,25 @@ def _next_text(seen: Seen, held: Held, state: State) -> str:
     going_on = held.ledger.open_incident()
     if going_on is not None and under_repair(held.ledger):
         return f"A restart of incident {going_on.id} is under way, or is being verified."
-    asking = sorted({alert.name for alert in faults(seen.alerts) if alert.labels.get(ACTION_LABEL) == "restart"})
+    asking = [alert for alert in faults(seen.alerts) if alert.labels.get(ACTION_LABEL) == "restart"]
     if asking:
-        return f"{' and '.join(asking)} may lead to a restart: its evidence is not enough yet, or it is silenced."
+        return _cut(" ".join(dict.fromkeys(_awaiting(alert, seen, held, observes=observes) for alert in asking)))
     if going_on is not None:
         return f"Incident {going_on.id} is open: it is closed once the engine stays well."
     if state is State.UNKNOWN:
         return "Nothing: nothing is repaired while the state is not known."
     return "Nothing: no alert asks for a repair."
+
+
+def _awaiting(alert: Alert, seen: Seen, held: Held, *, observes: bool) -> str:
+    """What an alert that asks for a restart leads to, and what it waits for."""
+    if alert.fingerprint in held.silenced:
+        return f"Nothing for {alert.name}: it is silenced, and nothing is repaired while that holds."
+    if not alert.confirmed:
+        return f"Nothing for {alert.name} yet: it is from before dsobs was restarted, and has to be seen anew."
+    note = "; mode is observe, so it is only noted" if observes else ""
+    waits = awaited(alert, seen.view, seen.now, seen.config.remediation)
+    return f"{alert.name} leads to a restart, unless a guard refuses{note}. It waits for {waits}."
 
 
 def _unknown(seen: Seen, tiles: Sequence[Tile]) -> dict[str, str]:

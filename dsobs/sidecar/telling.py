@@ -79,11 +79,11 @@ class Policy:
         return {"instance": self.instance or self.source, **alert.labels, "alertname": alert.name}
 
     def next_step(self, alert: Alert) -> str:
-        """What dsobs does about an alert, in words."""
+        """What dsobs does about an alert, or would do, in words."""
         if alert.labels.get("action", "") != "restart":
             return "nothing; this is for a person"
         if self.mode is Mode.OBSERVE:
-            return "nothing: remediation.mode is observe"
+            return "nothing: remediation.mode is observe; in enforce it would restart the engine once that is confirmed"
         return "restarts the engine once it is confirmed and no guard refuses"
 
 

@@ -13,7 +13,7 @@ from dsobs.model.turn import Fleet
 from dsobs.model.view import EngineProgress, View, Witness
 from dsobs.remediation.guard import Switches
 from dsobs.remediation.ledger import Entry, Ledger
-from dsobs.remediation.plan import Step, plan
+from dsobs.remediation.plan import Step, awaited, due, plan
 
 NOW = 10_000.0
 RUNNING = RuntimeView("docker", "c", running=True, started_at=1000.0)
@@ -343,6 +343,43 @@ def test_unresponsive_needs_5_minutes_and_a_second_source_that_stands_still_over
         still_since=None if still is None else NOW - still,
     )
     assert bool(restarts(do([alert("EngineUnresponsive")], view))) is restarted
+
+
+@pytest.mark.parametrize(
+    ("name", "view", "waits"),
+    [
+        (
+            "EngineHung",
+            replace(VIEW, engines=(replace(HUNG, failed_at=NOW - 12),)),
+            "18 s more without progress (remediation.confirm_hang)",
+        ),
+        (
+            "EngineHung",
+            replace(VIEW, engines=(replace(HUNG, failed_at=NOW - 60),), worked_at=NOW - 10),
+            "20 s more without progress and without work of CPU or GPU (remediation.confirm_hang)",
+        ),
+        (
+            "EngineHung",
+            replace(VIEW, engines=(replace(HUNG, failed_at=NOW - 60, last_seen_at=NOW - 20),), still_since=NOW - 50),
+            "its page, or 250 s more of a standstill of CPU or GPU (remediation.confirm_unresponsive)",
+        ),
+        ("EngineHung", replace(VIEW, engines=(replace(HUNG, failed_at=None),)), "more evidence"),
+        ("EngineUnresponsive", replace(VIEW, unresponsive_since=NOW - 400), "CPU or GPU to stand still, which is not"),
+        ("EngineUnresponsive", replace(VIEW, unresponsive_since=NOW - 400, still_since=NOW - 299), "1 s more of a "),
+        ("EngineDown", replace(DOWN, down_since=NOW - 1), "14 s more for its runtime to start it again"),
+    ],
+)
+def test_an_alert_that_is_not_due_says_what_it_waits_for(name: str, view: View, waits: str) -> None:
+    assert due(alert(name), view, NOW, SETTINGS) is None
+    assert awaited(alert(name), view, NOW, SETTINGS).startswith(waits)
+
+
+@pytest.mark.parametrize("ago", [0.0, 1.0, 12.0, 29.0])
+def test_a_hang_is_due_when_the_time_is_over_that_it_says_it_waits_for(ago: float) -> None:
+    view = replace(VIEW, engines=(replace(HUNG, failed_at=NOW - ago),))
+    left = float(awaited(alert(), view, NOW, SETTINGS).partition(" s more")[0])
+    later = replace(view, engines=(replace(view.engines[0], last_seen_at=NOW + left),))
+    assert due(alert(), later, NOW + left, SETTINGS) is not None
 
 
 def test_other_engines_of_the_server_that_still_work_are_drained_first() -> None:

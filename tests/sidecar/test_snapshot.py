@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -257,7 +258,20 @@ def test_a_hang_shows_its_way_to_the_restart_and_what_is_left_of_the_budget_afte
     world.run(120, until=lambda: world.ledger.open_incident() is not None)
     assert shown(world).next_text == "Next: gather evidence (the incident was opened)."
     world.run(1)
-    assert "may lead to a restart" in shown(world).next_text
+    text = shown(world).next_text
+    assert re.fullmatch(
+        r"EngineHung leads to a restart, unless a guard refuses. It waits for \d+ s more without progress "
+        r"\(remediation.confirm_hang\).",
+        text,
+    )
+    (hung,) = [one for one in world.evaluator.alerts() if one.name == "EngineHung"]
+    silenced = snapshot(seen(world), held(world, silenced={hung.fingerprint})).next_text
+    assert silenced == "Nothing for EngineHung: it is silenced, and nothing is repaired while that holds."
+    observe = world.config.model_copy(update={"remediation": Remediation(mode=Mode.OBSERVE)})
+    assert (
+        "; mode is observe, so it is only noted. It waits for"
+        in snapshot(seen(world, config=observe), held(world)).next_text
+    )
     world.run(60, until=lambda: world.restarts)
     status = shown(world)
     assert "is under way, or is being verified" in status.next_text

@@ -260,6 +260,16 @@ def test_alertmanager_is_told_where_runbook_dashboard_and_logs_are(caplog: pytes
     assert caplog.text == "", "said once, by its page"
 
 
+def test_a_page_says_what_dsobs_does_and_in_observe_what_it_would_do() -> None:
+    hung = alert("EngineHung", labels={"action": "restart"})
+    observes = teller().policy
+    assert observes.next_step(hung).startswith(
+        "nothing: remediation.mode is observe; in enforce it would restart the engine"
+    )
+    enforces = replace(observes, mode=Mode.ENFORCE)
+    assert enforces.next_step(hung) == "restarts the engine once it is confirmed and no guard refuses"
+
+
 def test_standing_alerts_carry_the_server_and_begin_when_they_fired() -> None:
     (one,) = teller().standing([alert("A", AlertState.PENDING), alert("A", labels={"engine": "0"})], Ledger(), NOW)
     assert one.labels == {"alertname": "A", "severity": "critical", "engine": "0", "instance": "gpu-1"}
