@@ -22,7 +22,7 @@ from dsobs.api.application import create
 from dsobs.cli import build_parser
 from dsobs.cli.exit_codes import CommandError
 from dsobs.cli.options import read_config
-from dsobs.config import load
+from dsobs.config import load, parse_duration
 from dsobs.config.models import Config
 from dsobs.config.settings import sections, settings
 from dsobs.demo import STORY
@@ -227,6 +227,19 @@ def _ports_on_the_host(service: dict[str, Any]) -> list[int]:
     return [*published, int(load(None, _variables(service), {}).api.listen.rpartition(":")[2])]
 
 
+def _rate_windows() -> list[float]:
+    """Of the recording rules of indicators, seconds."""
+    found = re.findall(r"\b(?:rate|increase)\([^][]*\[(\w+)\]", (ROOT / "alerts" / "indicators.rules.yaml").read_text())
+    assert len(found) > 10
+    return [_seconds(window) for window in found]
+
+
+def _seconds(text: str) -> float:
+    seconds = parse_duration(text)
+    assert isinstance(seconds, int | float)
+    return seconds
+
+
 @pytest.mark.parametrize("block", of("yaml"), ids=str)
 def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: Path) -> None:
     tree: dict[str, Any] = yaml.safe_load(block.text)
@@ -251,6 +264,11 @@ def test_every_yaml_block_is_settings_rules_or_compose(block: Block, tmp_path: P
             load(None, _variables(service), {})
             if (service.get("build") or {}).get("context") == "./dsobs":
                 build_parser().parse_args(service["command"])
+    elif "scrape_configs" in tree:
+        # A Prometheus's; promtool checks it in tests/real/test_rules_cli.py. A rate needs two samples in its window.
+        interval = _seconds(tree["global"]["scrape_interval"])
+        assert [window for window in _rate_windows() if window < 2 * interval] == []
+        assert min(_rate_windows()) < 2 * 60.0, "Prometheus' default would do"
     else:
         assert set(tree) <= set(Config.model_fields)
         load(file, {}, {})

@@ -16,6 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
+from dsobs.config import Config
+from dsobs.indicators import RULES_FILE
+from dsobs.rules import shipped
+from tests.docs.test_docs import of
+
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "alerts").rglob("*.test.yaml"))
 TRICKY = sorted((ROOT / "tests" / "data" / "rules").glob("*.test.yaml"))
@@ -154,3 +159,14 @@ tests:
     assert list(both.theirs.values()) == [True]
     print(f"a day: dsobs rules test {ours:.2f} s, promtool {theirs:.2f} s: {ours / theirs:.2f} times")
     assert ours <= 10 * theirs
+
+
+def test_the_prometheus_configuration_of_the_how_to_is_one(promtool: str, tmp_path: Path) -> None:
+    (block,) = [block for block in of("yaml") if "scrape_configs" in block.text]
+    rules = tmp_path / "dsobs.rules.yaml"
+    rules.write_text(shipped.rule_file([RULES_FILE, "objectives.rules.yaml"], Config()))
+    file = tmp_path / "prometheus.yaml"
+    file.write_text(block.text.replace("/etc/prometheus/dsobs.rules.yaml", str(rules)))
+    done = subprocess.run([promtool, "check", "config", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rules found" in done.stdout
