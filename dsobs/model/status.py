@@ -198,6 +198,8 @@ class LogTail:
     lines: tuple[str, ...]
     unknown: str
     """Why there are none; empty where they are known."""
+    file: str = ""
+    """Where they stand, if they are read from a file."""
 
 
 @dataclass(frozen=True, slots=True)

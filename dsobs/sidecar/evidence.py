@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dsobs.config.logs import Logs
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.view import View
 from dsobs.pipeline import Pipeline
 from dsobs.recorder.flight import FlightRecorder, prune_bundles
+from dsobs.sidecar.log_tails import engine_tail
 from dsobs.sidecar.plain import plain
 
 EVIDENCE_SECONDS = 600.0
@@ -24,6 +26,7 @@ async def gather_evidence(
     recorder: FlightRecorder,
     pipeline: Pipeline,
     runtime: Runtime | Unknown,
+    logs: Logs,
     max_bytes: int,
 ) -> dict[str, Any]:
     """Writes it to `folder`; what is there, for the ledger. `max_bytes`: of all incidents' folders beside it."""
@@ -37,13 +40,12 @@ async def gather_evidence(
 
     size = await asyncio.to_thread(gather)
     detail: dict[str, Any] = {"folder": str(folder), "recording_bytes": size}
-    if not isinstance(runtime, Unknown):
-        tail = await runtime.log_tail(LOG_TAIL_LINES)
-        if isinstance(tail, Unknown):
-            detail["log"] = tail.reason
-        else:
-            text = "\n".join(tail) + "\n"
-            await asyncio.to_thread((folder / "engine.log").write_text, text, "utf-8")
-            detail["log_lines"] = len(tail)
+    tail = await engine_tail(runtime, logs, LOG_TAIL_LINES)
+    if isinstance(tail, Unknown):
+        detail["log"] = tail.reason
+    else:
+        text = "\n".join(tail.lines) + "\n"
+        await asyncio.to_thread((folder / "engine.log").write_text, text, "utf-8")
+        detail["log_lines"] = len(tail.lines)
     await asyncio.to_thread(prune_bundles, folder.parent, max_bytes)
     return detail

@@ -1,11 +1,17 @@
 """The last lines of the engine's log and of dsobs's own, for the status page: read only while somebody looks."""
 
+import asyncio
 import logging
+import os
 import re
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
 
+from dsobs.config.logs import Logs
 from dsobs.model.clock import Clock
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
@@ -16,6 +22,8 @@ ASK_SECONDS = 5.0
 """Between two questions for the engine's log."""
 MAX_LINE = 500
 """Characters of a line that are shown."""
+MAX_BYTES = 256 * 1024
+"""Of a file's end that are read."""
 OFF = "not shown (api.log_lines)"
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -53,20 +61,69 @@ class OwnLog(logging.Handler):
         return tuple(self._shown)
 
 
+class EngineTail(NamedTuple):
+    """The last lines of the engine's log."""
+
+    lines: tuple[str, ...]
+    """Oldest first, as they were written."""
+    file: str
+    """Where they stand, if it is in a file of `logs.files`; else its runtime keeps them."""
+
+
+async def engine_tail(runtime: Runtime | Unknown, logs: Logs, lines: int) -> EngineTail | Unknown:
+    """At most `lines`, from the runtime; from the newest file of `logs.files` where that keeps none."""
+    told = runtime if isinstance(runtime, Unknown) else await runtime.log_tail(lines)
+    if not isinstance(told, Unknown):
+        return EngineTail(tuple(told[-lines:]), "")
+    if not logs.files:
+        return told
+    found = await asyncio.to_thread(_of_newest_file, logs, lines)
+    return found if found is not None else Unknown(f"{told.reason}; no file of logs.files can be read either")
+
+
+def _of_newest_file(logs: Logs, lines: int) -> EngineTail | None:
+    from dsobs.logs.patterns import found_by, patterns
+
+    wanted = patterns(logs)
+    for pattern in wanted:
+        pattern.look_up(0.0)
+    found, _ = found_by(wanted, logs.exclude)
+    written: list[tuple[float, str]] = []
+    for path, _pattern in found.values():
+        try:
+            status = Path(path).stat()
+        except OSError:
+            continue
+        if S_ISREG(status.st_mode):
+            written.append((status.st_mtime, path))
+    for _, path in sorted(written, reverse=True):
+        try:
+            with Path(path).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - MAX_BYTES, 0))
+                text = file.read(MAX_BYTES).decode(errors="replace")
+        except OSError:
+            continue
+        return EngineTail(tuple(text.splitlines()[-lines:]), path)
+    return None
+
+
 class LogTails:
     """Both logs."""
 
-    def __init__(self, runtime: Callable[[], Runtime | Unknown], clock: Clock, lines: int) -> None:
+    def __init__(self, runtime: Callable[[], Runtime | Unknown], clock: Clock, lines: int, logs: Logs) -> None:
         """`lines`: of each; 0 for none."""
         self._runtime = runtime
         self._clock = clock
         self._asked_at = float("-inf")
-        self._engine: Latest[tuple[str, ...] | Unknown] = Latest(self._ask, Unknown)
+        self._engine: Latest[EngineTail | Unknown] = Latest(self._ask, Unknown)
         self._own = OwnLog(lines)
         self.lines = lines
+        self._logs = logs
 
-    def configure(self, lines: int) -> None:
-        """So many from now on."""
+    def configure(self, lines: int, logs: Logs) -> None:
+        """So many, and of these files, from now on."""
+        self._logs = logs
         if lines != self.lines:
             self.end()
             self.lines, self._own, self._asked_at = lines, OwnLog(lines), float("-inf")
@@ -86,12 +143,9 @@ class LogTails:
         self.end()
         await self._engine.cancel()
 
-    async def _ask(self) -> tuple[str, ...] | Unknown:
-        runtime = self._runtime()
-        if isinstance(runtime, Unknown):
-            return runtime
-        tail = await runtime.log_tail(self.lines)
-        return tail if isinstance(tail, Unknown) else tuple(shown(line) for line in tail[-self.lines :])
+    async def _ask(self) -> EngineTail | Unknown:
+        tail = await engine_tail(self._runtime(), self._logs, self.lines)
+        return tail if isinstance(tail, Unknown) else EngineTail(tuple(map(shown, tail.lines)), tail.file)
 
     def read(self) -> tuple[LogTail, ...]:
         """As they are known; what is older is asked for anew meanwhile. To be called in the event loop."""
@@ -106,6 +160,6 @@ class LogTails:
         if isinstance(engine, Unknown):
             told = LogTail("engine", (), engine.reason)
         else:
-            told = LogTail("engine", engine, "" if engine else "it has written nothing")
+            told = LogTail("engine", engine.lines, "" if engine.lines else "it has written nothing", engine.file)
         own = self._own.lines()
         return told, LogTail("dsobs", own, "" if own else "nothing was logged yet")

@@ -135,7 +135,7 @@ class Sidecar:
         self._silenced: set[str] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._kill_file = KillFile()
-        self.log_tails = LogTails(lambda: self.watch.runtime, self.clock, config.api.log_lines)
+        self.log_tails = LogTails(lambda: self.watch.runtime, self.clock, config.api.log_lines, config.logs)
         self._settings_of: Config | None = None
         self._settings_shown: tuple[ShownSetting, ...] = ()
         for indicator in INDICATORS.values():
@@ -518,6 +518,7 @@ class Sidecar:
             recorder=self.recorder,
             pipeline=self.pipeline,
             runtime=self.watch.runtime,
+            logs=self.config.logs,
             max_bytes=self.config.state.incident_max_bytes,
         )
         log.info("incident %s: evidence saved in %s", incident, folder, extra={"event.action": "evidence-saved"})
@@ -573,7 +574,7 @@ class Sidecar:
         self.receivers.use(plan.config, notifiers)
         self.shipping.use(plan.config)
         self.exporting.use(plan.config.otlp)
-        self.log_tails.configure(plan.config.api.log_lines)
+        self.log_tails.configure(plan.config.api.log_lines, plan.config.logs)
         logging.getLogger("dsobs").setLevel(plan.config.log.level.upper())
 
     # What the API asks for.
