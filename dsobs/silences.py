@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from dsobs.regex import RegexError, compile_regex
+from dsobs.regex import RegexError, compile_whole
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS silences (
@@ -50,7 +50,7 @@ class Matcher:
         value = bare if quoted is None else _ESCAPE.sub(lambda e: "\n" if e[1] == "n" else e[1], quoted)
         if op in ("=~", "!~"):
             try:
-                compile_regex(value, dot_all=True)
+                compile_whole(value)
             except RegexError as error:
                 raise MatcherError(f"{text!r}: bad regular expression: {error}") from error
         return cls(name, op, value)
@@ -60,7 +60,7 @@ class Matcher:
         value = labels.get(self.name, "")
         if self.op in ("=", "!="):
             return (value == self.value) == (self.op == "=")
-        return (compile_regex(self.value, dot_all=True).fullmatch(value) is not None) == (self.op == "=~")
+        return (compile_whole(self.value).fullmatch(value) is not None) == (self.op == "=~")
 
     def __str__(self) -> str:
         value = self.value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -88,9 +88,10 @@ class OwnFiles:
         self._folders: dict[str, str] = {}
 
     def __contains__(self, path: object) -> bool:
-        folder, name = os.path.split(str(path))
+        # A thousand a time, and `os.path.split` takes four times as long.
+        folder, _, name = str(path).rpartition("/")
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
+            self._folders[folder] = os.path.realpath(folder or "/")
         where = self._folders[folder]
         return (where == self._state and name.startswith(_STATE_FILES)) or (
             where == self._records and (name == self._name or name.startswith(f"{self._name}."))

@@ -477,9 +477,8 @@ class Sources:
 
     def _let_go(self) -> None:
         """Gives up the oldest of the deleted files while they hold more of the disk than they may."""
-        deleted = [
-            one for one in self.feeds.values() if one.tail.links == 0 and one.gone_at is not None and not one.cut
-        ]
+        # What is gone is among the active.
+        deleted = [one for one in self.active if one.tail.links == 0 and one.gone_at is not None and not one.cut]
         held = sum(feed.tail.held_bytes for feed in deleted)
         for feed in sorted(deleted, key=lambda one: one.gone_at or 0.0):
             if held <= self._settings.max_held_bytes:

@@ -3,15 +3,15 @@
 import re
 
 from dsobs.promql.errors import UnsupportedError
-from dsobs.regex import Match, Pattern, RegexError, compile_regex
+from dsobs.regex import Match, RegexError, WholePattern, compile_whole
 
 _LITERALS = re.compile(r"[a-zA-Z0-9_:]+(?:\|[a-zA-Z0-9_:]+)*")
 
 
-def compile_pattern(pattern: str) -> Pattern:
+def compile_pattern(pattern: str) -> WholePattern:
     """For `fullmatch`. `UnsupportedError` for what is no expression."""
     try:
-        return compile_regex(pattern, dot_all=True)
+        return compile_whole(pattern)
     except RegexError as error:
         raise UnsupportedError(f"regular expression {pattern!r}: {error}") from error
 

@@ -13,9 +13,11 @@ from dsobs.config.models import Remediation, RuntimeSettings, Target
 from dsobs.model.observation import Unknown
 from dsobs.model.runtime import Runtime
 from dsobs.model.turn import Turn
-from dsobs.runtimes.kubernetes.identity import in_pod
 
 log = logging.getLogger(__name__)
+
+IN_POD = "KUBERNETES_SERVICE_HOST"
+"""kubelet sets it in every container of a pod."""
 
 
 @runtime_checkable
@@ -38,7 +40,7 @@ async def select(settings: RuntimeSettings, target: Target) -> Runtime | Unknown
         return Unknown("no runtime (runtime.name is none)")
     name, passed_over = settings.name, None
     if name == "auto":
-        if in_pod(os.environ) and not settings.supervisor_socket.exists():
+        if IN_POD in os.environ and not settings.supervisor_socket.exists():
             found = await plugins.load("dsobs.runtimes", "kubernetes")(settings, target)
             if not isinstance(found, Unknown):
                 return found

@@ -11,7 +11,7 @@ from dsobs.cli import footprint
 
 UNUSED = (
     *("pydantic.v1", "pynvml", "rich", "jsonschema", "aiohttp.web", "prometheus_client.parser"),
-    *("dsobs.demo", "dsobs.simulator", "jinja2", "dsobs.api.page.writing"),
+    *("dsobs.demo", "dsobs.simulator", "jinja2", "dsobs.api.page.writing", "re2", "dsobs.runtimes.kubernetes"),
 )
 
 

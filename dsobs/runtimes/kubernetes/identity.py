@@ -6,9 +6,6 @@ from pathlib import Path
 
 from dsobs.model.observation import Unknown
 
-SERVICE_HOST = "KUBERNETES_SERVICE_HOST"
-"""kubelet sets it in every container."""
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -21,11 +18,6 @@ class Identity:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-def in_pod(environment: Mapping[str, str]) -> bool:
-    """This process runs in a container of a pod."""
-    return SERVICE_HOST in environment
 
 
 def read_identity(environment: Mapping[str, str], folder: Path) -> Identity | Unknown:
