@@ -173,7 +173,8 @@ def _engine(document: Document, one: Workload, chosen: _Candidate, options: Opti
         )
     if _image_name(chosen.tree) != VLLMS_OWN:
         remarks.append(
-            f"its image must have {NEEDED}, which the probes use: without them no restart and no drain has an effect"
+            f"its image must have {NEEDED}, which the probes use: without sh its pods never get ready, without such a "
+            "date no restart and no drain has an effect"
         )
     if command is not None and command.through_pipe:
         remarks.append("the engine's output goes through a pipe, which takes its signals and hides its exit code")
