@@ -303,7 +303,7 @@ class Actor:
             self._start(self._drain(entry, runtime, view))
 
     async def _drain(self, entry: Entry, runtime: Drains, before: View) -> None:
-        detail = dict(entry.detail)
+        detail = {**entry.detail, "reserved_at": entry.at}
         try:
             async with self._hands.turn().taken(entry.incident, "drain"):
                 refused = self._second_look(before, entry)

@@ -488,7 +488,8 @@ async def test_requests_are_kept_away_while_others_finish_and_come_again_after_t
     scene.engine = engine = Draining(ok)
     assert await scene.do(DRAIN) == ["drain reserved", "drain done"]
     assert engine.drains == ["i1 120 s"]
-    assert scene.store.current.entries[-1].detail["how"] == "not ready"
+    done = scene.store.current.entries[-1].detail
+    assert (done["how"], done["reserved_at"]) == ("not ready", 140.0)
     assert scene.vetoes == [scene.store.current.entries[0].id]
     await scene.do(RESTART)
     assert (engine.drains, engine.restarts) == (["i1 120 s", "end"], [1000.0])
