@@ -24,8 +24,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "others; several documents, Lists, JSON) and writes it to stdout with dsobs beside each vLLM server; what is "
         "not about dsobs stays as it is, byte by byte. The difference and remarks go to stderr. Nothing is sent to a "
         "cluster. Done twice it changes nothing. The engine's image must have sh, and date with +%s, for its probes: "
-        "without them every request of dsobs is ignored. Exit status 2 if the manifest can't be used: then nothing is "
-        "written, and everything that is wrong is said.",
+        "without sh its pods never get ready, without such a date every request of dsobs is ignored. "
+        "Exit status 2 if the manifest can't be used: then nothing is written, and everything that is wrong is said.",
         allow_abbrev=False,
     )
     inject.add_argument("file", metavar="FILE", help="the manifest; `-` reads stdin")

@@ -11,11 +11,14 @@ from dsobs.manifests.options import Options
 from dsobs.manifests.problem import ManifestError
 from dsobs.manifests.text import Document
 from dsobs.manifests.workloads import Workload
+from dsobs.runtimes.control_folder import NEEDED
 
 DEFAULT_PORT = 8000
 """Of `vllm serve` without `--port`."""
 KSERVE_PORT = 8080
 """What KServe sends requests to where a container names no port."""
+VLLMS_OWN = "vllm-openai"
+"""The image that vLLM publishes, and copies of it: it has what the probes need."""
 KSERVE_CONTAINER = "kserve-container"
 _NOT_SERVING = {
     "router",
@@ -104,6 +107,10 @@ def _containers(document: Document, one: Workload, wanted: str = "") -> Iterator
     if one.kind == "InferenceService" and isinstance(pod.get("model"), dict):
         found.append(((*one.pod, "model"), pod["model"]))
     items = pod.get("containers")
+    if items is not None and not isinstance(items, list):
+        raise ManifestError(
+            "containers is no list; write each container behind a dash", document.line((*one.pod, "containers"))
+        )
     for index, item in enumerate(items if isinstance(items, list) else ()):
         name = item.get("name") if isinstance(item, dict) else None
         found.append(((*one.pod, "containers", ("name", name) if isinstance(name, str) else index), item))
@@ -131,8 +138,7 @@ def _is_vllm(tree: Mapping[str, Any]) -> bool:
     model_format = tree.get("modelFormat")
     if isinstance(model_format, dict) and str(model_format.get("name", "")).lower() == "vllm":
         return True
-    image = str(tree.get("image") or "").partition("@")[0]
-    name = re.sub(r":[^/]*$", "", image).rpartition("/")[2].lower()
+    name = _image_name(tree)
     words = set(re.split(r"[^a-z0-9]+", name))
     if "vllm" not in name or words & _NOT_SERVING:
         return False
@@ -140,6 +146,12 @@ def _is_vllm(tree: Mapping[str, Any]) -> bool:
     program = started[0].rpartition("/")[2] if started else ""
     other = program and program not in {"sh", "bash", "dash", "python", "python3"} and not program.endswith(".sh")
     return not other and "ray start" not in " ".join((*started, *_words(tree.get("args"))))
+
+
+def _image_name(tree: Mapping[str, Any]) -> str:
+    """Without registry, folder, tag and digest, in small letters."""
+    image = str(tree.get("image") or "").partition("@")[0]
+    return re.sub(r":[^/]*$", "", image).rpartition("/")[2].lower()
 
 
 def _engine(document: Document, one: Workload, chosen: _Candidate, options: Options) -> Engine:
@@ -158,6 +170,11 @@ def _engine(document: Document, one: Workload, chosen: _Candidate, options: Opti
         remarks.append(
             "the engine serves https: give dsobs its CA with --set target.ca_file=FILE, and a certificate that "
             f"is valid for {host}"
+        )
+    if _image_name(chosen.tree) != VLLMS_OWN:
+        remarks.append(
+            f"its image must have {NEEDED}, which the probes use: without sh its pods never get ready, without such a "
+            "date no restart and no drain has an effect"
         )
     if command is not None and command.through_pipe:
         remarks.append("the engine's output goes through a pipe, which takes its signals and hides its exit code")

@@ -18,6 +18,19 @@ from dsobs.manifests.text import Document, document_of
 from dsobs.manifests.workloads import KINDS, Scaler, Workload, malformed, objects, scaler, workload
 
 _START = re.compile(r"(?m)^---(?=[ \t\r\n]|\Z)")
+_MARK = "\ufeff"
+"""The byte order mark, with which editors of Windows begin a file."""
+_UNREADABLE = (
+    (
+        re.compile(r"\r(?!\n)"),
+        "has carriage returns that end no line (CR without LF); save it with LF or CRLF as line ends",
+    ),
+    (
+        re.compile(rf"(?m)^{_MARK}"),
+        "has a byte order mark in the middle, as files have that were put together; take it out",
+    ),
+)
+"""What YAML takes for something else than people do, or than kubectl does."""
 MAX_BYTES = 16 * 1024 * 1024
 _SERVES = re.compile(r"\bvllm\b.{0,200}\bserve\b|vllm\.entrypoints|[/\"' ]vllm[\w.-]*:[\w.-]+", re.DOTALL)
 
@@ -105,6 +118,14 @@ class _Stream:
         self._read(text)
 
     def _read(self, text: str) -> None:
+        if text.startswith(_MARK):
+            self.pieces.append(_MARK)
+            text = text.removeprefix(_MARK)
+        for unreadable, why in _UNREADABLE:
+            if found := unreadable.search(text):
+                self.problems.append(Finding(text.count("\n", 0, found.start()) + 1, self.file, "", why))
+        if self.problems:
+            return
         starts = [match.start() for match in _START.finditer(text)]
         edges = [0, *(start for start in starts if start), len(text)]
         line = 1

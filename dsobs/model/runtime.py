@@ -75,6 +75,20 @@ class Replaces(Protocol):
 
 
 @runtime_checkable
+class Drains(Protocol):
+    """A runtime that can keep new requests away from the engine while it finishes those that it has."""
+
+    async def drain(self, *, seconds: float, incident: str = "") -> str:
+        """Keeps them away, and says how. That ends by itself after `seconds` at most, at a restart, and by `undrain`.
+        `RuntimeRefused` (`RuntimeHeld`) where nothing was done."""
+        ...
+
+    async def undrain(self) -> None:
+        """Lets them come again. Never raises; legal without a drain."""
+        ...
+
+
+@runtime_checkable
 class Announces(Protocol):
     """A runtime in whose own log of events people look."""
 

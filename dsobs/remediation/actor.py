@@ -11,7 +11,7 @@ from dsobs.config.models import Mode
 from dsobs.config.models import Remediation as Settings
 from dsobs.model.clock import Clock
 from dsobs.model.observation import RuntimeView, Unknown
-from dsobs.model.runtime import Announces, Replaces, RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
+from dsobs.model.runtime import Announces, Drains, Replaces, RestartWithoutEffect, Runtime, RuntimeHeld, RuntimeRefused
 from dsobs.model.turn import Turn
 from dsobs.model.view import View
 from dsobs.remediation import ledger as lines
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 DAY = 86400.0
 RETRY_LEDGER_SECONDS = 10.0
+DRAINED_SECONDS = 90.0
+"""How much longer than its wait a drain holds, for the restart that follows it to have its turn."""
 RESTART_SLACK_SECONDS = 30.0
 """A runtime that has not answered by grace + this is an unknown outcome."""
 
@@ -145,8 +147,8 @@ class Hands:
     latest: Callable[[], View]
     """The newest view, to look once more after a delay."""
     veto: Callable[[Entry], str | None]
-    """Plans anew as if this reservation were not there, with the guards, silences and settings of now: why there would
-    be no restart, or None where there still would be one."""
+    """Plans anew as if this reservation (of a restart or a drain) were not there, with the guards, silences and
+    settings of now: why there would be none, or None where there still would be one."""
     turn: Callable[[], Turn]
     """How this process gets its turn to act."""
 
@@ -174,6 +176,7 @@ class Actor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: dict[str, str] = {}
         self._gathering: set[str] = set()
+        self._draining: set[str] = set()
         self._paged_from_memory: set[str] = set()
         self._left_out: set[str] = set()
         """Actions that the ledger could not record."""
@@ -238,7 +241,7 @@ class Actor:
                 self._gathering.add(step.incident)
                 self._start(self._evidence(step.incident, view))
         elif step.action == "drain":
-            await self._write(step.incident, "drain", "done", reason=step.reason)
+            await self._drain_step(step, view)
         elif step.action == "restart":
             await self._restart_step(step, view)
         elif step.action in ("verified", "failed"):
@@ -254,6 +257,8 @@ class Actor:
             await self._close(step.incident, step.reason)
             self._refused.pop(step.incident, None)
             self._gathering.discard(step.incident)
+            if isinstance(runtime := self._runtime(), Drains):
+                await runtime.undrain()
             extra = {"event.action": "incident-closed"}
             log.info("incident %s closed: %s", step.incident, step.reason, extra=extra)
 
@@ -281,6 +286,42 @@ class Actor:
         end = (lambda connection: self._hands.page(connection, incident, None)) if paged else None
         await self._ledger.append(entry, end)
         self._paged_from_memory.discard(incident)
+
+    async def _drain_step(self, step: Step, view: View) -> None:
+        """Waiting for what is in flight begins with the line `done`; where the runtime can, nothing new comes then."""
+        assert step.incident is not None
+        runtime = self._runtime()
+        if self._settings.mode is Mode.OBSERVE or not isinstance(runtime, Drains):
+            await self._write(step.incident, "drain", "done", reason=step.reason)
+        elif step.incident not in self._draining:
+            self._draining.add(step.incident)
+            try:
+                entry = await self._write(step.incident, "drain", "reserved", reason=step.reason)
+            except StateError:
+                self._draining.discard(step.incident)
+                raise
+            self._start(self._drain(entry, runtime, view))
+
+    async def _drain(self, entry: Entry, runtime: Drains, before: View) -> None:
+        detail = {**entry.detail, "reserved_at": entry.at}
+        try:
+            async with self._hands.turn().taken(entry.incident, "drain"):
+                refused = self._second_look(before, entry)
+                if refused is not None:
+                    raise RuntimeHeld(refused)
+                seconds = self._settings.drain_timeout + DRAINED_SECONDS
+                detail["how"] = await runtime.drain(seconds=seconds, incident=entry.incident)
+        except (RuntimeRefused, TimeoutError, OSError) as error:
+            detail["why"] = f"requests still come: {error}"
+        how = detail.get("how") or detail["why"]
+        extra = {"event.action": "drained" if "how" in detail else "drain-failed"}
+        log.warning("incident %s: drain before the restart: %s", entry.incident, how, extra=extra)
+        try:
+            await self._write(entry.incident, "drain", "failed" if "why" in detail else "done", **detail)
+        except StateError as error:
+            log.warning("incident %s: the drain can't be recorded: %s", entry.incident, error)
+        finally:
+            self._draining.discard(entry.incident)
 
     async def _restart_step(self, step: Step, view: View) -> None:
         assert step.incident is not None
@@ -320,6 +361,9 @@ class Actor:
             await self._attempt(entry, runtime, started, before)
         finally:
             self._acting.discard(entry.id)
+            if isinstance(runtime, Drains):
+                # Also of one that was withdrawn: the engine gets requests again.
+                await runtime.undrain()
 
     async def _attempt(self, entry: Entry, runtime: Runtime, started: float | None, before: View) -> None:
         detail: dict[str, Any] = {**entry.detail, "attempt": entry.id, "reserved_at": entry.at}

@@ -43,6 +43,8 @@ SILENT_RUNTIME_SECONDS = 60.0
 """A runtime that says nothing about the engine may only be slow (a daemon whose host is busy), and then tells of a
 planned stop: nobody is paged for that before it has been asked for this long beyond `down_grace`. The alert's own page
 is out at once."""
+DRAIN_TURN_SECONDS = 90.0
+"""What a drain may wait for its turn, the random delay of sidecars that do not talk included."""
 RETRY_SECONDS = 60.0
 """From a restart that surely did nothing, withdrawn or refused, to the next try; a guard holds refused ones longer."""
 
@@ -387,4 +389,6 @@ def _drain(restart: Step, incident: Incident, view: View, now: float, settings: 
     attempt = incident.last("restart", *ATTEMPTED)
     if begun is None or (attempt is not None and begun.id < attempt.id):
         return [Step("drain", restart.incident, f"{len(working)} other engines still work", alerts=restart.alerts)]
-    return [] if now - begun.at < settings.drain_timeout else None
+    # One that waits for its turn has not begun.
+    limit = settings.drain_timeout + (DRAIN_TURN_SECONDS if begun.state == "reserved" else 0.0)
+    return [] if now - begun.at < limit else None

@@ -33,12 +33,11 @@ SIZE_LIMIT = "1Mi"
 """Of the emptyDir. It holds three files of one line, and a lock."""
 RESTART_SECONDS = 12.0
 """From a restart request to its expiry: time for two failed probes in a row, and not for the new container's too."""
-HOLD_SECONDS = 60.0
-"""From a drain or warm-up request to its expiry; it is written anew for as long as it is to hold."""
 LIVENESS_PERIOD = 3
 LIVENESS_FAILURES = 2
 NEEDED = "sh, and date with +%s"
-"""What the engine's image must have for its probes; without them every request means alive and ready."""
+"""What the engine's image must have for its probes. Without such a date every request means alive and ready; without sh
+kubelet can't start the probes, and keeps what it takes for granted before the first one: alive, and not ready."""
 PROBE_TIMEOUT = 30
 """Seconds. The probe runs in the engine's cgroup, where a shell may have to wait for its turn, and a time-out counts as
 a failure."""

@@ -506,8 +506,8 @@ class Sidecar:
     def _veto(self, reservation: Entry) -> str | None:
         ledger = self.ledger.current.without(reservation.id)
         steps = self.pipeline.planned(self.clock.now(), ledger, self._switches(), self._silenced)
-        restart = next((step for step in steps if step.action == "restart"), None)
-        return "no alert asks for it any more, or it is silenced" if restart is None else restart.refused
+        again = next((step for step in steps if step.action == reservation.kind), None)
+        return "no alert asks for it any more, or it is silenced" if again is None else again.refused
 
     async def _evidence(self, incident: str, view: View) -> dict[str, Any]:
         folder = self.folder / "incidents" / incident

@@ -123,6 +123,15 @@ def commands() -> list[tuple[str, list[str]]]:
     return found
 
 
+def commands_below(page: Path, heading: str) -> list[str]:
+    """Of the page's `sh` blocks below this heading, a line each."""
+    text = page.read_text(encoding="utf-8").splitlines()
+    begin = text.index(f"## {heading}") + 1
+    end = next((n for n, line in enumerate(text[begin:], begin) if line.startswith("## ")), len(text))
+    found = [block for block in of("sh") if block.page == page and begin < block.line <= end]
+    return [line for b in found for line in b.text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
 def routes() -> set[tuple[str, str]]:
     """(method, path) of dsobs's API."""
     app = create(MemorySource(), None)

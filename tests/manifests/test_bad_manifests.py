@@ -115,6 +115,18 @@ CASES = {
             "serves; write a leaderTemplate of its own"
         ],
     ),
+    "line ends of old": (
+        POD.replace("\n", "\r"),
+        ["m.yaml:1: has carriage returns that end no line (CR without LF); save it with LF or CRLF as line ends"],
+    ),
+    "a byte order mark in the middle": (
+        POD + "\ufeff---\n" + POD,
+        ["m.yaml:10: has a byte order mark in the middle, as files have that were put together; take it out"],
+    ),
+    "containers that are no list": (
+        HEAD + "  containers: {name: v, image: vllm/vllm-openai}\n",
+        ["m.yaml:5: Pod/p: containers is no list; write each container behind a dash"],
+    ),
     "a broken record": (
         POD.replace("name: p", "name: p\n  annotations: {dsobs.io/injected: nonsense}"),
         ["m.yaml:5: Pod/p: the annotation dsobs.io/injected is not as dsobs writes it; take it out, or restore it"],

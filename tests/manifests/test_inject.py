@@ -293,3 +293,11 @@ def test_api_key_reaches_the_sidecar_by_its_reference() -> None:
     given = variables(side(pod(with_engine(line))))
     assert given["VLLM_API_KEY"] == {"secretKeyRef": {"name": "s", "key": "k"}}
     assert given["DSOBS_TARGET__API_KEY"] == "env:VLLM_API_KEY"
+
+
+def test_image_that_may_have_no_shell_is_remarked_on() -> None:
+    text = "its image must have sh, and date with +%s, which the probes use"
+    assert text not in said(inject(POD, "m.yaml", OPTIONS))
+    own = POD.replace("vllm/vllm-openai", "registry.example.com:5000/team/vllm-slim")
+    assert own != POD
+    assert text in said(inject(own, "m.yaml", OPTIONS))

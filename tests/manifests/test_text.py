@@ -210,3 +210,14 @@ def test_manifest_in_json_stays_json() -> None:
         once = inject(before, "m.json", Options("i")).text
         assert json.loads(once)["spec"]["initContainers"][0]["name"] == "dsobs"
         assert remove(once, "m.json").text == before
+
+
+def test_byte_order_mark_stays_where_it_is() -> None:
+    before = "\ufeff" + "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n"
+    before += "  - name: v\n    image: vllm/vllm-openai\n    args: [--model=m]\n"
+    once = inject(before, "m.yaml", Options("i"))
+    assert once.problems == []
+    assert once.text.startswith("\ufeffapiVersion")
+    assert inject(once.text, "m.yaml", Options("i")).text == once.text
+    assert remove(once.text, "m.yaml").text == before
+    assert "m.yaml:6: Pod/p: dsobs watches" in str(once.remarks[0])

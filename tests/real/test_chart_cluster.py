@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 import yaml
 
 from tests.deploy.chart import CHART, EXAMPLES, ROOT, rendered
-from tests.docs.test_docs import blocks
+from tests.docs.test_docs import blocks, commands_below
 from tests.real.docker import Dockerd
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.device_plugin import DevicePlugin
+from tests.real.kubernetes.policies import answers, heeded, outsider
 from tests.real.kubernetes.serving import Pager, event, pager
 from tests.real.kubernetes.tools import home
 from tests.real.modules import module
@@ -51,17 +53,7 @@ def paged(cluster: Cluster) -> Iterator[Pager]:
 
 def commands(heading: str) -> list[str]:
     """Of the guide's `sh` blocks below this heading, a line each."""
-    text = GUIDE.read_text(encoding="utf-8").splitlines()
-    begin = text.index(f"## {heading}") + 1
-    end = next((n for n, line in enumerate(text[begin:], begin) if line.startswith("## ")), len(text))
-    found = [block for block in blocks() if block.page == GUIDE and block.language == "sh"]
-    return [
-        line
-        for block in found
-        if begin < block.line <= end
-        for line in block.text.replace("\\\n", " ").splitlines()
-        if line.strip()
-    ]
+    return commands_below(GUIDE, heading)
 
 
 class Shell:
@@ -309,3 +301,38 @@ def test_wrong_value_installs_nothing(namespace: Namespace) -> None:
     with pytest.raises(AssertionError, match="additional properties 'replica' not allowed"):
         namespace.cluster.helm("install", "t", str(CHART), f"--namespace={namespace.name}", "--set=vllm.replica=1")
     assert names(namespace) == set()
+
+
+def client(cluster: Cluster, namespace: Namespace) -> tuple[str, ...]:
+    """Words before a command that make it run in a pod there."""
+    container = {"name": "client", "image": cluster.busybox.name, "command": ["sleep", "3600"]}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec})
+    namespace.wait_ready("client")
+    kubectl = (f"{home()}/kubectl", f"--kubeconfig={cluster.kubeconfig}", f"--namespace={namespace.name}")
+    return (*kubectl, "exec", "client", "--")
+
+
+def test_network_policy_lets_whom_it_names_to_dsobs_and_everybody_to_the_engine(
+    cluster: Cluster, namespace: Namespace, loaded_image: str, shell: Shell
+) -> None:
+    words = f"t deploy/helm/dsobs --namespace {namespace.name} --values {EXAMPLES}/simulator.yaml --wait"
+    shell(f"helm install {words} --set-json networkPolicy.from=[]")
+    (pod,) = [each["metadata"]["name"] for each in namespace.all("pods")]
+    address = namespace.address(pod)
+    with cluster.namespace() as other, outsider(cluster) as outside, heeded(cluster, address):
+        ways = {"beside": client(cluster, namespace), "elsewhere": client(cluster, other), "outside": outside}
+
+        def let_in(port: int) -> set[str]:
+            with ThreadPoolExecutor() as pool:
+                found = pool.map(lambda way: answers(way, address, port), ways.values())
+            return {name for name, let in zip(ways, found, strict=True) if let}
+
+        cluster.wait("the release's own namespace alone at dsobs", lambda: let_in(9940) == {"beside"}, 60)
+        assert let_in(8000) == {"beside", "elsewhere", "outside"}
+        # As it comes: every pod of the cluster.
+        shell(f"helm upgrade {words}")
+        cluster.wait("pods of the cluster at dsobs", lambda: let_in(9940) == {"beside", "elsewhere"}, 60)
+        assert let_in(8000) == {"beside", "elsewhere", "outside"}
+        shell(f"helm upgrade {words} --set networkPolicy.enabled=false")
+        cluster.wait("everybody at dsobs", lambda: let_in(9940) == {"beside", "elsewhere", "outside"}, 60)

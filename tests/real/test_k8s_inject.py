@@ -1,6 +1,7 @@
 """What `dsobs k8s inject` makes of manifests, before the real API server and in the real kubelet."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ import pytest
 import yaml
 
 from dsobs.manifests import Options, inject, remove, sidecar
-from dsobs.runtimes.control_folder import Kind, Request
+from dsobs.runtimes.control_folder import Kind, Request, liveness_probe, readiness_probe
+from tests.docs.test_docs import ROOT, commands_below
 from tests.manifests import golden
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.modules import module
@@ -129,10 +131,12 @@ def test_injected_pod_does_what_it_is_for(cluster: Cluster, namespace: Namespace
     search = ("sh", "-c", f"dsobs logs search 'written by' --since 1h --state-dir {sidecar.STATE_PATH} || true")
     namespace.wait("the shipped line", lambda: "written by the engine" in namespace.exec("p", "dsobs", *search))
 
-    # A drain takes it out of service, without a restart; its end puts it back.
-    write(namespace, Kind.DRAIN, 60)
-    namespace.wait("drained", lambda: not namespace.ready("p"), 60)
-    namespace.exec("p", "dsobs", "rm", "/run/dsobs/drain")
+    # A warm-up by hand, as the guide says, takes it out of service, without a restart; its end puts it back.
+    lines = commands_below(ROOT / "docs/kubernetes.md", "Keep requests away")
+    begin, end = (shlex.split(line.replace("deployment/chat", "p"))[1:] for line in lines)
+    namespace.kubectl(*begin)
+    namespace.wait("a pod that is not ready", lambda: not namespace.ready("p"), 60)
+    namespace.kubectl(*end)
     namespace.wait_ready("p")
     assert namespace.restarts("p", "engine") == 0
 
@@ -143,6 +147,31 @@ def test_injected_pod_does_what_it_is_for(cluster: Cluster, namespace: Namespace
     print(f"request to new container: {time.monotonic() - begun:.1f} s", file=sys.__stderr__)
     namespace.wait_ready("p")
     assert namespace.restarts("p", "engine") == 1
+
+
+def test_engine_whose_image_has_no_shell_stays_alive_and_never_gets_ready(
+    cluster: Cluster, namespace: Namespace
+) -> None:
+    """An exec probe that can't be started is thrown away by kubelet: what it takes for granted before the first one
+    stays, alive and not ready."""
+    container = {
+        "name": "engine",
+        "image": cluster.busybox.name,
+        "command": ["/bin/sleep", "1000"],
+        "env": [{"name": "PATH", "value": "/nowhere"}],
+        "livenessProbe": liveness_probe(),
+        "readinessProbe": readiness_probe(None),
+    }
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    namespace.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec})
+
+    def errors(kind: str) -> int:
+        found = [each for each in namespace.events("p") if f"{kind} probe errored" in each["message"]]
+        return sum(int(each.get("count") or 1) for each in found)
+
+    namespace.wait("probes that can't be started", lambda: errors("Liveness") > 2 and errors("Readiness") > 1, 90)
+    assert namespace.restarts("p", "engine") == 0
+    assert not namespace.ready("p")
 
 
 def write(namespace: Namespace, kind: Kind, seconds: int) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,15 @@ import pytest
 from dsobs.runtimes.kubernetes.lease import DURATION_SECONDS
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import clients, pager
+from tests.real.kubernetes.serving import Pager, clients, pager
 from tests.real.kubernetes.workloads import ROOT, actions, level, names, pods, ready, stop_cores, up, workload
 
 pytestmark = pytest.mark.real("kubernetes")
 LONG = os.environ.get("LONG_TESTS") == "1"
 SOON = {"remediation.confirm_hang": "5"}
 """A hang is certain after a quarter of a minute."""
+AWAY_SECONDS = 120.0 if LONG else DURATION_SECONDS + 10
+"""Of the API server: longer than a Lease lasts."""
 QUIET_SECONDS = 90.0 if LONG else 35.0
 """Longer than from such a hang to its restart."""
 
@@ -77,6 +81,28 @@ def test_engine_of_two_pods_is_restarted_as_a_whole_and_once(stage: Stage) -> No
     assert [namespace.restarts(name, "engine") for name in found] == [0, 0]
 
 
+@dataclass(frozen=True)
+class Watched:
+    """The only replica of a workload, at work, with a sidecar that acts by the Lease."""
+
+    namespace: Namespace
+    pod: str
+    engine: list[int]
+    """Processes of its container."""
+    paged: Pager
+
+
+@pytest.fixture
+def watched(cluster: Cluster) -> Iterator[Watched]:
+    with cluster.namespace() as namespace, pager(cluster) as paged:
+        level(namespace, "lease")
+        settings = {**SOON, "notifiers.webhook.url": paged.url}
+        namespace.apply(workload(cluster, "Deployment", 1, settings=settings))
+        (name,) = up(namespace, 1)
+        with clients(cluster, namespace, name, number=1):
+            yield Watched(namespace, name, cluster.pids(namespace.status(name, "engine")["containerID"]), paged)
+
+
 class Contenders:
     """Processes that want one turn."""
 
@@ -129,7 +155,7 @@ class Contenders:
 
 
 def test_sidecars_that_race_never_act_together_whoever_dies_and_whatever_is_away(
-    cluster: Cluster, namespace: Namespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster, namespace: Namespace, watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     level(namespace, "lease")
     idle = {"name": "engine", "image": cluster.busybox.name, "command": ["sleep", "1000"]}
@@ -162,11 +188,15 @@ def test_sidecars_that_race_never_act_together_whoever_dies_and_whatever_is_away
         killed = contenders.ended[dead] = time.monotonic()
         namespace.wait("another", lambda: turns_after(killed), 60)
         taken_over = turns_after(killed)[0][0] - killed
-        # The API server is away for longer than a Lease lasts.
+        # The API server is away. An engine that hangs then is paged, and restarted once its sidecar may act again.
+        stop_cores(watched.namespace, [watched.pod])
         away = time.monotonic()
         with cluster.api_server_away():
-            time.sleep(DURATION_SECONDS + 10)
+            cluster.wait("page meanwhile", lambda: "EngineHung" in watched.paged.names(), 90)
+            time.sleep(max(away + AWAY_SECONDS - time.monotonic(), 0.0))
+            assert all(Path(f"/proc/{pid}").exists() for pid in watched.engine)
             back = time.monotonic()
+        watched.namespace.wait("restart", lambda: watched.namespace.restarts(watched.pod, "engine") == 1, 180)
         during = [turn for turn in contenders.turns() if away + DURATION_SECONDS < turn[1] < back]
         namespace.wait("turns afterwards", lambda: turns_after(time.monotonic() - 10) and turns_after(back), 90)
         # The holder stands still for longer than a Lease lasts, and goes on.

@@ -89,6 +89,29 @@ def test_hung_engine_is_restarted_by_kubelet_once_without_any_right(stage: Stage
     )
 
 
+@scene
+def test_new_requests_are_kept_from_a_server_whose_other_engine_finishes_before_its_restart(stage: Stage) -> None:
+    cluster, namespace, paged = stage.cluster, stage.namespace, stage.paged
+    # kubelet takes a quarter of a minute to call a pod unready, on a busy machine longer.
+    settings = {"remediation.confirm_hang": "5", "remediation.drain_timeout": "60"}
+    up(cluster, namespace, paged, "--data-parallel-size=2", settings=settings)
+    # Both engines have requests of minutes.
+    with clients(cluster, namespace, number=8, tokens=6000):
+        namespace.signal("vllm", "engine", signal.SIGSTOP, command=f"{CORE}_DP1")
+        namespace.wait("drained pod", lambda: not namespace.ready("vllm"), 120)
+        assert namespace.restarts("vllm", "engine") == 0
+        assert "drain" in namespace.exec("vllm", "engine", "ls", MOUNT_PATH).split()
+        namespace.wait("restart", lambda: namespace.restarts("vllm", "engine"), 120)
+        namespace.wait_ready("vllm")
+    namespace.wait("verification", lambda: event(namespace, "verified"), 60)
+    drained, begun = event(namespace, "drained"), event(namespace, "restart-begun")
+    assert drained is not None
+    assert begun is not None
+    assert begun - drained >= 55
+    assert "drain" not in namespace.exec("vllm", "engine", "ls", MOUNT_PATH).split()
+    assert namespace.restarts("vllm", "engine") == 1
+
+
 def starts(namespace: Namespace, pod: str = "vllm") -> int:
     """How often dsobs has begun in the sidecar's present container."""
     return namespace.logs(pod, "dsobs").count("beside http://")

@@ -462,6 +462,65 @@ async def test_runtime_that_cannot_replace_is_not_asked_to_restart_instead(db: S
     assert scene.engine.restarts == []
 
 
+class Draining(Engine):
+    """One from which requests can be kept away."""
+
+    def __init__(self, act: Callable[[], RestartResult], held: str = "") -> None:
+        super().__init__(act)
+        self.held = held
+        self.drains: list[str] = []
+
+    async def drain(self, *, seconds: float, incident: str = "") -> str:
+        if self.held:
+            raise RuntimeHeld(self.held)
+        self.drains.append(f"{incident} {seconds:.0f} s")
+        return "not ready"
+
+    async def undrain(self) -> None:
+        self.drains.append("end")
+
+
+DRAIN = Step("drain", "i1", "1 other engines still work")
+
+
+async def test_requests_are_kept_away_while_others_finish_and_come_again_after_the_restart(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine = engine = Draining(ok)
+    assert await scene.do(DRAIN) == ["drain reserved", "drain done"]
+    assert engine.drains == ["i1 120 s"]
+    done = scene.store.current.entries[-1].detail
+    assert (done["how"], done["reserved_at"]) == ("not ready", 140.0)
+    assert scene.vetoes == [scene.store.current.entries[0].id]
+    await scene.do(RESTART)
+    assert (engine.drains, engine.restarts) == (["i1 120 s", "end"], [1000.0])
+
+
+async def test_drain_ends_with_its_incident_where_no_restart_follows(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine = engine = Draining(ok)
+    await scene.do(DRAIN, Step("close", "i1", "it ended by itself"))
+    assert "end" in engine.drains
+
+
+async def test_nothing_is_drained_in_observe_or_where_a_guard_says_no_by_then(db: StateDb) -> None:
+    scene = Scene(db, Settings(), ok)
+    scene.engine = engine = Draining(ok)
+    assert await scene.do(DRAIN) == ["drain done"]
+    assert engine.drains == []
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine, scene.vetoed = engine, "kill_switch: kill switch: API"
+    assert (await scene.do(DRAIN))[-2:] == ["drain reserved", "drain failed"]
+    assert scene.store.current.entries[-1].detail["why"] == "requests still come: kill_switch: kill switch: API"
+    assert engine.drains == []
+
+
+async def test_drain_that_is_held_back_is_told_and_the_wait_begins_all_the_same(db: StateDb) -> None:
+    scene = Scene(db, ENFORCE, ok)
+    scene.engine = Draining(ok, held="pod b acts on Deployment vllm")
+    assert await scene.do(DRAIN) == ["drain reserved", "drain failed"]
+    assert "pod b acts on Deployment vllm" in scene.store.current.entries[-1].detail["why"]
+
+
 async def test_broken_card_is_told_in_the_runtimes_own_events(db: StateDb) -> None:
     class Telling(Engine):
         told: ClassVar[list[tuple[str, str]]] = []

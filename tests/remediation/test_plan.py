@@ -390,6 +390,9 @@ def test_other_engines_of_the_server_that_still_work_are_drained_first() -> None
     assert restarts(do([alert()], view, ledger(EVIDENCE, (30, "drain", "done")))) == [None]
     done = replace(view, engines=(HUNG, replace(working, outstanding=0.0)))
     assert restarts(do([alert()], done, ledger(EVIDENCE, (5, "drain", "done")))) == [None]
+    # One that waits for its turn is waited for too, and not for ever.
+    assert do([alert()], view, ledger(EVIDENCE, (100, "drain", "reserved"))) == []
+    assert restarts(do([alert()], view, ledger(EVIDENCE, (120, "drain", "reserved")))) == [None]
 
 
 def test_an_alert_that_asks_for_no_action_is_never_repaired() -> None:

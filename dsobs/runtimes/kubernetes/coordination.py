@@ -376,7 +376,7 @@ class LeaseTurn:
 
 
 def _on_pods(actions: Sequence[Action]) -> tuple[Action, ...]:
-    """Those that take a replica away for a while."""
+    """Those that take a replica away for a while, a drain among them."""
     return tuple(action for action in actions if action.what != SCALE)
 
 

@@ -26,6 +26,8 @@ DEADLINE_SECONDS = 10.0
 """The holder stops what it does this long after it asked for the last renewal that was granted."""
 BACK_SECONDS = 600.0
 """An action on a pod that has been ready all the time since had no effect: it is waited for no longer than this."""
+DRAIN = "drain"
+"""An action that comes before a restart of the same replica: it takes it out of service, and is no restart."""
 KEPT_ACTIONS = 100
 KEPT_RESTARTS = 20
 """Both bound the annotation, which with all others of an object may take 256 KiB."""
@@ -41,7 +43,7 @@ class Action:
     pod: str
     uid: str
     what: str
-    """restart or replace."""
+    """restart, replace, drain or scale."""
     incident: str = ""
     restarts: tuple[float, ...] = ()
     """The pod's restarts of the last 24 hours before it, whoever made them."""
@@ -218,7 +220,7 @@ def breaker(
     A replica that kubelet calls ready may serve: taking it must leave the minimum. One that is unready anyway takes
     nothing away; then only those count that are acted on already.
     """
-    recent = sum(1 for action in actions if action.at > now - limits.window)
+    recent = sum(1 for action in actions if action.at > now - limits.window and action.what != DRAIN)
     if recent >= limits.actions:
         return Fleet(
             budget=f"{recent} actions on the workload within {limits.window:.0f} s "
@@ -277,4 +279,5 @@ def inherited(actions: Sequence[Action], pods: Sequence[Json], mine: Json) -> tu
                 taken.add(uid)
             successors.setdefault(uid, []).append(action)
     found = successors.get(mine["metadata"]["uid"], [])
-    return tuple(sorted({at for action in found for at in (*action.restarts, action.at)}))
+    own = {action.at for action in found if action.what != DRAIN}
+    return tuple(sorted(own | {at for action in found for at in action.restarts}))

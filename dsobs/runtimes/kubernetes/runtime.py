@@ -32,6 +32,8 @@ SUCCESSOR_SECONDS = 8.0
 """How long a restart waits for word of the new instance's start; it is on its way all the same."""
 CHECK_SECONDS = 3.0
 """What the questions to the API server before an action may take, together."""
+DRAIN_SLACK_SECONDS = 10.0
+"""Below the longest that a probe takes for a drain."""
 HELD_SECONDS = 30.0
 """Between two looks whether a roll-out or a drain is over."""
 _EVENTS, _LOG, _DEPLOYMENT, _STATEFUL_SET, _NODE = FURTHER
@@ -78,6 +80,8 @@ class KubernetesRuntime:
         self._held: tuple[str, float] | None = None
         """Who is at work beyond what the pod itself tells, and when that was looked at."""
         self._events: tuple[str, ...] = ()
+        self._drained = False
+        """This process has asked for a drain."""
         self._counted: int | None = None
         """Restarts of the container as of the last look."""
         self._said: set[str] = set()
@@ -343,7 +347,9 @@ class KubernetesRuntime:
         except (OSError, ValueError) as error:
             raise RuntimeRefused(f"the restart request can't be written: {error}") from error
         finally:
-            self._withdraw()
+            self._withdraw(Kind.RESTART)
+            # Its successor is to get requests as soon as it is ready.
+            await self.undrain()
         if effect is None:
             effect = await self._effect(before, begun + RESTART_SECONDS + LATE_SECONDS)
         took = time.monotonic() - begun
@@ -410,12 +416,39 @@ class KubernetesRuntime:
         except (ApiError, OSError, TimeoutError) as error:
             log.warning("an Event can't be written: %s", error)
 
-    def _withdraw(self) -> None:
+    async def drain(self, *, seconds: float, incident: str = "") -> str:
+        """Of `dsobs.model.runtime.Drains`: the engine's readiness probe fails, and Services leave the pod out."""
+        view = await self.view()
+        if isinstance(view, RuntimeView) and view.hold is not None:
+            raise RuntimeHeld(view.hold)
+        if self._no_folder is not None:
+            raise RuntimeRefused(self._no_folder)
+        if (lost := self._lost_turn()) is not None:
+            raise RuntimeHeld(lost)
+        holds = min(seconds, Kind.DRAIN.horizon - DRAIN_SLACK_SECONDS)
         try:
-            self._folder.withdraw(Kind.RESTART)
+            self._folder.write(
+                Kind.DRAIN, Request(expiry(self._clock(), holds), self.page_started_at(), incident or "-")
+            )
+        except (OSError, ValueError) as error:
+            raise RuntimeRefused(f"the drain request can't be written: {error}") from error
+        finally:
+            # One that failed may be there all the same.
+            self._drained = True
+        return f"not ready by {self._mounted}/{Kind.DRAIN}, for {holds:.0f} s at most"
+
+    async def undrain(self) -> None:
+        """Of `dsobs.model.runtime.Drains`; what a person wrote there stays."""
+        if self._drained:
+            self._drained = False
+            self._withdraw(Kind.DRAIN)
+
+    def _withdraw(self, kind: Kind) -> None:
+        try:
+            self._folder.withdraw(kind)
         except OSError as error:
             # It holds for seconds at most.
-            log.error("the restart request can't be withdrawn, it expires by itself: %s", error)
+            log.error("the %s request can't be withdrawn, it expires by itself: %s", kind, error)
 
     async def _before(self) -> _Before:
         return _Before(await self._refuses(), self.page_started_at(), self._instance())

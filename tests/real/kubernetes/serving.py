@@ -138,16 +138,19 @@ def watched(namespace: Namespace, name: str) -> None:
 
 
 @contextlib.contextmanager
-def clients(cluster: Cluster, namespace: Namespace, *names: str, number: int = 4) -> Iterator[None]:
-    """So many at each of these pods (`vllm`), one request after the other each; the engines have worked on them, and
-    dsobs has seen it, when the context begins."""
+def clients(
+    cluster: Cluster, namespace: Namespace, *names: str, number: int = 4, tokens: int | None = None
+) -> Iterator[None]:
+    """So many at each of these pods (`vllm`), one request after the other each, of so many tokens (the clients' own
+    number); the engines have worked on them, and dsobs has seen it, when the context begins."""
+    size = ("--max-tokens", str(tokens), str(tokens), "--timeout", "600") if tokens is not None else ()
     with contextlib.ExitStack() as stack:
         before = {}
         for name in names or ("vllm",):
             url = f"http://{cluster.forwarded(f'{namespace.address(name)}:{PORT}')}"
             words = (sys.executable, "-m", "dsobs.simulator.load", "--url", url)
             more = ("--clients", str(number), "--duration", "3600")
-            process = subprocess.Popen([*words, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen([*words, *more, *size], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             stack.callback(process.wait)
             stack.callback(process.kill)
             before[url] = namespace.wait("the engine's page", functools.partial(_tokens, url))

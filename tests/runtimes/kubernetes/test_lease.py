@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -190,6 +191,16 @@ def test_no_more_actions_in_a_window_than_allowed_across_the_workload() -> None:
     assert budget == "5 actions on the workload within 3600 s (remediation.fleet_max_actions is 5)"
     later = (action("x", 3601), *done[1:])
     assert judge(*pods, actions=later) == Fleet()
+
+
+def test_drain_takes_a_replica_away_and_counts_as_no_action_and_no_restart() -> None:
+    drained = tuple(replace(action("b", ago), what=leases.DRAIN) for ago in (900, 20))
+    pods = [pod("a"), pod("b")]
+    assert judge(*pods, actions=drained, limits=Limits(share=0.3, actions=2, window=3600.0)).budget is None
+    assert judge(*pods, actions=drained).unready is not None
+    new = pod("new", born=NOW - 10)
+    gone = (action("old", 100, 3000), replace(action("old", 50, 3000, 100), what=leases.DRAIN))
+    assert leases.inherited(gone, [new], new) == (NOW - 3000, NOW - 100)
 
 
 def test_group_is_one_replica_and_ready_when_all_its_pods_are() -> None:

@@ -22,6 +22,7 @@ from dsobs.runtimes.kubernetes.identity import Identity
 from dsobs.runtimes.process import ProcessRuntime
 from tests.contracts.runtime_contract import until
 from tests.kubernetes_stand_in import ACTING_RIGHTS, ALL_RIGHTS, NAMESPACE, POD, StandIn, pod_json
+from tests.runtimes import probe_cases
 from tests.runtimes.kubernetes.accounts import api_of
 
 
@@ -210,6 +211,41 @@ def _then(look: Any) -> Any:
         return look()
 
     return asked
+
+
+async def test_drain_holds_in_the_probe_until_the_restart(world: World) -> None:
+    runtime = world.runtime(None)
+    folder = ControlFolder(world.folder)
+    how = await runtime.drain(seconds=120.0, incident="i1")
+    assert how == f"not ready by {world.folder}/drain, for 120 s at most"
+    request = folder.read(Kind.DRAIN)
+    assert request is not None
+    assert (request.engine_started_at, request.incident) == (1000.0, "i1")
+    assert 100 < request.expires_at - time.time() <= 121
+    assert probe_cases.run(("sh", "-c"), probe_cases.script(Kind.DRAIN, world.folder)) == 1
+    assert probe_cases.run(("sh", "-c"), probe_cases.script(Kind.RESTART, world.folder)) == 0
+    await restart(runtime)
+    assert folder.read(Kind.DRAIN) is None
+    # Longer than a probe takes for one would be none at all.
+    await runtime.drain(seconds=3600.0)
+    assert probe_cases.run(("sh", "-c"), probe_cases.script(Kind.DRAIN, world.folder)) == 1
+    await runtime.undrain()
+    assert folder.read(Kind.DRAIN) is None
+
+
+async def test_drain_of_a_persons_own_hand_stays(world: World) -> None:
+    runtime = world.runtime(None)
+    (world.folder / Kind.DRAIN).write_text(f"{int(time.time()) + 60} - by-hand\n")
+    await runtime.undrain()
+    assert (world.folder / Kind.DRAIN).exists()
+
+
+async def test_pod_that_ends_is_not_drained(world: World) -> None:
+    runtime = world.runtime(None)
+    (world.folder / "terminating").touch()
+    with pytest.raises(RuntimeHeld, match="preStop"):
+        await runtime.drain(seconds=60.0)
+    assert not (world.folder / Kind.DRAIN).exists()
 
 
 async def test_port_that_refuses_already_is_left_to_kubelet(world: World) -> None:
