@@ -155,11 +155,11 @@ async def gone(awaitable: Awaitable[object]) -> None:
         await awaitable
 
 
-def age_of(pid: int) -> float:
-    """Seconds since a process started."""
+def begun_at(pid: int) -> float:
+    """When a process started, Unix seconds; the kernel tells when it was booted to a second."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return uptime - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    booted = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return int(booted.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def name_of(pid: int) -> str:
@@ -171,6 +171,35 @@ def progress(values: Values) -> tuple[float, ...]:
     """What an engine core's work moves."""
     names = ("generation_tokens_total", "prompt_tokens_total", "iteration_tokens_total_count", "kv_cache_usage_perc")
     return tuple(values(name) for name in (*names, "num_requests_running", "num_requests_waiting"))
+
+
+LONG_ANSWERS = (300, 1200, 4800, 15_000)
+"""Tokens. One that is over before it is stopped, on a fast machine or in a stalled test, is asked for anew."""
+
+
+@asynccontextmanager
+async def at_work(session: aiohttp.ClientSession, body: Json) -> AsyncIterator["asyncio.Task[Json]"]:
+    """A request that the engine has begun to answer when the context begins."""
+    before = await scrape(session)
+    task = asyncio.create_task(complete(session, body))
+    await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def standstill(session: aiohttp.ClientSession) -> Values:
+    """The first page on which half a second has moved nothing: what was in the pipe has arrived by then."""
+    async with asyncio.timeout(PATIENCE):
+        values = await scrape(session)
+        while True:
+            await asyncio.sleep(0.5)
+            before, values = values, await scrape(session)
+            if progress(values) == progress(before):
+                return values
 
 
 class EngineContract:
@@ -222,7 +251,15 @@ class EngineContract:
         async with client(server.url) as session:
             before = await scrape(session)
             answer = await complete(session, self.body(server, 5))
-            after = await until(session, lambda v: v("num_requests_running") == 0 and v("kv_cache_usage_perc") == 0)
+            counted = before("request_success_total")
+            after = await until(
+                session,
+                lambda v: (
+                    v("request_success_total") > counted
+                    and v("num_requests_running") == 0
+                    and v("kv_cache_usage_perc") == 0
+                ),
+            )
         assert answer["usage"] is not None
         moved = {
             "prompt_tokens_total": 7,
@@ -265,7 +302,8 @@ class EngineContract:
         async with client(server.url) as session:
             before = await scrape(session)
             answer = await complete(session, self.body(server, 50, stop_token_ids=ALL_TOKENS))
-            after = await until(session, lambda v: v("num_requests_running") == 0)
+            counted = before("request_success_total")
+            after = await until(session, lambda v: v("request_success_total") > counted)
         choices = answer["choices"]
         assert isinstance(choices, list)
         assert choices[0]["finish_reason"] == "stop"
@@ -274,15 +312,18 @@ class EngineContract:
 
     @pytest.mark.parametrize("chat", [False, True], ids=["completion", "chat"])
     async def test_streaming_streams_and_ends_with_usage_and_done(self, server: ServedModel, *, chat: bool) -> None:
-        body = self.body(server, 30, stream=True, stream_options={"include_usage": True})
         path = "/v1/completions"
+        more: Json = {}
         if chat:
             path = "/v1/chat/completions"
-            del body["prompt"]
-            body["messages"] = [{"role": "user", "content": "why"}]
+            more = {"messages": [{"role": "user", "content": "why"}]}
         shares: list[float] = []
-        # The best of up to three: a first token may be late for reasons that are not the server's.
-        while len(shares) < 3 and max(shares, default=0.0) <= 1 / 3:
+        # A first token may be late, and tokens may come together, for reasons that are not the server's: the best of up
+        # to four answers, each longer than the one before.
+        for tokens in (30, 90, 300, 900):
+            body = self.body(server, tokens, stream=True, stream_options={"include_usage": True}, **more)
+            if chat:
+                del body["prompt"]
             events: list[str] = []
             arrived: list[float] = []
             begun = time.monotonic()
@@ -297,12 +338,14 @@ class EngineContract:
             assert events[-1] == "[DONE]"
             last = json.loads(events[-2])
             assert last["choices"] == []
-            assert last["usage"]["completion_tokens"] == 30
+            assert last["usage"]["completion_tokens"] == tokens
             assert json.loads(events[-3])["choices"][0]["finish_reason"] == "length"
-            assert len(events) >= 10
-            shares.append((arrived[-1] - arrived[0]) / (arrived[-1] - begun))
-        # Of the time that it takes, tokens come for more than a third.
-        assert max(shares) > 1 / 3
+            if len(events) >= 10:
+                shares.append((arrived[-1] - arrived[0]) / (arrived[-1] - begun))
+            if max(shares, default=0.0) > 1 / 3:
+                break
+        # Of the time that it takes, tokens come for more than a third, and in ten pieces or more.
+        assert max(shares, default=0.0) > 1 / 3
 
     async def test_unknown_model_is_404_and_counts_no_request(self, server: ServedModel) -> None:
         async with client(server.url) as session:
@@ -351,10 +394,9 @@ class EngineContract:
             assert await answer.json() == {"detail": "Not Found"}
 
     async def test_process_start_time_is_that_of_the_api_server(self, server: ServedModel) -> None:
-        age = age_of(server.process.pid)
         async with client(server.url) as session:
             values = await scrape(session)
-        assert values("process_start_time_seconds") == pytest.approx(time.time() - age, abs=2)
+        assert values("process_start_time_seconds") == pytest.approx(begun_at(server.process.pid), abs=2)
 
     @pytest.mark.parametrize("stream", [False, True])
     async def test_leaving_client_frees_the_engine_and_counts_nothing_finished(
@@ -371,39 +413,48 @@ class EngineContract:
             await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
             task.cancel()
             await gone(task)
-            after = await until(session, lambda v: v("num_requests_running") == 0)
-        assert after("kv_cache_usage_perc") == 0
+            after = await until(session, lambda v: v("num_requests_running") == 0 and v("kv_cache_usage_perc") == 0)
         assert after("request_success_total") == before("request_success_total")
         assert after("time_to_first_token_seconds_count") == before("time_to_first_token_seconds_count") + 1
 
     async def test_chunked_prefill_moves_nothing_but_kv_usage(self, server: ServedModel) -> None:
-        prompt = [3 + i * 7 % 500 for i in range(LONG_PROMPT_TOKENS)]
         async with client(server.url) as session:
-            before = await scrape(session)
-            task = asyncio.create_task(complete(session, {"model": server.model, "prompt": prompt, "max_tokens": 1}))
-            usages: set[float] = set()
-            moved: set[tuple[float, ...]] = set()
-            await until(session, lambda v: v("num_requests_running") == 1)
-            while not task.done():
-                values = await scrape(session)
-                if values("num_requests_running") == 1 and values("prompt_tokens_total") == before(
-                    "prompt_tokens_total"
-                ):
-                    usages.add(values("kv_cache_usage_perc"))
-                    moved.add(
-                        (
-                            values("iteration_tokens_total_count"),
-                            values("generation_tokens_total"),
-                            values("prefix_cache_queries_total"),
-                        )
-                    )
-                await asyncio.sleep(0.05)
-            await task
-            after = await until(session, lambda v: v("num_requests_running") == 0)
+            # Another prompt each time, of which nothing is cached. On a fast machine, or where the test stands still,
+            # one may be over before three of its steps were seen.
+            for attempt in range(8):
+                prompt = [3 + attempt + i * 7 % 490 for i in range(LONG_PROMPT_TOKENS)]
+                usages = await self.one_prefill(session, server, prompt)
+                if len(usages) >= 3:
+                    break
         assert len(usages) >= 3
-        assert len(moved) == 1
+
+    async def one_prefill(self, session: aiohttp.ClientSession, server: ServedModel, prompt: list[int]) -> set[float]:
+        """The values of the KV usage that were seen in its middle, while nothing else moved."""
+        before = await scrape(session)
+        task = asyncio.create_task(complete(session, {"model": server.model, "prompt": prompt, "max_tokens": 1}))
+        usages: set[float] = set()
+        moved: set[tuple[float, ...]] = set()
+        while not task.done():
+            values = await scrape(session)
+            if values("num_requests_running") == 1 and values("prompt_tokens_total") == before("prompt_tokens_total"):
+                usages.add(values("kv_cache_usage_perc"))
+                moved.add(
+                    (
+                        values("iteration_tokens_total_count"),
+                        values("generation_tokens_total"),
+                        values("prefix_cache_queries_total"),
+                    )
+                )
+            await asyncio.sleep(0.02)
+        await task
+        after = await until(
+            session,
+            lambda v: v("num_requests_running") == 0 and v("prompt_tokens_total") > before("prompt_tokens_total"),
+        )
+        assert len(moved) <= 1
         assert after("prompt_tokens_total") - before("prompt_tokens_total") == LONG_PROMPT_TOKENS
         assert after("iteration_tokens_total_count") - before("iteration_tokens_total_count") == 1
+        return usages
 
     async def test_sleep_shows_in_the_sleep_state_and_requests_wait(self, server: ServedModel) -> None:
         async with client(server.url) as session:
@@ -427,28 +478,27 @@ class EngineContract:
         async with client(server.url) as session:
             async with session.get("/is_paused") as answer:
                 assert await answer.json() == {"is_paused": False}
-            before = await scrape(session)
-            # Long enough that a fast machine has not finished it before the pause.
-            task = asyncio.create_task(complete(session, self.body(server, 900)))
-            await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
-            try:
-                async with session.post("/pause?mode=keep") as answer:
-                    assert (answer.status, await answer.json()) == (200, {"status": "paused"})
-                async with session.get("/is_paused") as answer:
-                    assert await answer.json() == {"is_paused": True}
-                # What was in the pipe may still arrive.
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(task), 0.3)
-                paused = await scrape(session)
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(task), 0.5)
-                assert progress(await scrape(session)) == progress(paused)
-                assert paused("num_requests_running") == 1
-                assert paused("engine_sleep_state", sleep_state="awake") == 1
-            finally:
-                async with session.post("/resume") as answer:
-                    assert (answer.status, await answer.json()) == (200, {"status": "resumed"})
-            await task
+            for tokens in LONG_ANSWERS:
+                async with at_work(session, self.body(server, tokens)) as task:
+                    try:
+                        async with session.post("/pause?mode=keep") as answer:
+                            assert (answer.status, await answer.json()) == (200, {"status": "paused"})
+                        async with session.get("/is_paused") as answer:
+                            assert await answer.json() == {"is_paused": True}
+                        paused = await standstill(session)
+                        if task.done():
+                            continue
+                        with pytest.raises(TimeoutError):
+                            await asyncio.wait_for(asyncio.shield(task), 0.5)
+                        assert progress(await scrape(session)) == progress(paused)
+                        assert paused("num_requests_running") == 1
+                        assert paused("engine_sleep_state", sleep_state="awake") == 1
+                    finally:
+                        async with session.post("/resume") as answer:
+                            assert (answer.status, await answer.json()) == (200, {"status": "resumed"})
+                    await task
+                    return
+        pytest.fail("each answer was over before the pause")
 
     async def test_a_stopped_core_does_not_say_whether_it_is_paused(self, server: ServedModel) -> None:
         (core,) = server.process.core_pids
@@ -462,28 +512,31 @@ class EngineContract:
     async def test_stopped_core_keeps_health_at_200_and_freezes_the_numbers(self, server: ServedModel) -> None:
         (core,) = server.process.core_pids
         async with client(server.url) as session:
-            before = await scrape(session)
-            # Long enough that a fast machine has not finished it before the core is stopped.
-            task = asyncio.create_task(complete(session, self.body(server, 900)))
-            await until(session, lambda v: v("generation_tokens_total") > before("generation_tokens_total"))
-            with stopped(core):
-                frozen = progress(await scrape(session))
-                # What was in the pipe when the core stopped may still arrive.
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(task), 0.3)
-                frozen = progress(await scrape(session))
-                begun = time.monotonic()
-                async with session.get("/health") as answer:
-                    assert answer.status == 200
-                assert time.monotonic() - begun < 0.5
-                probe = asyncio.create_task(complete(session, self.body(server, 1)))
-                with pytest.raises(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(probe), 0.7)
-                later = await scrape(session)
-                assert later("num_requests_running") == 1
-                assert progress(later) == frozen
-            answers = await asyncio.gather(task, probe)
-        assert [answer["object"] for answer in answers] == ["text_completion"] * 2
+            for tokens in LONG_ANSWERS:
+                async with at_work(session, self.body(server, tokens)) as task:
+                    with stopped(core):
+                        frozen = progress(await standstill(session))
+                        if task.done():
+                            continue
+                        # It does not wait for the core; what else the machine does may hold up one answer or another.
+                        assert min([await self.healthy_after(session) for _ in range(5)]) < 0.5
+                        probe = asyncio.create_task(complete(session, self.body(server, 1)))
+                        with pytest.raises(TimeoutError):
+                            await asyncio.wait_for(asyncio.shield(probe), 0.7)
+                        later = await scrape(session)
+                        assert later("num_requests_running") == 1
+                        assert progress(later) == frozen
+                    answers = await asyncio.gather(task, probe)
+                    assert [answer["object"] for answer in answers] == ["text_completion"] * 2
+                    return
+        pytest.fail("each answer was over before the core was stopped")
+
+    async def healthy_after(self, session: aiohttp.ClientSession) -> float:
+        """Seconds until /health says 200."""
+        begun = time.monotonic()
+        async with session.get("/health") as answer:
+            assert answer.status == 200
+        return time.monotonic() - begun
 
     async def test_core_stopped_while_idle_shows_no_outstanding_request(self, server: ServedModel) -> None:
         (core,) = server.process.core_pids
@@ -501,13 +554,18 @@ class EngineContract:
         (core,) = server.process.core_pids
         assert name_of(core) == "VLLM::EngineCor"
 
+        streaming = asyncio.Event()
+
         async def ask(session: aiohttp.ClientSession, *, stream: bool) -> tuple[int, str]:
-            async with session.post("/v1/completions", json=self.body(server, 8000, stream=stream)) as answer:
+            async with session.post("/v1/completions", json=self.body(server, 16_000, stream=stream)) as answer:
+                if stream:
+                    streaming.set()
                 return answer.status, await answer.text()
 
         async with client(server.url) as session:
             before = await scrape(session)
             tasks = [asyncio.create_task(ask(session, stream=stream)) for stream in (False, True)]
+            await asyncio.wait_for(streaming.wait(), PATIENCE)
             await until(
                 session,
                 lambda v: (
