@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -30,6 +31,8 @@ SIMULATOR = (
 
 
 POLL_SECONDS = 0.05
+START_SECONDS = 90.0
+"""Patience with what a machine at work takes long for; nobody is held to it."""
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Scene:
         self.port, self.control, self.engine_pid = port, control, pid
 
     async def start_engine(
-        self, *command: str, supervised: bool = True, ready: float = 30.0, environ: dict[str, str] | None = None
+        self, *command: str, supervised: bool = True, ready: float = START_SECONDS, environ: dict[str, str] | None = None
     ) -> None:
         """Starts it and waits until it answers."""
         words = [word.format(port=self.port) for word in (command or SIMULATOR)]
@@ -171,7 +174,7 @@ class Scene:
         assert self.dsobs.stderr is not None
         following = asyncio.ensure_future(self._follow(self.dsobs.stderr))
         self.stack.callback(following.cancel)
-        await self.until(lambda: self._answers(f"http://127.0.0.1:{self.api}/readyz"), 20.0, "dsobs ready")
+        await self.until(lambda: self._answers(f"http://127.0.0.1:{self.api}/readyz"), START_SECONDS, "dsobs ready")
 
     async def _follow(self, stream: asyncio.StreamReader) -> None:
         with (self.folder / "dsobs.log").open("ab") as log:
@@ -200,7 +203,7 @@ class Scene:
             told: list[dict[str, Any]] = (await answer.json())["data"]
             return told
 
-    async def until_working(self, seconds: float = 30.0) -> None:
+    async def until_working(self, seconds: float = START_SECONDS) -> None:
         """Until dsobs sees tokens move."""
 
         async def works() -> bool:
@@ -221,7 +224,7 @@ class Scene:
             seen.add((await self.status())["view"]["at"])
             return len(seen) > count
 
-        await self.until(turned, seconds or count * 3 + 10.0, f"{count} turns")
+        await self.until(turned, seconds or count * 3 + START_SECONDS, f"{count} turns")
 
     def cores(self) -> list[int]:
         """The engine-core processes."""
@@ -243,6 +246,25 @@ class Scene:
         for core in self.cores():
             os.kill(core, signal.SIGSTOP)
         return time.time()
+
+    async def stop_at_work(self) -> float:
+        """SIGSTOP in the middle of work; when. Not between two rounds of requests: its page says then that it is idle,
+        and a hang while idle is found by probes only, much later."""
+        for _ in range(20):
+            stopped = self.stop_core()
+            await asyncio.sleep(0.3)  # What the core had sent is on the page by now.
+            if await self.running() > 0:
+                return stopped
+            for core in self.cores():
+                os.kill(core, signal.SIGCONT)
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"the core was idle whenever it was stopped\n{self.story()}")
+
+    async def running(self) -> float:
+        """Requests that the engine's page says it works on."""
+        async with self.session.get(f"{self.url}/metrics") as answer:
+            page = await answer.text()
+        return sum(map(float, re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", page, re.MULTILINE)))
 
     def paged(self, name: str, event: str = "trigger") -> Page | None:
         """The first page of an alert."""

@@ -23,19 +23,19 @@ async def test_a_disk_that_hangs_stops_neither_watching_nor_paging_and_repair_wa
     await stage.start_load()
     await stage.until_working()
     hanging.touch()
-    stopped = stage.stop_core()
-    await stage.until(lambda: stage.paged("EngineHung"), 20.0, "a page without the disk")
+    stopped = await stage.stop_at_work()
+    await stage.until(lambda: stage.paged("EngineHung"), 60.0, "a page without the disk")
     page = stage.paged("EngineHung")
     assert page is not None
     # 10 s with the disk, and at most 2 s for noticing that it hangs.
     assert page.at - stopped <= 12.0
-    await stage.turns(10, 15.0)
+    await stage.turns(10)
     assert await stage._answers(f"http://127.0.0.1:{stage.api}/livez")
     assert not (await stage.status())["guards"]["ledger_writable"]
     assert stage.acted() == []
     hanging.unlink()
-    await stage.until(lambda: stage.happened("verified"), 60.0, "repair once the disk is back")
-    await stage.until(lambda: stage.paged("EngineHung", "resolve"), 30.0, "resolved")
+    await stage.until(lambda: stage.happened("verified"), 180.0, "repair once the disk is back")
+    await stage.until(lambda: stage.paged("EngineHung", "resolve"), 120.0, "resolved")
     assert stage.happened("restart-begun") == 1
     assert [one.event for one in stage.pages if one.name == "EngineHung"] == ["trigger", "resolve"]
     (incident,) = await stage.incidents()
@@ -49,8 +49,8 @@ async def test_without_a_state_folder_pages_go_out_from_memory_and_nothing_is_re
     await stage.start_dsobs(state__directory=str(folder), remediation__confirm_hang="2s")
     await stage.start_load()
     await stage.until_working()
-    stage.stop_core()
-    await stage.until(lambda: stage.paged("EngineHung"), 20.0, "a page without a disk")
+    await stage.stop_at_work()
+    await stage.until(lambda: stage.paged("EngineHung"), 60.0, "a page without a disk")
     await stage.turns(8)
     assert not (await stage.status())["guards"]["ledger_writable"]
     assert stage.acted() == []

@@ -55,17 +55,17 @@ async def hang_is_paged(tmp_path: Path, state: Path, *, full: bool) -> None:
         await here.start_dsobs(**FAST, **settings)
         await here.until_working()
         arrive(log)
-        await here.until(lambda: elasticsearch.in_flight > 0, 20, "a request that hangs")
+        await here.until(lambda: elasticsearch.in_flight > 0, 60, "a request that hangs")
         if full:
             fill(state)
-        stopped = here.stop_core()
-        await here.until(lambda: here.paged("EngineHung"), 20, "page")
+        stopped = await here.stop_at_work()
+        await here.until(lambda: here.paged("EngineHung"), 60, "page")
         page = here.paged("EngineHung")
         assert page is not None
         assert page.at - stopped <= 10.0
         if not full:
             # Repair goes on too; on a full disk it must not, for the ledger can't record it.
-            await here.until(lambda: here.paged("EngineHung", "resolve"), 60, "resolve")
+            await here.until(lambda: here.paged("EngineHung", "resolve"), 180, "resolve")
         metrics = await _metrics(here)
         assert metrics["dsobs_log_shipper_up"] == 1
         assert metrics["dsobs_loop_errors_total"] == 0

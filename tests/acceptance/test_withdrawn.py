@@ -69,9 +69,9 @@ async def test_a_restart_that_waits_for_its_random_delay_is_withdrawn(
     async def ended() -> bool:
         return (await restart_lines())[:2] != ["reserved"]
 
-    here.stop_core()
-    await here.until(reserved, 40.0, "reserved")
+    await here.stop_at_work()
+    await here.until(reserved, 120.0, "reserved")
     await stop(here)
-    await here.until(ended, 10.0, "ended")
+    await here.until(ended, 60.0, "ended")
     assert (await restart_lines())[:2] == ["reserved", "failed"]
     assert here.happened("restart-begun") == 0

@@ -68,7 +68,7 @@ async def until_ready(url: str, session: aiohttp.ClientSession) -> None:
                 return answer.status == 200
         return False
 
-    await until(ready, 30.0)
+    await until(ready, 90.0)
 
 
 QUIET = "route: {receiver: none}\nreceivers: [{name: none}]\n"
@@ -130,7 +130,7 @@ async def test_inhibition_is_that_of_alertmanager_for_every_pair_of_alerts(tmp_p
                 }
                 return {key: held.get((key, pair[1]["alertname"])) for key, pair in pairs.items()} == expected
 
-            await until(same, 30.0)
+            await until(same, 120.0)
     assert sum(expected.values()) > 50
 
 
@@ -185,7 +185,7 @@ async def test_hang_is_paged_through_two_alertmanagers_one_away_and_a_silence_ho
             await stage.until_working()
 
             # One Alertmanager is away: the other is told at once.
-            stopped = stage.stop_core()
+            stopped = await stage.stop_at_work()
             await stage.until(lambda: "EngineHung" in names(told), 40.0, "EngineHung is paged")
             assert time.time() - stopped < 40
 
@@ -204,10 +204,10 @@ async def test_hang_is_paged_through_two_alertmanagers_one_away_and_a_silence_ho
                     return len(found) == 1 and found[0]["status"]["state"] == "suppressed"
 
                 for url in (first, second):
-                    await stage.until(lambda url=url: silenced(url), 30.0, f"silenced at {url}")  # type: ignore[misc]
+                    await stage.until(lambda url=url: silenced(url), 90.0, f"silenced at {url}")  # type: ignore[misc]
                 assert names(told).count("EngineHung") == 1
 
                 # Ended here, ended there: the second one tells now.
                 async with stage.session.delete(f"{api}/{id_}", headers={"Authorization": "Bearer a-token"}) as ended:
                     assert ended.status == 200
-                await stage.until(lambda: names(told).count("EngineHung") >= 2, 30.0, "told after the silence")
+                await stage.until(lambda: names(told).count("EngineHung") >= 2, 90.0, "told after the silence")

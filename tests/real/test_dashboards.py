@@ -205,8 +205,8 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
             await here.until_working()
             await _write(log)
             await here.turns(8)
-            here.stop_core()
-            await here.until(lambda: here.happened("verified"), 90, "the hang is repaired")
+            await here.stop_at_work()
+            await here.until(lambda: here.happened("verified"), 240, "the hang is repaired")
             await _write(log)
             # A card that breaks before is not answered with a restart.
             node.broke_at = time.time()

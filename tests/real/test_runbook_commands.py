@@ -122,8 +122,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory, docker: Dockerd) -> As
             )
             await here.start_load()
             await here.until_working()
-            here.stop_core()
-            await here.until(lambda: here.happened("verified"), 90, "the hang is repaired")
+            await here.stop_at_work()
+            await here.until(lambda: here.happened("verified"), 240, "the hang is repaired")
             await until_ready(url, here.session)
             (folder / "dsobs.yaml").write_text("api: {control_token: env:TEST_TOKEN}\n")
             yield Stage(

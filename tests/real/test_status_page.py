@@ -219,7 +219,7 @@ async def test_beside_a_real_dsobs_a_hang_turns_the_open_page_from_healthy_to_fa
         # The indicators are recorded each 15 s.
         await tab.until("document.querySelector('#tile-requests_running .value').innerText !== 'unknown'", 60)
         await tab.until("document.querySelector('#log pre').innerText.includes('INFO')", 30)
-        here.stop_core()
+        await here.stop_at_work()
         await tab.until("document.querySelector('#health .state').innerText === 'faulty'", 60)
         assert "EngineHung" in await text(tab, "#alerts")
         await tab.until("document.querySelector('#incidents').innerText.includes('restart done')", 120)

@@ -1,8 +1,6 @@
 """The main job against real vLLM: a hang and a crash are seen, paged and repaired."""
 
-import asyncio
 import os
-import re
 import signal
 import time
 from pathlib import Path
@@ -20,21 +18,6 @@ async def start_vllm(here: Scene, *flags: str) -> None:
     await here.start_engine("bash", SCRIPT, "serve", "{port}", *flags, ready=START_SECONDS)
 
 
-async def stop_at_work(here: Scene) -> float:
-    """Stops the core; not in the moment between two rounds of requests, where its page says that it is idle."""
-    for _ in range(20):
-        stopped = here.stop_core()
-        await asyncio.sleep(0.3)  # What the core had sent is on the page by now.
-        async with here.session.get(f"{here.url}/metrics") as answer:
-            page = await answer.text()
-        running = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", page, re.MULTILINE)
-        if sum(map(float, running)) > 0:
-            return stopped
-        for core in here.cores():
-            os.kill(core, signal.SIGCONT)
-    raise AssertionError("the core was idle whenever it was stopped")
-
-
 async def test_real_vllm_hang_is_paged_within_10_s_restarted_and_verified_then_a_crash_is_paged_within_5_s(
     tmp_path: Path,
 ) -> None:
@@ -42,25 +25,25 @@ async def test_real_vllm_hang_is_paged_within_10_s_restarted_and_verified_then_a
         await start_vllm(here)
         await here.start_load()
         await here.start_dsobs()
-        await here.until_working(60)
+        await here.until_working()
         old = here.cores()
-        stopped = await stop_at_work(here)
-        await here.until(lambda: here.paged("EngineHung"), 20, "page")
+        stopped = await here.stop_at_work()
+        await here.until(lambda: here.paged("EngineHung"), 60, "page")
         page = here.paged("EngineHung")
         assert page is not None
         assert page.at - stopped <= 10.0
         async with here.session.get(f"{here.url}/health") as answer:
             assert answer.status == 200
         await here.until(lambda: any(a == "verified" for _, a, _ in here.events), START_SECONDS, "verified")
-        await here.until(lambda: here.paged("EngineHung", "resolve"), 30, "resolve")
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 120, "resolve")
         assert not set(old) & set(here.cores())
         assert here.critical() == [page.body["summary"]]
         # A crash now: the supervisor brings the engine back, dsobs only tells.
         restarts = len(here.acted())
-        await here.until_working(60)
+        await here.until_working()
         killed = time.time()
         os.kill(here.cores()[0], signal.SIGKILL)
-        await here.until(lambda: here.paged("EngineDown"), 15, "page of the crash")
+        await here.until(lambda: here.paged("EngineDown"), 60, "page of the crash")
         crash = here.paged("EngineDown")
         assert crash is not None
         assert crash.at - killed <= 5.0

@@ -62,7 +62,12 @@ async def set_clock(here: Scene, file: Path, offset: int) -> None:
     async def moved() -> bool:
         return abs(await wall_offset(here) - offset) < 5
 
-    await here.until(moved, 15, f"a wall clock {offset:+d} s off")
+    await here.until(moved, 60, f"a wall clock {offset:+d} s off")
+
+
+async def seen_at(here: Scene) -> float:
+    """When dsobs last turned, by the clock that it goes by."""
+    return float((await here.status())["view"]["at"])
 
 
 def sent(here: Scene, name: str, event: str) -> list[float]:
@@ -72,11 +77,11 @@ def sent(here: Scene, name: str, event: str) -> list[float]:
 
 async def hang_and_repair(here: Scene, number: int) -> None:
     """The `number`th hang of this scene: paged, restarted once, verified, resolved."""
-    here.stop_core()
-    await here.until(lambda: len(sent(here, "EngineHung", "trigger")) == number, 20, "page")
-    await here.until(lambda: here.happened("verified") == number, 60, "verified")
-    await here.until(lambda: len(sent(here, "EngineHung", "resolve")) == number, 60, "resolve")
-    await here.until(lambda: here.happened("incident-closed") == number, 60, "closed")
+    await here.stop_at_work()
+    await here.until(lambda: len(sent(here, "EngineHung", "trigger")) == number, 60, "page")
+    await here.until(lambda: here.happened("verified") == number, 180, "verified")
+    await here.until(lambda: len(sent(here, "EngineHung", "resolve")) == number, 180, "resolve")
+    await here.until(lambda: here.happened("incident-closed") == number, 180, "closed")
     status = await here.status()
     assert status["guards"]["restarts_24h"] == number
     assert status["view"]["starting_since"] is None
@@ -107,14 +112,15 @@ async def test_wall_clock_set_back_and_forward_by_an_hour_changes_nothing_and_ha
         }
         await here.start_dsobs(environ=faked, rules__files=str(rules), **quick)
         await here.until_working()
-        await here.until(lambda: here.paged("AlwaysThere"), 20, "the steady alert")
+        await here.until(lambda: here.paged("AlwaysThere"), 60, "the steady alert")
         for hangs, offset in enumerate((-HOUR, HOUR)):
             await set_clock(here, file, offset)
-            begun, at = time.monotonic(), (await here.status())["view"]["at"]
+            before, at, begun = time.monotonic(), await seen_at(here), time.monotonic()
             await here.turns(10)
-            passed = time.monotonic() - begun
-            assert passed < 20
-            assert abs((await here.status())["view"]["at"] - at - passed) < 2
+            ended, later, after = time.monotonic(), await seen_at(here), time.monotonic()
+            assert ended - begun < 20
+            # A turn may be a second old when it is told of, and another one late.
+            assert ended - begun - 3 < later - at < after - before + 3
             told = await alerts(here)
             assert {name for name, state in told if state == "firing"} == {"AlwaysThere", "Watchdog"}
             assert ("NotYetThere", "pending") in told
