@@ -79,7 +79,11 @@ class Scene:
         self.port, self.control, self.engine_pid = port, control, pid
 
     async def start_engine(
-        self, *command: str, supervised: bool = True, ready: float = START_SECONDS, environ: dict[str, str] | None = None
+        self,
+        *command: str,
+        supervised: bool = True,
+        ready: float = START_SECONDS,
+        environ: dict[str, str] | None = None,
     ) -> None:
         """Starts it and waits until it answers."""
         words = [word.format(port=self.port) for word in (command or SIMULATOR)]

@@ -14,7 +14,7 @@ def write(here: Scene, mode: str = "enforce") -> None:
     (here.folder / "dsobs.yaml").write_text(
         f"target: {{url: '{here.url}', name: test}}\n"
         f"notifiers: {{webhook: {{url: '{here.receiver}'}}}}\n"
-        f"remediation: {{mode: {mode}, kill_switch_file: kill, coordination: single, random_delay: 4s,\n"
+        f"remediation: {{mode: {mode}, kill_switch_file: kill, coordination: single, random_delay: 9s,\n"
         f"              confirm_hang: 1s}}\n"
         f"state: {{directory: state}}\n"
         f"runtime: {{supervisor_socket: supervise.sock}}\n"

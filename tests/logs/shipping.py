@@ -16,6 +16,8 @@ from dsobs.logs import metrics
 from dsobs.logs.pace import Pace
 from dsobs.logs.ship import Shipper
 
+PATIENCE = 120.0
+"""Seconds, for what is to come sooner or later; nobody is held to it."""
 QUICK = Pace(
     look=0.01,
     look_idle=0.02,
@@ -52,17 +54,17 @@ async def shipping(wanted: Logs, state: Path, *, pace: Pace = QUICK) -> AsyncIte
         yield shipper
     finally:
         shipper.stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 async def ship_once(wanted: Logs, state: Path) -> Shipper:
     """Ships all that is there."""
     shipper = Shipper(wanted, state, once=True, pace=QUICK)
-    await asyncio.wait_for(shipper.run(), 20)
+    await asyncio.wait_for(shipper.run(), PATIENCE)
     return shipper
 
 
-async def until(holds: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Waits until `holds()`; AssertionError after so many seconds."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -18,7 +18,7 @@ from tests.certificates import OPENSSL, Authority
 from tests.contracts.sink_contract import SinkContract, Taken
 from tests.logs.shipping import append, lines, named, settings, ship_once, shipping, until
 from tests.real.elasticsearch import ADMIN, Elasticsearch
-from tests.real.test_elasticsearch import TEMPLATE, VERSIONS
+from tests.real.test_elasticsearch import TEMPLATE, VERSIONS, all_taken
 
 pytestmark = [pytest.mark.real("servers"), pytest.mark.skipif(not OPENSSL, reason="no openssl to make a certificate")]
 TIME = '"@timestamp":"2026-11-24T08:00:00Z"'
@@ -89,12 +89,12 @@ async def test_a_ca_that_did_not_sign_it_is_told_and_nothing_is_lost(
     ca = tmp_path / "ca.pem"
     ca.write_bytes(Authority(tmp_path / "other", "other").certificate.read_bytes())
     async with shipping(as_admin(server, tmp_path / "app.log", ca_file=ca), tmp_path / "state") as shipper:
-        await until(lambda: shipper.delivery.trouble is not None, 30)
+        await until(lambda: shipper.delivery.trouble is not None)
         assert shipper.delivery.trouble is not None
         assert "TLS: the server's certificate is not trusted" in shipper.delivery.trouble[1]
         # The file is replaced, and used without a restart.
         ca.write_bytes(authority.certificate.read_bytes())
-        await until(lambda: shipper.delivery.trouble is None, 30)
+        await until(lambda: all_taken(shipper, tmp_path / "app.log"))
     assert sorted(doc["message"] for doc in await server.documents(server.stream)) == named(1, 2)
 
 
@@ -105,7 +105,7 @@ async def test_a_name_that_is_not_the_servers_is_told_and_nothing_is_lost(
     url = server.url.replace("127.0.0.1", "localhost")
     wrong = as_admin(server, tmp_path / "app.log", ca_file=authority.certificate, urls=(url,))
     async with shipping(wrong, tmp_path / "state") as shipper:
-        await until(lambda: shipper.delivery.trouble is not None, 30)
+        await until(lambda: shipper.delivery.trouble is not None)
         assert shipper.delivery.trouble is not None
         assert "Hostname mismatch, certificate is not valid for 'localhost'" in shipper.delivery.trouble[1]
     await ship_once(as_admin(server, tmp_path / "app.log", ca_file=authority.certificate), tmp_path / "state")
@@ -127,7 +127,7 @@ async def test_an_expired_client_certificate_is_told_and_a_good_one_is_taken(
         )
         if said:
             async with shipping(wanted, tmp_path / "state") as shipper:
-                await until(lambda: shipper.delivery.trouble is not None, 30)
+                await until(lambda: shipper.delivery.trouble is not None)
                 assert shipper.delivery.trouble is not None
                 assert "logs.elasticsearch.cert_file" in shipper.delivery.trouble[1]
         else:
@@ -142,7 +142,7 @@ async def test_a_host_that_is_away_is_taken_over_by_another(
     both = ("https://127.0.0.1:1", server.url)
     wanted = as_admin(server, tmp_path / "app.log", ca_file=authority.certificate, urls=both)
     async with shipping(wanted, tmp_path / "state") as shipper:
-        await until(lambda: shipper.status().acknowledged_bytes > 0, 30)
+        await until(lambda: shipper.status().acknowledged_bytes > 0)
     assert [doc["message"] for doc in await server.documents(server.stream)] == named(1)
 
 
@@ -185,7 +185,7 @@ async def test_a_path_that_is_not_elasticsearchs_holds_shipping_and_refuses_no_r
     url = f"{server.url}/not-there"
     wrong = as_admin(server, tmp_path / "app.log", ca_file=authority.certificate, urls=(url,))
     async with shipping(wrong, tmp_path / "state") as shipper:
-        await until(lambda: shipper.delivery.trouble is not None, 30)
+        await until(lambda: shipper.delivery.trouble is not None)
         assert shipper.delivery.trouble == (
             "index",
             f"{server.url} answered 400: no handler found; check logs.elasticsearch.urls",

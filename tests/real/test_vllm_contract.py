@@ -1,19 +1,15 @@
 """Real vLLM passes the suite that the simulator passes."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.contracts.engine_contract import DATA, EngineContract, ServedModel
-from tests.real.vllm import VllmProcess
+from tests.real.conftest import SharedVllm
 
 
 @pytest.mark.real("vllm")
 class TestVllm(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls) -> Iterator[ServedModel]:
+    def server(cls, configured_vllm: SharedVllm) -> ServedModel:
         page = (DATA / "vllm-0.32" / "after.prom").read_text()
-        flags = ("--max-num-batched-tokens", "512", "--max-model-len", "32768")
-        with VllmProcess(*flags, environment={"VLLM_SERVER_DEV_MODE": "1"}) as process:
-            yield ServedModel(process, process.model, page)
+        return ServedModel(configured_vllm.process, configured_vllm.process.model, page)

@@ -1,11 +1,13 @@
 """Real vLLM on a CPU: installs it where it is missing, starts it on a free port, ends all of its processes."""
 
 import itertools
+import json
 import re
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ SCRIPT = Path(__file__).with_name("vllm-cpu.sh")
 INSTALL_SECONDS = 900.0
 START_SECONDS = 420.0
 SUPERVISOR_STOP_SECONDS = 30.0
+ANSWER_SECONDS = 180.0
+SHARED_FLAGS = ("--max-num-batched-tokens", "512", "--max-model-len", "32768")
+"""Of the two servers that several tests share, which are started alike but for what writes their log."""
 _TELL_SECONDS = 10.0
 
 
@@ -94,6 +99,15 @@ class VllmProcess(ServerProcess):
     def stop(self, grace_seconds: float = 5.0) -> None:
         """Legal twice. A supervisor first ends the engine, which it keeps in another session."""
         super().stop(grace_seconds if self.control is None else max(grace_seconds, SUPERVISOR_STOP_SECONDS))
+
+    def first_lines(self) -> list[str]:
+        """All that it has printed, once it has answered a first request."""
+        body = json.dumps({"model": self.model, "prompt": "hello", "max_tokens": 4}).encode()
+        asked = urllib.request.Request(f"{self.url}/v1/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=ANSWER_SECONDS) as answer:
+            assert answer.status == 200
+        assert self.wait_for_line("POST /v1/", ANSWER_SECONDS)
+        return list(self.lines)
 
     @property
     def worker_pids(self) -> list[int]:
