@@ -108,7 +108,7 @@ class Tab:
             raise ScriptError(str(told["exceptionDetails"].get("exception", told)))
         return told["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 20.0) -> Any:
+    async def until(self, expression: str, seconds: float = 90.0) -> Any:
         """Waits until a JavaScript expression is truthy; AssertionError names it and the page's text."""
         deadline = asyncio.get_running_loop().time() + seconds
         while not (value := await self.js(expression)):

@@ -225,7 +225,7 @@ def test_guide_leads_to_a_hang_that_is_told_and_repaired_and_away_again(
     up = next(n for n, line in enumerate(lines) if " up " in line)
     for line in lines[1 : up + 1]:
         project(line)
-    status = project.wait("status", lambda: project.asked("http://dsobs:9940/api/v1/status"), 60)
+    status = project.wait("status", lambda: project.asked("http://dsobs:9940/api/v1/status"), 180)
     assert status
     targets = "http://prometheus:9090/api/v1/query?query=up"
 
@@ -233,7 +233,7 @@ def test_guide_leads_to_a_hang_that_is_told_and_repaired_and_away_again(
         found = (project.asked(targets) or {"data": {"result": []}})["data"]["result"]
         return {each["metric"]["job"]: each["value"][1] for each in found} == {"dsobs": "1", "vllm": "1"}
 
-    project.wait("scrapes of Prometheus", scraped, 60)
+    project.wait("scrapes of Prometheus", scraped, 180)
     began = project("docker inspect --format '{{.State.StartedAt}}' vllm")
     for line in lines[up + 1 :]:
         printed = project(line)

@@ -4,7 +4,9 @@ container is given is what the daemon says, and which cards there are is told.""
 import asyncio
 import json
 import os
+import re
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,15 @@ class World:
         code = f"import socket; print(*socket.gethostbyname_ex({name!r})[2])"
         return self.daemon.command("exec", of, "/usr/bin/python3", "-c", code).stdout.split()
 
+    def wait_for_listener(self, port: int) -> None:
+        """Until somebody listens on it on the daemon's host."""
+        assert self.daemon.process is not None
+        table = Path(f"/proc/{self.daemon.process.pid}/net/tcp")
+        deadline = time.monotonic() + 60.0
+        while not re.search(rf":{port:04X} \S+ 0A ", table.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def inspect(self, name: str) -> dict[str, Any]:
         (found,) = json.loads(self.daemon.command("inspect", name).stdout)
         assert isinstance(found, dict)
@@ -126,6 +137,7 @@ async def test_replica_is_the_engine_once_more_with_a_name_a_port_and_a_card_of_
     world.engine()
     # A port that no container publishes is found to be in use by trying it; card 1 is another container's.
     world.run("listener", "--network", "host", command=("/usr/bin/python3", "-c", LISTEN))
+    await asyncio.to_thread(world.wait_for_listener, 8001)
     world.run("other", "--network", "none", "--gpus", '"device=1"')
     before = await world.there()
     assert (before.workload, before.wanted, before.ready, before.servers) == ("container vllm", 1, 1, ())

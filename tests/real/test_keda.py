@@ -126,7 +126,7 @@ async def test_queries_give_one_value_the_demand_of_the_namespaces_replicas(tmp_
                     answers.append(await asyncio.to_thread(prometheus.query, query, time.time()))
                     return [value for _, points in answers[-1].series for _, value in points] == [expected]
 
-                await here.until(fits, 30.0, f"{query} is {expected}")
+                await here.until(fits, 120.0, f"{query} is {expected}")
                 assert answers[-1].kind == "vector"
                 assert [of for of, _ in answers[-1].series] == [()]
             # Nobody there is no demand of 0: KEDA is told not to take it for one (ignoreNullValues).

@@ -48,7 +48,7 @@ def simulator(cluster: Cluster) -> dict[str, object]:
 def test_dsobs_runs_in_a_pod(cluster: Cluster, namespace: Namespace) -> None:
     namespace.kubectl("run", "version", f"--image={cluster.dsobs_image}", "--restart=Never", "--", "--version")
     namespace.wait("end", lambda: (namespace.get("pods", "version") or {})["status"]["phase"] == "Succeeded")
-    assert namespace.logs("version", "version").startswith("dsobs ")
+    namespace.wait("its word", lambda: namespace.logs("version", "version").startswith("dsobs "), 60)
 
 
 def test_exec_probe_restarts_the_simulator_once_for_a_request(cluster: Cluster, namespace: Namespace) -> None:
@@ -71,7 +71,7 @@ def test_process_in_a_pod_is_stopped_from_outside(cluster: Cluster, namespace: N
     namespace.wait_ready("engine")
     (core,) = namespace.signal("engine", "engine", signal.SIGSTOP, command="VLLM::EngineCore")
     stat = Path(f"/proc/{core}/stat")
-    namespace.wait("standstill", lambda: stat.read_text().rpartition(") ")[2].startswith("T"), 5)
+    namespace.wait("standstill", lambda: stat.read_text().rpartition(") ")[2].startswith("T"), 60)
 
 
 async def test_pods_reach_each_other_by_a_service_and_servers_of_the_test(
@@ -191,6 +191,6 @@ def test_cluster_ends_with_the_process_that_had_it(cluster: Cluster) -> None:
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False, timeout=300)
     left = Cluster.of(Path(done.stdout.strip()))
     try:
-        cluster.wait("end of its processes", lambda: not processes_of(left.folder), 20)
+        cluster.wait("end of its processes", lambda: not processes_of(left.folder), 90)
     finally:
         left.close()

@@ -60,9 +60,10 @@ def test_rollout_deleted_pod_and_drained_node_page_nobody_and_lose_no_request(
         up(namespace, 2)
         address = f"{(namespace.get('services', 'vllm') or {})['spec']['clusterIP']}:80"
         with Streams(cluster.forwarded(address), CLIENTS) as streams:
-            namespace.wait("answers", lambda: streams.whole >= CLIENTS, 60)
+            namespace.wait("answers", lambda: streams.whole >= CLIENTS, 180)
 
             def changed(what: str, begun: int) -> None:
+                namespace.wait(f"answers: {what}", lambda: streams.whole - begun > 20, 120)
                 counted[what] = streams.whole - begun
                 assert streams.lost == [], f"{what}: {streams.lost}"
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.real.kubernetes import Cluster, Namespace
 from tests.real.kubernetes.scenes import Stage, scene
-from tests.real.kubernetes.serving import CORE, clients, event, held_back, metric, said, up
+from tests.real.kubernetes.serving import clients, event, held_back, metric, said, stop_at_work, up
 from tests.real.kubernetes.workloads import actions, level, names, workload
 from tests.real.kubernetes.workloads import up as all_up
 
@@ -35,7 +35,7 @@ def hangs(namespace: Namespace, name: str = "vllm") -> None:
     """The engine's core stands still once it has worked, and dsobs knows what runs."""
     namespace.wait("ready engine", lambda: namespace.status(name, "engine")["ready"], 120)
     time.sleep(8)
-    namespace.signal(name, "engine", signal.SIGSTOP, command=CORE)
+    stop_at_work(namespace, name)
 
 
 @scene

@@ -47,7 +47,7 @@ async def collector(folder: Path, receiver: OtlpReceiver) -> AsyncIterator[str]:
             binary, "--config", str(folder / "collector.yaml"), stdout=output, stderr=output
         )
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while not await _listens(port):
                     assert process.returncode is None, (folder / "collector.log").read_text()
                     await asyncio.sleep(0.1)
@@ -94,7 +94,7 @@ async def test_collector_takes_metrics_traces_and_logs_and_sends_them_on_unchang
         (tmp_path / "state").mkdir()
         logs = Logs(files=(str(tmp_path / "vllm.log"),), otlp=OtlpLogs(endpoint=url))
         await Shipper(logs, tmp_path / "state", once=True).run()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not (receiver.metrics and receiver.traces and len(receiver.records()) >= 1000):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await exporter.stop(5.0)

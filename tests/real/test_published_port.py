@@ -59,20 +59,20 @@ async def test_dockers_forwarder_before_a_closed_port_is_closed_and_not_a_server
 
 async def test_a_crash_behind_a_published_port_is_paged_and_its_new_instance_loads_undisturbed(tmp_path: Path) -> None:
     async with scene(tmp_path) as here:
-        await here.start_engine(*SIMULATOR, "--load-seconds", str(LOAD_SECONDS), ready=60.0)
+        await here.start_engine(*SIMULATOR, "--load-seconds", str(LOAD_SECONDS), ready=180.0)
         with published(here.port) as url:
             await here.start_dsobs(
                 target__url=url,
-                hang__max_threshold="5s",
-                hang__unresponsive_after="5s",
+                hang__max_threshold="8s",
+                hang__unresponsive_after="8s",
                 remediation__down_grace="2s",
                 gpu__enabled="false",
             )
-            await here.until(lambda: here.happened("engine-ready"), 20.0, "ready")
+            await here.until(lambda: here.happened("engine-ready"), 90.0, "ready")
             os.kill(here.api_server(), signal.SIGKILL)
-            await here.until(lambda: here.paged("EngineDown"), 5.0, "paged")
-            await here.until(lambda: _starting(here), 10.0, "seen as starting")
-            await here.until(lambda: here.paged("EngineDown", "resolve"), LOAD_SECONDS + 30.0, "up again")
+            await here.until(lambda: here.paged("EngineDown"), 60.0, "paged")
+            await here.until(lambda: _starting(here), 60.0, "seen as starting")
+            await here.until(lambda: here.paged("EngineDown", "resolve"), LOAD_SECONDS + 120.0, "up again")
         assert [page.name for page in here.pages if page.event == "trigger"] == ["EngineDown"], here.story()
         # The supervisor started it again; dsobs leaves it alone while it loads, longer than any threshold.
         assert here.acted() == []

@@ -26,7 +26,7 @@ from tests.real.test_alert_states_live import pages
 from tests.real.test_query_api import DEADLINE, ask
 
 pytestmark = pytest.mark.real("servers")
-PATIENCE = 60.0
+PATIENCE = 180.0
 RULES = """
 groups:
   - name: first

@@ -164,7 +164,7 @@ async def test_a_lost_connection_is_said_nothing_stays_green_and_it_comes_back(t
     assert await tab.js("getComputedStyle(document.querySelector('#health .state')).color") != good
     source.shown = replace(source.shown, state=State.DEGRADED, at=source.shown.at + 30)
     async with serve(source, listen, None):
-        await tab.until("document.getElementById('connection').dataset.connection === 'live'", 45)
+        await tab.until("document.getElementById('connection').dataset.connection === 'live'", 120)
         assert await text(tab, "#health .state") == "degraded"
         await tab.go("about:blank")
 
@@ -197,7 +197,7 @@ async def test_without_scripts_all_values_are_there(tab: Tab, source: MemorySour
         await tab.call("Emulation.setScriptExecutionDisabled", value=True)
         try:
             await tab.call("Page.navigate", url=f"http://{host}:{port}/")
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while len(await tab.nodes(".tile .value")) < len(INDICATORS):
                     pass
         finally:
@@ -215,12 +215,12 @@ async def test_beside_a_real_dsobs_a_hang_turns_the_open_page_from_healthy_to_fa
         await here.until_working()
         await tab.size(1200, 900)
         await tab.go(f"http://127.0.0.1:{here.api}/")
-        await tab.until("document.querySelector('#health .state').innerText === 'healthy'", 60)
+        await tab.until("document.querySelector('#health .state').innerText === 'healthy'", 120)
         # The indicators are recorded each 15 s.
-        await tab.until("document.querySelector('#tile-requests_running .value').innerText !== 'unknown'", 60)
-        await tab.until("document.querySelector('#log pre').innerText.includes('INFO')", 30)
+        await tab.until("document.querySelector('#tile-requests_running .value').innerText !== 'unknown'", 120)
+        await tab.until("document.querySelector('#log pre').innerText.includes('INFO')", 120)
         await here.stop_at_work()
-        await tab.until("document.querySelector('#health .state').innerText === 'faulty'", 60)
+        await tab.until("document.querySelector('#health .state').innerText === 'faulty'", 120)
         assert "EngineHung" in await text(tab, "#alerts")
         await tab.until("document.querySelector('#incidents').innerText.includes('restart done')", 120)
         await tab.until("document.querySelector('#health .state').innerText === 'healthy'", 120)

@@ -45,7 +45,7 @@ async def beside(here: Scene, daemon: Dockerd, *options: str) -> None:
     """The container, clients and dsobs."""
     await asyncio.to_thread(start, daemon, here.port, *options)
     here.stack.push_async_callback(asyncio.to_thread, daemon.remove, NAME)
-    await here.until_answers("/health", 60)
+    await here.until_answers("/health", 180)
     await here.start_load()
     await here.start_dsobs(
         runtime__name="docker",
@@ -60,12 +60,12 @@ async def beside(here: Scene, daemon: Dockerd, *options: str) -> None:
 async def test_hung_engine_in_a_container_is_restarted_by_docker_once(tmp_path: Path, daemon: Dockerd) -> None:
     async with scene(tmp_path) as here:
         await beside(here, daemon)
+        here.engine_pid = int(daemon.command("inspect", "--format", "{{.State.Pid}}", NAME).stdout)
         old = cores(daemon)
-        for core in old:
-            os.kill(core, signal.SIGSTOP)
-        await here.until(lambda: here.paged("EngineHung"), 20, "page")
-        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 60, "verified")
-        await here.until(lambda: here.paged("EngineHung", "resolve"), 30, "resolve")
+        await here.stop_at_work()
+        await here.until(lambda: here.paged("EngineHung"), 90, "page")
+        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 180, "verified")
+        await here.until(lambda: here.paged("EngineHung", "resolve"), 120, "resolve")
         assert not set(old) & set(cores(daemon))
         assert len(here.critical()) == 1
         status = await here.status()
@@ -80,12 +80,12 @@ async def test_crashed_engine_in_a_container_is_paged_within_5_s_and_brought_bac
         await beside(here, daemon)
         killed = time.time()
         os.kill(cores(daemon)[0], signal.SIGKILL)
-        await here.until(lambda: here.paged("EngineDown"), 15, "page")
+        await here.until(lambda: here.paged("EngineDown"), 60, "page")
         page = here.paged("EngineDown")
         assert page is not None
         assert page.at - killed <= 5.0
-        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 60, "verified")
-        await here.until(lambda: here.paged("EngineDown", "resolve"), 30, "resolve")
+        await here.until(lambda: any(a == "verified" for _, a, _ in here.events), 180, "verified")
+        await here.until(lambda: here.paged("EngineDown", "resolve"), 120, "resolve")
 
 
 @pytest.mark.parametrize("words", [("restart", "--time", "2"), ("kill", "-s", "TERM"), ("stop", "--time", "2")])
@@ -114,7 +114,7 @@ async def test_container_replaced_by_one_with_another_model_is_information_only(
             return bool(engines) and engines[0]["key"][0] == "another" and bool(engines[0]["moved_tokens"])
 
         await here.start_load()
-        await here.until(another, 60, "tokens of the other model")
+        await here.until(another, 180, "tokens of the other model")
         await here.turns(8)
         assert (await here.status())["view"]["planned_stop"] is None
         assert here.critical() == []

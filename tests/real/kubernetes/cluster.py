@@ -273,8 +273,9 @@ class Cluster:
         """What this user asked the API server, in its order: events of the audit log (verb, objectRef, responseStatus
         …), two for a watch: at its start and at its end. Those that said not yet, or wrongly, who they are have no
         user name there."""
-        lines = (self.folder / "audit.log").read_text().splitlines()
-        events = [json.loads(line) for line in lines if line.endswith("}")]
+        # The last line may be written just now.
+        lines = (self.folder / "audit.log").read_text().rpartition("\n")[0].splitlines()
+        events = [json.loads(line) for line in lines]
         return [event for event in events if event["user"].get("username") == user]
 
     @contextlib.contextmanager

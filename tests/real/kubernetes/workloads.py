@@ -1,7 +1,6 @@
 """Workloads of several pods of the simulator with sidecars that coordinate, and what is asked about them."""
 
 import json
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import yaml
 from dsobs.runtimes.kubernetes.lease import ACTIONS
 from tests.real.kubernetes.cluster import Cluster
 from tests.real.kubernetes.namespace import Namespace
-from tests.real.kubernetes.serving import CORE, pod, watched
+from tests.real.kubernetes.serving import pod, stop_at_work, watched
 
 ROOT = Path(__file__).parents[3]
 
@@ -86,5 +85,6 @@ def ready(namespace: Namespace) -> int:
 
 
 def stop_cores(namespace: Namespace, found: list[str]) -> None:
+    """In the middle of work: clients are there."""
     for name in found:
-        namespace.signal(name, "engine", signal.SIGSTOP, command=CORE)
+        stop_at_work(namespace, name)
