@@ -74,7 +74,7 @@ class PagerDutyStandIn(StandIn):
         app.router.add_post("/v2/enqueue", self._enqueue)
         return app
 
-    async def wait_for(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def wait_for(self, condition: Callable[[], bool], seconds: float = 90.0) -> None:
         """Until the condition holds, looked at whenever a request comes or was acted on; TimeoutError after so long."""
         async with asyncio.timeout(seconds), self._changed:
             await self._changed.wait_for(condition)

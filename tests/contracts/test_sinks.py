@@ -134,6 +134,6 @@ async def test_stdout_that_is_not_read_holds_nothing_up_at_the_end() -> None:
         sink.send("logs", [b'{"create":{"_id":"1"}}\n{"message":"%b"}\n' % (b"x" * 200_000)], 1)
     )
     await asyncio.sleep(0.05)
-    await asyncio.wait_for(sink.close(), 5)
+    await asyncio.wait_for(sink.close(), 60)
     assert (await sending).status is None
     os.close(read_end)

@@ -23,7 +23,7 @@ def started(path: str, *words: str) -> tuple[list[str], bool, int]:
     process = subprocess.Popen(
         ["sh", str(START), *words], stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
     )
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=90)
     pid, *got = said.split()
     return got, int(pid) == process.pid, process.returncode
 

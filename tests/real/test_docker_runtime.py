@@ -25,7 +25,7 @@ class DockerScene:
         self.daemon = daemon
         self.name = f"engine-{uuid.uuid4().hex[:8]}"
         self.settings = RuntimeSettings(
-            name="docker", container=self.name, docker_host=daemon.host, timeout=3.0, stop_grace=1.0
+            name="docker", container=self.name, docker_host=daemon.host, timeout=30.0, stop_grace=1.0
         )
         self.docker = DockerRuntime(self.settings)
         self.runtime: Runtime = self.docker
@@ -63,6 +63,7 @@ class DockerScene:
         self.living()
         assert self.daemon.process is not None
         self.daemon.process.send_signal(signal.SIGSTOP)
+        self.runtime = DockerRuntime(self.settings.model_copy(update={"timeout": 3.0}))
 
     async def away(self) -> Runtime:
         nowhere = self.settings.model_copy(update={"docker_host": f"unix://{self.daemon.folder}/nobody.sock"})
@@ -75,6 +76,7 @@ class DockerScene:
 
     async def close(self) -> None:
         await self.runtime.close()
+        await self.docker.close()
         assert self.daemon.process is not None
         self.daemon.process.send_signal(signal.SIGCONT)
         await asyncio.to_thread(self.daemon.remove, self.name)

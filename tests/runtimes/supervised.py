@@ -87,7 +87,7 @@ class Supervised:
             if pid in table and table[pid].start_ticks == ticks and table[pid].state != "Z"
         }
 
-    def wait(self, condition: Any, deadline: float = 20.0) -> None:
+    def wait(self, condition: Any, deadline: float = 90.0) -> None:
         """Until `condition()` holds."""
         end = time.monotonic() + deadline
         while not condition():
@@ -108,7 +108,7 @@ class Supervised:
     def exit_code(self) -> int:
         """Waits for the supervisor's end."""
         assert self.process is not None
-        return self.process.wait(20)
+        return self.process.wait(90)
 
     async def ends(self) -> int:
         """The same, without holding the loop."""
@@ -120,7 +120,7 @@ class Supervised:
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.kill()
-            self.process.wait(20)
+            self.process.wait(90)
         for pid in left | self.living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

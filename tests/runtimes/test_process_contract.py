@@ -15,7 +15,7 @@ from tests.runtimes.supervised import Supervised
 class ProcessScene:
     def __init__(self, folder: Path) -> None:
         self.supervised = Supervised(folder)
-        self.settings = RuntimeSettings(supervisor_socket=self.supervised.socket, timeout=1.0)
+        self.settings = RuntimeSettings(supervisor_socket=self.supervised.socket, timeout=30.0)
         self.runtime: Runtime = process.ProcessRuntime(self.settings, Target(url="http://127.0.0.1:9"))
 
     async def start(self, *, stubborn: bool = False) -> None:
@@ -38,6 +38,8 @@ class ProcessScene:
     async def silence(self) -> None:
         self.supervised.living()
         self.supervised.signal(signal.SIGSTOP)
+        impatient = self.settings.model_copy(update={"timeout": 1.0})
+        self.runtime = process.ProcessRuntime(impatient, Target(url="http://127.0.0.1:9"))
 
     async def away(self) -> Runtime:
         return process.ProcessRuntime(self.settings, Target(url="http://127.0.0.1:9"))

@@ -1,6 +1,7 @@
 """What the simulator can do beyond the contract: other ways to fail, several engines, keys, embeddings."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -43,15 +44,20 @@ def state(pid: int) -> str:
 
 
 def test_port_is_closed_while_the_model_loads_and_the_log_says_the_cache_size() -> None:
-    port = free_port()
-    with SimulatorProcess("--load-seconds", "0.5", port=port, wait=False) as process:
-        assert process.wait_for_line("Starting to load model", 10)
-        with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
-            sock.connect(("127.0.0.1", port))
-        process.wait_ready(10)
-        assert any("Available KV cache memory: 56.13 GiB" in line for line in process.lines)
-        with socket.socket() as sock:
-            sock.connect(("127.0.0.1", port))
+    # It may have loaded already where the test stands still at the wrong moment.
+    for seconds in ("0.5", "3", "12"):
+        port = free_port()
+        with SimulatorProcess("--load-seconds", seconds, port=port, wait=False) as process:
+            assert process.wait_for_line("Starting to load model", 60)
+            with socket.socket() as sock:
+                refused = sock.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+            process.wait_ready(60)
+            assert any("Available KV cache memory: 56.13 GiB" in line for line in process.lines)
+            with socket.socket() as sock:
+                sock.connect(("127.0.0.1", port))
+        if refused:
+            break
+    assert refused
 
 
 @pytest.mark.parametrize("code", ["0", "7"])
@@ -60,7 +66,7 @@ async def test_exit_code_after_a_crash_is_the_one_asked_for(code: str) -> None:
         os.kill(process.core_pids[0], signal.SIGKILL)
         async with client(process.url) as session, session.post("/v1/completions", json=ASK) as answer:
             assert answer.status == 500
-        assert await asyncio.to_thread(process.wait_exit, 10) == int(code)
+        assert await asyncio.to_thread(process.wait_exit, 60) == int(code)
 
 
 async def test_server_that_fails_to_exit_answers_503_and_500() -> None:
@@ -89,7 +95,7 @@ async def test_orphan_core_outlives_its_server_if_asked() -> None:
     with SimulatorProcess("--orphan-core") as process:
         (core,) = process.core_pids
         os.kill(process.pid, signal.SIGKILL)
-        assert await asyncio.to_thread(process.wait_exit, 10) == -signal.SIGKILL
+        assert await asyncio.to_thread(process.wait_exit, 60) == -signal.SIGKILL
         assert state(core) == "S"
     await ended(core)
 

@@ -242,7 +242,7 @@ async def test_a_disk_that_hangs_is_waited_for_until_the_deadline_and_then_by_no
             await db.transact_async(insert(n))
     with pytest.raises(StateError, match="the disk has not answered for"):
         db.transact(insert(1))
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 8.0  # Not 100 times the deadline.
     disk.back.set()
     await until_answered(db)
     assert await db.transact_async(rows) == []
@@ -250,7 +250,7 @@ async def test_a_disk_that_hangs_is_waited_for_until_the_deadline_and_then_by_no
 
 
 async def until_answered(db: StateDb) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await db.transact_async(rows)
@@ -331,7 +331,7 @@ except StateError:
 
 def test_a_disk_that_hangs_does_not_keep_the_process_from_ending(path: Path) -> None:
     command = [sys.executable, "-c", HUNG_AT_THE_END, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
     assert done.stdout == "closed\n"
 
 

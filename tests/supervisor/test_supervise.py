@@ -80,7 +80,7 @@ def test_stop_signal_ignored_by_the_engine_kills_it_after_the_grace(supervised: 
     begun = time.monotonic()
     supervised.signal(signal.SIGTERM)
     assert supervised.exit_code() == 137
-    assert 0.45 <= time.monotonic() - begun < 5
+    assert 0.45 <= time.monotonic() - begun < 25  # By default it is 30 s.
     assert not supervised.living()
 
 
@@ -246,7 +246,7 @@ def test_engine_survives_a_killed_supervisor_and_is_ended_before_the_next_one_st
 def test_second_supervisor_on_a_socket_is_refused(supervised: Supervised) -> None:
     supervised.script(ENGINE)
     words = [sys.executable, "-m", "dsobs.supervisor", "--socket", str(supervised.socket), "--", "true"]
-    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    second = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
     assert second.returncode == 125
     assert "another supervisor owns" in second.stderr
     assert supervised.status()["running"]
@@ -370,7 +370,7 @@ def test_it_is_reaper_and_exit_code_keeper_as_pid_1(tmp_path: Path) -> None:
     script = "(sleep 0.2 & ) ; kill -TERM 1; sleep 1000"
     words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "dsobs.supervisor"]
     words += ["--socket", str(tmp_path / "s.sock"), "--stop-grace", "5", "--", "/bin/sh", "-c", script]
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=90, check=False)
     if "Operation not permitted" in result.stderr:
         pytest.skip("PID namespaces need root")
     assert result.returncode == 143, result.stderr
@@ -390,7 +390,7 @@ def test_it_imports_only_the_standard_library_and_little_memory(supervised: Supe
         "sorted(name for name in sys.modules if name.startswith('dsobs')))"
     )
     loaded = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=90, check=True
     )
     assert loaded.stdout == "['dsobs'] ['dsobs', 'dsobs.supervisor']\n"
 
