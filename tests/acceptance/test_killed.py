@@ -67,12 +67,12 @@ async def _until_dead(here: Scene, moment: Moment) -> str:
     dsobs = here.dsobs
     assert dsobs is not None
     if moment.count:
-        await here.until(lambda: dsobs.returncode is not None or _told(here, "incident-closed"), 40, "the moment")
+        await here.until(lambda: dsobs.returncode is not None or _told(here, "incident-closed"), 120, "the moment")
         if dsobs.returncode is None:
             dsobs.kill()
         await dsobs.wait()
         return str(json.loads((here.folder / "armed").read_text() or '"at the end"'))
-    await here.until(lambda: moment.step == "hang" or _told(here, moment.step), 30, moment.step)
+    await here.until(lambda: moment.step == "hang" or _told(here, moment.step), 120, moment.step)
     at = time.time() + moment.delay
     await here.until(lambda: time.time() >= at, 30, "the moment")
     dsobs.kill()
@@ -110,9 +110,9 @@ async def incident(folder: Path, moment: Moment) -> str:
         def restarts() -> int:
             return (folder / "engine.log").read_text(errors="replace").count("restart requested")
 
-        await here.until(lambda: here.paged("EngineHung"), 30, "page")
+        await here.until(lambda: here.paged("EngineHung"), 120, "page")
         await here.until(
-            lambda: restarts() or any("did not help" in page.body["summary"] for page in here.pages), 40, "repaired"
+            lambda: restarts() or any("did not help" in page.body["summary"] for page in here.pages), 120, "repaired"
         )
         assert not [page for page in here.pages if page.name == "EngineDown"], here.story()
         outcome = "restarted once"
@@ -124,12 +124,12 @@ async def incident(folder: Path, moment: Moment) -> str:
             # As a person does who was paged.
             os.kill(engine, signal.SIGKILL)
         # The escalation of one that did not help ends with its incident, after a quiet minute.
-        await here.until(lambda: not [p for p in _open(here) if LONG or p.name == "EngineHung"], 90, "resolved")
+        await here.until(lambda: not [p for p in _open(here) if LONG or p.name == "EngineHung"], 240, "resolved")
         if outcome == "restarted once":
-            await here.until(lambda: any(e.state == "closed" for e in _ledger(folder)), 30, "closed")
+            await here.until(lambda: any(e.state == "closed" for e in _ledger(folder)), 120, "closed")
         assert here.dsobs is not None
         here.dsobs.terminate()
-        await asyncio.wait_for(here.dsobs.wait(), 20)
+        await asyncio.wait_for(here.dsobs.wait(), 90)
         entries = _ledger(folder)
         assert restarts() == (1 if outcome == "restarted once" else 0), here.story()
         assert len({page.body["dedup_key"] for page in here.pages if page.name == "EngineHung"}) == 1

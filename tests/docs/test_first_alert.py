@@ -64,17 +64,17 @@ async def test_five_steps_lead_to_an_alert_that_is_told_and_ends(stage: Scene, m
     listen = ("--listen", f"127.0.0.1:{stage.api}", "--set", "runtime.name=none")
 
     await stage.stack.enter_async_context(child(*servers[0], "--exit-with-parent", output=stage.folder / "engine.log"))
-    await stage.until_answers("/health", 30.0)
+    await stage.until_answers("/health", 120.0)
     async with child(*check[0], output=asyncio.subprocess.DEVNULL) as checked:
         assert await checked.wait() == 0
     async with child(*run[0], *listen, output=log) as first:
         async with child(*servers[1], output=stage.folder / "load.log"):
-            await stage.until(lambda: stage._answers(f"http://127.0.0.1:{stage.api}/readyz"), 20.0, "dsobs is ready")
+            await stage.until(lambda: stage._answers(f"http://127.0.0.1:{stage.api}/readyz"), 120.0, "dsobs is ready")
 
             async def fires() -> bool:
                 return await alerts(stage) == {"Busy": "firing", "Watchdog": "firing"}
 
-            await stage.until(fires, 40.0, "Busy fires")
+            await stage.until(fires, 120.0, "Busy fires")
             for command in look:
                 async with child(*command, output=stage.folder / "answer", errors=asyncio.subprocess.DEVNULL) as curl:
                     assert await curl.wait() == 0
@@ -85,11 +85,11 @@ async def test_five_steps_lead_to_an_alert_that_is_told_and_ends(stage: Scene, m
         async def over() -> bool:
             return await alerts(stage) == {"Watchdog": "firing"}
 
-        await stage.until(over, 40.0, "Busy is over")
+        await stage.until(over, 120.0, "Busy is over")
         first.send_signal(signal.SIGINT)
-        await asyncio.wait_for(first.wait(), 20.0)
+        await asyncio.wait_for(first.wait(), 90.0)
 
     await stage.stack.enter_async_context(child(*run_and_page[0], *listen, output=log))
     async with child(*servers[1], output=stage.folder / "load.log"):
-        await stage.until(lambda: stage.paged("Busy"), 40.0, "Busy is told")
-    await stage.until(lambda: stage.paged("Busy", "resolve"), 40.0, "its end is told")
+        await stage.until(lambda: stage.paged("Busy"), 120.0, "Busy is told")
+    await stage.until(lambda: stage.paged("Busy", "resolve"), 120.0, "its end is told")

@@ -26,8 +26,8 @@ LANES = {"vllm": 0, "seconds": 0, "kubernetes": 0, "cluster": 0, "servers": 10, 
 """Name → niceness. vllm: what starts a vLLM, which takes all processors for a minute; the last of it in a cluster.
 seconds: what measures how fast dsobs is beside the simulator, and mostly waits. kubernetes: scenes of a cluster, which
 mostly wait too. cluster: what needs one and goes step by step, packaging above all; it has a second cluster. servers
-and faults hold nobody to a time and take what the others leave: Elasticsearch, Prometheus and Alertmanager, and faults
-at random for minutes."""
+and faults hold nobody to a time and take what the others leave: Elasticsearch, Prometheus and Alertmanager; and faults
+at random for minutes, then what is counted or rendered rather than waited for."""
 AFTER = {"cluster": "seconds"}
 """Lane → the one that has to end before it begins: two clusters are not started beside what measures seconds."""
 PYTEST = (

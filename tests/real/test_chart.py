@@ -14,7 +14,7 @@ from dsobs.manifests.changes import ANNOTATION
 from tests.deploy import packaged
 from tests.deploy.chart import CHART, EXAMPLES, FOLDER, OPERATOR, ROOT, examples, golden, helm, refused, rendered
 
-pytestmark = pytest.mark.real("cluster")
+pytestmark = pytest.mark.real("faults")
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 LEVELS = ("none", "lease", "restart", "scale")
 

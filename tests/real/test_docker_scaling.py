@@ -23,7 +23,7 @@ from tests.contracts.runtime_contract import until
 from tests.docs.test_docs import blocks
 from tests.real.docker import IMAGE, Dockerd
 
-pytestmark = pytest.mark.real("seconds")
+pytestmark = pytest.mark.real("faults")
 GUIDE = Path(__file__).parents[2] / "docs/how-to/scale-out.md"
 GIB = 1 << 30
 WAIT = 'trap "exit 0" TERM; sleep 1000 & wait'
@@ -58,7 +58,7 @@ class World:
     def __init__(self, daemon: Dockerd, hook: Path, target: str) -> None:
         self.daemon = daemon
         self.hook = hook
-        settings = RuntimeSettings(name="docker", container="vllm", docker_host=daemon.host, timeout=10.0)
+        settings = RuntimeSettings(name="docker", container="vllm", docker_host=daemon.host, timeout=60.0)
         self.runtime = DockerRuntime(settings, target=target)
         assert isinstance(self.runtime, Places)
         self.runtime.cards = lambda: self.cards

@@ -14,10 +14,11 @@ import pytest
 
 from dsobs.runtimes.kubernetes.scaling import RAISED
 from tests.real.kubernetes import Cluster, Namespace
+from tests.real.kubernetes.scenes import Stage, scene
 from tests.real.kubernetes.serving import PORT, event, metric
 from tests.real.kubernetes.workloads import level, names, up, workload
 
-pytestmark = pytest.mark.real("cluster")
+pytestmark = pytest.mark.real("kubernetes")
 SETTINGS = {
     "api.listen": "0.0.0.0:9940",
     "scaling.mode": "scale",
@@ -78,9 +79,11 @@ def raised(namespace: Namespace, minimum: int) -> dict[str, Any] | None:
     return noted if found == minimum else None
 
 
+@scene
 def test_a_queue_adds_a_replica_and_raises_the_minimum_of_an_autoscaler_which_another_sidecar_puts_back(
-    cluster: Cluster, namespace: Namespace, capsys: pytest.CaptureFixture[str]
-) -> None:
+    stage: Stage,
+) -> str:
+    cluster, namespace = stage.cluster, stage.namespace
     level(namespace, "scale")
     settings = {**SETTINGS, "scaling.raise_min_replicas": "true"}
     namespace.apply(workload(cluster, "Deployment", 1, settings=settings, engine=ENGINE))
@@ -90,8 +93,6 @@ def test_a_queue_adds_a_replica_and_raises_the_minimum_of_an_autoscaler_which_an
         namespace.wait("a second replica", lambda: replicas(namespace) >= 2, 180)
         took = time.time() - begun
         both = up(namespace, replicas(namespace))
-    with capsys.disabled():
-        print(f"\nqueue to a second replica in the spec: {took:.0f} s")
     namespace.apply(HPA)
     with queue(cluster, namespace, *both):
         # As it was seen: it is put back after a while.
@@ -104,9 +105,12 @@ def test_a_queue_adds_a_replica_and_raises_the_minimum_of_an_autoscaler_which_an
     others = [name for name in names(namespace) if name != raised_by]
     # It is told once the API server has answered.
     namespace.wait("who put it back", lambda: any(event(namespace, "scale-done", name) for name in others), 120)
+    return f"queue to a second replica in the spec: {took:.0f} s"
 
 
-def test_with_an_autoscaler_there_is_the_metric_only(cluster: Cluster, namespace: Namespace) -> None:
+@scene
+def test_with_an_autoscaler_there_is_the_metric_only(stage: Stage) -> None:
+    cluster, namespace = stage.cluster, stage.namespace
     level(namespace, "scale")
     namespace.apply(HPA)
     namespace.apply(workload(cluster, "Deployment", 1, settings=SETTINGS, engine=ENGINE))

@@ -24,7 +24,7 @@ from tests.real import promql_expressions as expressions
 from tests.real.prometheus import Answer, Prometheus
 from tests.real.promql_series import BEGIN, SECONDS, store_of, streams
 
-pytestmark = pytest.mark.real("servers")
+pytestmark = pytest.mark.real("faults")
 
 TOLERANCE = 1e-9
 DRAWN = 30_000 if os.environ.get("LONG_TESTS") == "1" else 3_500
