@@ -23,7 +23,7 @@ from tests.api.conftest import Client, MemorySource, Open
 from tests.prefix_proxy import prefix_proxy
 from tests.status_scenes import HOSTILE, SCENES, SECRET
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Elements(html.parser.HTMLParser):

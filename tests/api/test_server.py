@@ -20,7 +20,7 @@ from dsobs.model.samples import Page, Sample, labels
 from dsobs.state import StateError
 from tests.api.conftest import Client, MemorySource, Open
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 async def problem(response: Any) -> tuple[int, str, str]:

@@ -305,6 +305,7 @@ async def test_a_file_system_that_hangs_is_unknown_and_not_asked_again_meanwhile
     assert asked.acquire(timeout=30)
     assert not asked.acquire(blocking=False)
     free.set()
+    made._deadline = 30.0
     assert made._pending is not None
     await asyncio.wait_for(asyncio.shield(made._pending), 30)
     assert (await view_of(made)).filesystems

@@ -28,7 +28,7 @@ async def delivering(state_file: Path, url: str, event: str) -> AsyncIterator[No
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             assert await process.stdout.readline() == b"queued\n"
         yield
     finally:

@@ -41,7 +41,7 @@ class VirtualTime:
             if until is not None and until <= now:
                 event.set()
 
-    async def quiet(self, outbox: Outbox, seconds: float = 20.0) -> None:
+    async def quiet(self, outbox: Outbox, seconds: float = 90.0) -> None:
         """Until the outbox waits for time or new events only; TimeoutError after so many real seconds."""
         loops = len(outbox._lanes) + 1
         async with asyncio.timeout(seconds):

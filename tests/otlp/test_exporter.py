@@ -18,7 +18,7 @@ from dsobs.telemetry import OTLP_DROPPED
 from tests.otlp_receiver import Fate, OtlpReceiver
 
 
-async def until(what: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(what: Callable[[], object], seconds: float = 90.0) -> None:
     async with asyncio.timeout(seconds):
         while not what():  # noqa: ASYNC110
             await asyncio.sleep(0.01)

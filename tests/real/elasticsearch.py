@@ -153,6 +153,7 @@ class Elasticsearch:
                     **os.environ,
                     "ES_JAVA_HOME": self._java,
                     "ES_JAVA_OPTS": _JAVA_OPTIONS,
+                    "CLI_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
                     "HOME": str(self._home),
                 },
                 user=NOBODY if root else None,

@@ -307,7 +307,7 @@ async def test_a_reservation_that_the_disk_takes_too_late_is_no_act_and_is_withd
     await scene.actor.settle()
     assert not scene.store.current.writable
     db.back.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not scene.store.current.writable:
             scene.clock.advance(10.0)
             await scene.store.retry(scene.clock.now())

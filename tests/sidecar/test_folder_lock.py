@@ -58,7 +58,7 @@ def test_a_second_dsobs_on_the_folder_does_not_start(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "dsobs.cli", "run", "--set", f"state.directory={tmp_path}"]
     with holder(tmp_path) as process:
         done = subprocess.run(
-            [*words, "--set", "api.listen=127.0.0.1:0"], capture_output=True, text=True, timeout=30, check=False
+            [*words, "--set", "api.listen=127.0.0.1:0"], capture_output=True, text=True, timeout=90, check=False
         )
     assert done.returncode == 2
     assert f"in use by another dsobs: pid {process.pid} " in done.stderr

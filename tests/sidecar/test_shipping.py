@@ -46,7 +46,7 @@ async def test_the_child_ships_and_its_metrics_are_the_sidecar_s(
 ) -> None:
     append(tmp_path / "app.log", lines(1, 2))
     shipping.use(config(server, tmp_path / "app.log", api_key=Secret("literal-key")))
-    await until(lambda: sorted(server.messages()) == named(1, 2), 20)
+    await until(lambda: sorted(server.messages()) == named(1, 2))
     assert server.requests[0][2]["Authorization"] == "ApiKey literal-key"
     assert next(iter(server.documents.values()))["service.name"] == "vllm-0"
     await until(lambda: REGISTRY.get_sample_value("dsobs_log_records_total", {"outcome": "sent"}) == 2)
@@ -63,11 +63,11 @@ async def test_a_child_that_is_killed_is_started_again_and_loses_nothing(
     before = REGISTRY.get_sample_value("dsobs_log_shipper_restarts_total") or 0
     append(tmp_path / "app.log", lines(1))
     shipping.use(config(server, tmp_path / "app.log"))
-    await until(lambda: server.messages() == named(1), 20)
+    await until(lambda: server.messages() == named(1))
     (child,) = children()
     os.kill(child, signal.SIGKILL)
     append(tmp_path / "app.log", lines(2))
-    await until(lambda: sorted(server.messages()) == named(1, 2), 20)
+    await until(lambda: sorted(server.messages()) == named(1, 2))
     assert (REGISTRY.get_sample_value("dsobs_log_shipper_restarts_total") or 0) - before == 1
 
 
@@ -76,12 +76,12 @@ async def test_other_settings_replace_the_child_and_none_end_it(
 ) -> None:
     append(tmp_path / "app.log", lines(1))
     shipping.use(config(server, tmp_path / "app.log"))
-    await until(lambda: server.messages() == named(1), 20)
+    await until(lambda: server.messages() == named(1))
     append(tmp_path / "other.log", lines(2))
     shipping.use(config(server, tmp_path / "o*.log"))
-    await until(lambda: sorted(server.messages()) == named(1, 2), 20)
+    await until(lambda: sorted(server.messages()) == named(1, 2))
     shipping.use(Config())
-    await until(lambda: not children(), 20)
+    await until(lambda: not children())
 
 
 async def test_a_child_that_can_not_begin_says_why_and_is_tried_again(
@@ -96,8 +96,8 @@ async def test_a_child_that_can_not_begin_says_why_and_is_tried_again(
         said += capfd.readouterr().err
         return said.count("logs are not shipped") >= 2
 
-    await until(told, 20)
-    await asyncio.wait_for(shipping.stop(), 10)
+    await until(told)
+    await asyncio.wait_for(shipping.stop(), 60)
 
 
 async def test_what_logs_say_reaches_rules_and_signals_of_the_sidecar(
@@ -111,7 +111,7 @@ async def test_what_logs_say_reaches_rules_and_signals_of_the_sidecar(
     own = Own(["dsobs_log_matches_total"])
     assert (own.samples(), shipping.kv_pool()) == ([], None)
     shipping.use(config(server, f"auto:{log}"))
-    await until(lambda: shipping.kv_pool() == int(56.13 * 2**30), 20)
+    await until(lambda: shipping.kv_pool() == int(56.13 * 2**30))
     found = {sample.labels: sample.value for sample in own.samples()}
     assert found[labels("dsobs_log_matches_total", pattern="cuda_out_of_memory")] == 1
     assert found[labels("dsobs_log_matches_total", pattern="nccl_watchdog")] == 0
@@ -124,7 +124,7 @@ async def test_the_preset_goes_to_the_child(server: ElasticsearchStandIn, shippi
     log.write_text('{"level":"INFO","message":"fine"}\n{"level":"ERROR","message":"broken"}\n{"message":"no level"}\n')
     shipping.use(config(server, f"auto:{log}", preset="deepseek-logs", index=""))
     left_out = {"reason": "level"}
-    await until(lambda: REGISTRY.get_sample_value("dsobs_log_left_out_records_total", left_out) == 2, 20)
+    await until(lambda: REGISTRY.get_sample_value("dsobs_log_left_out_records_total", left_out) == 2)
     await until(lambda: server.messages() == ["broken"])
     assert {index for index, _, _ in server.requests} == {"deepseek-logs"}
 
@@ -139,13 +139,13 @@ async def test_the_output_file_of_a_supervised_engine_is_shipped_without_being_n
     shipping.found(str(log))
     assert shipping._task is None
     shipping.use(Config(logs=wanted))
-    await until(lambda: server.messages() == named(1), 20)
+    await until(lambda: server.messages() == named(1))
     (child,) = children()
     # Said again each second, by whoever sees the supervisor.
     shipping.found(str(log))
     append(log, lines(2))
-    await until(lambda: sorted(server.messages()) == named(1, 2), 20)
+    await until(lambda: sorted(server.messages()) == named(1, 2))
     assert children() == [child]
     append(tmp_path / "moved.log", lines(3))
     shipping.found(str(tmp_path / "moved.log"))
-    await until(lambda: sorted(server.messages()) == named(1, 2, 3), 20)
+    await until(lambda: sorted(server.messages()) == named(1, 2, 3))

@@ -83,7 +83,7 @@ class World:
         self.turns.append(made)
         made.refusal()
         if token in self.server.tokens:
-            await until(lambda: _value(made._background.done() if made._background else False), bool, 5.0)
+            await until(lambda: _value(made._background.done() if made._background else False), bool)
         return made
 
     def pod(self, name: str) -> Any:
@@ -339,7 +339,7 @@ async def test_missing_right_is_said_with_the_rule_that_grants_it(
     world.server.tokens["half"] = ACTING_RIGHTS
     world.time += module.REVIEW_SECONDS
     turn.refusal()
-    await until(lambda: _value(turn.refusal()), lambda why: why is None, 5.0)
+    await until(lambda: _value(turn.refusal()), lambda why: why is None)
 
 
 async def test_nobody_acts_while_the_api_server_does_not_answer(world: World) -> None:

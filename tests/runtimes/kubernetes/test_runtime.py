@@ -532,7 +532,7 @@ async def test_pod_is_not_replaced_without_the_right_or_where_nothing_would_make
     del alone["metadata"]["ownerReferences"]
     world.server.change(alone)
     other = world.runtime(token="act")
-    await until(other.view, lambda view: isinstance(view, RuntimeView) and view.running is not None, 5.0)
+    await until(other.view, lambda view: isinstance(view, RuntimeView) and view.running is not None)
     assert "nothing would make the pod anew" in (other.cannot_replace() or "")
 
 
