@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,13 +96,10 @@ def _incident(path: Path, now: float) -> None:
     journal.close()
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def started(request: pytest.FixtureRequest, elasticsearch: Callable[[str], Elasticsearch]) -> Elasticsearch:
-    return elasticsearch(request.param)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(started: Elasticsearch, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Elasticsearch]:
+@pytest_asyncio.fixture(scope="module", params=VERSIONS, loop_scope="module")
+async def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Elasticsearch]:
     folder, now = tmp_path_factory.mktemp("views"), time.time()
     (folder / "vllm.log").write_text(_engine_log(now))
     (folder / "app.log").write_text(_application_log(now))
@@ -113,22 +110,16 @@ async def server(started: Elasticsearch, tmp_path_factory: pytest.TempPathFactor
         who = {"user": ADMIN[0], "password": ADMIN[1], "index": ""}
         return settings(server.url, *found, service="deepseek", timezone="UTC", **who, **more)
 
-    server = started
-    # What others have left: their template would come before that of `dsobs logs setup`.
-    await server.must("DELETE", "/_data_stream/*")
-    assert (await server.ask("DELETE", "/_index_template/logs"))[0] in (200, 404)
-    given = {"urls": server.url, "index": PRESET, "user": ADMIN[0], "password": "env:TEST_PASSWORD"}
-    flags = [part for name, value in given.items() for part in ("--set", f"logs.elasticsearch.{name}={value}")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEST_PASSWORD", ADMIN[1])
-        assert await asyncio.to_thread(main, ["logs", "setup", *flags]) == 0
-    await ship_once(wanted(server), folder / "streams")
-    await ship_once(wanted(server, preset=PRESET), folder / "preset")
-    await server.must("POST", f"/{STREAMS},{PRESET}/_refresh")
-    yield server
-    await server.must("DELETE", "/_data_stream/*")
-    await server.must("DELETE", "/_index_template/dsobs-*")
-    await server.close_session()
+    async with Elasticsearch(request.param) as server:
+        given = {"urls": server.url, "index": PRESET, "user": ADMIN[0], "password": "env:TEST_PASSWORD"}
+        flags = [part for name, value in given.items() for part in ("--set", f"logs.elasticsearch.{name}={value}")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TEST_PASSWORD", ADMIN[1])
+            assert await asyncio.to_thread(main, ["logs", "setup", *flags]) == 0
+        await ship_once(wanted(server), folder / "streams")
+        await ship_once(wanted(server, preset=PRESET), folder / "preset")
+        await server.must("POST", f"/{STREAMS},{PRESET}/_refresh")
+        yield server
 
 
 def span() -> tuple[int, int]:
