@@ -15,6 +15,7 @@ from tests.real.kubernetes import Namespace
 from tests.real.kubernetes.accounts import FURTHER, READ, account
 from tests.real.kubernetes.scenes import Stage, scene
 from tests.real.kubernetes.serving import (
+    CORE,
     DSOBS,
     Readiness,
     clients,
