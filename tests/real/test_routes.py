@@ -102,6 +102,8 @@ def alert(name: str, instance: str, severity: str, **annotations: str) -> Standi
         labels={"alertname": name, "instance": instance, "severity": severity, "component": "engine"},
         annotations={"summary": f"{name}: 7 of 8 failed", "threshold": "3 in a row", **annotations},
         severity=severity,
+        # As dsobs tells it, at once: Alertmanager makes one that is older than `group_wait` wait for nothing.
+        started_at=time.time(),
     )
 
 

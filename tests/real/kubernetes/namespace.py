@@ -68,7 +68,18 @@ class Namespace:
             return self.cluster.wait(what, check, seconds)
         except AssertionError as problem:
             pods = self.kubectl("describe", "pods")[-6000:]
-            raise AssertionError(f"{problem}\n{pods}") from None
+            raise AssertionError(f"{problem}\n{pods}\n{self._last_lines()}") from None
+
+    def _last_lines(self) -> str:
+        """Of each pod's containers, and of those before their last restart."""
+        found = []
+        for pod in self.all("pods"):
+            spec = pod["spec"]
+            for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+                for previous in (True, False):
+                    text = self.logs(pod["metadata"]["name"], container["name"], previous=previous)[-6000:]
+                    found.append(f"{pod['metadata']['name']} {container['name']}{' before' * previous}:\n{text}")
+        return "\n".join(found)
 
     def status(self, pod: str, container: str) -> dict[str, Any]:
         """Of a container (of an init container, a sidecar, too): restartCount, ready, state, lastState, containerID …;

@@ -175,6 +175,11 @@ def _lines(url: str) -> list[str]:
         return []
 
 
+def _later(url: str, seconds: float) -> list[str]:
+    time.sleep(seconds)
+    return _lines(url)
+
+
 def _sum(lines: list[str], name: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
 
@@ -192,8 +197,8 @@ def stop_at_work(namespace: Namespace, name: str = "vllm") -> float:
     for _ in range(20):
         namespace.signal(name, "engine", signal.SIGSTOP, command=CORE)
         stopped = time.time()
-        time.sleep(0.3)  # What the core had sent is on the page by now.
-        if _sum(_lines(url), "vllm:num_requests_running") > 0:
+        # What the core had sent is on the page after some looks, also on a machine that is busy.
+        if all(_sum(_later(url, 0.3), "vllm:num_requests_running") > 0 for _ in range(4)):
             return stopped
         namespace.signal(name, "engine", signal.SIGCONT, command=CORE)
         time.sleep(0.2)
