@@ -38,8 +38,9 @@ BACK_OFF_SECONDS = (1.0, 60.0)
 """First and longest wait after a failure."""
 POLL_SECONDS = 60.0
 """Between two looks at the pod where it may be read and not watched."""
-REVIEW_SECONDS = 600.0
-"""Between two questions whether a missing right has been granted."""
+REVIEW_SECONDS = (10.0, 600.0)
+"""First and longest wait until it is asked again whether a missing right has been granted: of a Role that is applied
+together with the pod the API server knows a moment later."""
 EVENTS = 20
 _COORDINATION = "coordination.k8s.io"
 
@@ -409,15 +410,17 @@ class PodWatch:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        wait = BACK_OFF_SECONDS[0]
+        wait, review = BACK_OFF_SECONDS[0], REVIEW_SECONDS[0]
         while True:
             try:
                 await self._review()
                 if READ_POD in self.missing:
                     self._lose(self._unreadable())
-                    await self._sleep(REVIEW_SECONDS)
+                    await self._sleep(review)
+                    review = min(review * 2, REVIEW_SECONDS[1])
                     self._reviewed = False
                     continue
+                review = REVIEW_SECONDS[0]
                 if self.missing:
                     self.take(await self._api.pod())
                     wait = BACK_OFF_SECONDS[0]

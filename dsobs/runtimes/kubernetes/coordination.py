@@ -13,7 +13,7 @@ from dsobs.model.observation import Unknown
 from dsobs.model.runtime import RestartWithoutEffect, RuntimeHeld, RuntimeRefused
 from dsobs.model.turn import Fleet
 from dsobs.runtimes.kubernetes import lease as leases
-from dsobs.runtimes.kubernetes.api import Api, ApiError, Right, rule
+from dsobs.runtimes.kubernetes.api import REVIEW_SECONDS, Api, ApiError, Right, rule
 from dsobs.runtimes.kubernetes.lease import Action, Held, Limits, Watched
 from dsobs.runtimes.kubernetes.pod import DAY, Json, rollout, workload
 
@@ -33,8 +33,6 @@ LOOK_SECONDS = 5.0
 """Between two looks at the Lease and the pods while an action is wanted."""
 STALE_SECONDS = 120.0
 """A look that is older says nothing; longer than the actor's wait between two tries."""
-REVIEW_SECONDS = 600.0
-"""Between two questions whether a missing right has been granted."""
 RETRY_SECONDS = 1.0
 """From a renewal that failed to the next try."""
 RELEASE_SECONDS = 5.0
@@ -78,6 +76,7 @@ class LeaseTurn:
         self._fleet = Fleet()
         self._looked_at = float("-inf")
         self._reviewed_at = float("-inf")
+        self._review_after = REVIEW_SECONDS[0]
         self._missing: tuple[Right, ...] | Unknown = Unknown("not asked yet")
         self._background: asyncio.Task[None] | None = None
         self._term: asyncio.Timeout | None = None
@@ -115,7 +114,7 @@ class LeaseTurn:
 
     def _review_if_due(self) -> None:
         settled = not isinstance(self._missing, Unknown)
-        wait = (REVIEW_SECONDS if self._missing else float("inf")) if settled else LOOK_SECONDS
+        wait = (self._review_after if self._missing else float("inf")) if settled else LOOK_SECONDS
         if self._monotonic() - self._reviewed_at >= wait and not isinstance(self._around.pod(), Unknown):
             self._begin(self._review())
 
@@ -143,6 +142,8 @@ class LeaseTurn:
                 )
             else:
                 log.info("coordination by Lease %s", self._name())
+        again = bool(missing and missing == self._missing)
+        self._review_after = min(self._review_after * 2, REVIEW_SECONDS[1]) if again else REVIEW_SECONDS[0]
         self._missing = missing
         if not missing:
             await self._look()

@@ -240,10 +240,12 @@ async def test_missing_right_is_said_at_start_with_the_exact_rule(
     assert len([r for r in caplog.records if "done without" in r.message]) == 1
 
 
-async def test_no_right_at_all_is_asked_about_once_in_ten_minutes(scene: StandInScene, watching: Any) -> None:
+async def test_no_right_at_all_is_asked_about_soon_at_first_and_at_last_once_in_ten_minutes(
+    scene: StandInScene, watching: Any
+) -> None:
     watch = watching(await scene.api("none"))
-    await watch.until(lambda w: len(watch.waits) >= 2)
-    assert watch.waits[:2] == [600.0, 600.0]
+    await watch.until(lambda w: len(watch.waits) >= 8)
+    assert watch.waits[:8] == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0]
     assert not [line for line in scene.server.asked if "selfsubject" not in line]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import itertools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,7 @@ from dsobs.model.runtime import RestartWithoutEffect, RuntimeHeld, RuntimeRefuse
 from dsobs.model.turn import Fleet
 from dsobs.runtimes.kubernetes import coordination as module
 from dsobs.runtimes.kubernetes import lease as leases
-from dsobs.runtimes.kubernetes.api import Api
+from dsobs.runtimes.kubernetes.api import REVIEW_SECONDS, Api
 from dsobs.runtimes.kubernetes.coordination import LeaseTurn, Surroundings
 from dsobs.runtimes.kubernetes.identity import Identity
 from dsobs.runtimes.kubernetes.pod import Json
@@ -337,7 +338,34 @@ async def test_missing_right_is_said_with_the_rule_that_grants_it(
     )
     assert rule in caplog.text
     world.server.tokens["half"] = ACTING_RIGHTS
-    world.time += module.REVIEW_SECONDS
+    world.time += REVIEW_SECONDS[1]
+    turn.refusal()
+    await until(lambda: _value(turn.refusal()), lambda why: why is None)
+
+
+async def test_right_that_comes_a_moment_after_the_pod_is_found_soon_and_one_that_never_comes_is_asked_about_seldom(
+    world: World,
+) -> None:
+    """The API server learns of a Role that is applied together with the pod later than kubelet starts it."""
+    world.server.tokens["late"] = frozenset()
+    turn = await world.turn(token="late")
+    assert turn.refusal() is not None
+
+    def questions() -> int:
+        return len([line for line in world.server.asked if "selfsubject" in line])
+
+    asked_at, begun = [], world.time
+    for _ in range(130):
+        before = questions()
+        world.time += 10.0
+        turn.refusal()
+        await until(lambda: _value(turn._background is not None and turn._background.done()), bool)
+        if questions() > before:
+            asked_at.append(world.time - begun)
+    gaps = [later - earlier for earlier, later in itertools.pairwise([0.0, *asked_at])]
+    assert gaps == [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0]
+    world.server.tokens["late"] = ACTING_RIGHTS
+    world.time += REVIEW_SECONDS[1]
     turn.refusal()
     await until(lambda: _value(turn.refusal()), lambda why: why is None)
 
