@@ -1,12 +1,8 @@
 """The main job with real vLLM in a pod of a real cluster, beside dsobs as `dsobs k8s inject` puts it there."""
 
-import os
-import re
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,7 @@ import yaml
 from dsobs.runtimes.control_folder import MOUNT_PATH
 from tests.real import vllm
 from tests.real.kubernetes import Cluster, Namespace
-from tests.real.kubernetes.serving import CORE, PORT, clients, event, gone, left_alone, pager, said
+from tests.real.kubernetes.serving import PORT, clients, event, gone, left_alone, pager, said, stop_at_work
 
 pytestmark = pytest.mark.real("vllm")
 SETTINGS = {
@@ -76,23 +72,6 @@ def injected(text: str, image: str, settings: dict[str, str]) -> str:
     return done.stdout
 
 
-def stop_at_work(cluster: Cluster, namespace: Namespace) -> float:
-    """Stops the core, and when that was; not in the moment between two rounds of requests, where its page says that it
-    is idle."""
-    address = cluster.forwarded(f"{namespace.address('vllm')}:{PORT}")
-    for _ in range(20):
-        stopped = time.time()
-        cores = namespace.signal("vllm", "engine", signal.SIGSTOP, command=CORE)
-        time.sleep(0.3)  # What the core had sent is on the page by now.
-        with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as page:
-            running = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", page.read().decode(), re.MULTILINE)
-        if sum(map(float, running)) > 0:
-            return stopped
-        for core in cores:
-            os.kill(core, signal.SIGCONT)
-    raise AssertionError("the core was idle whenever it was stopped")
-
-
 def test_hung_vllm_is_restarted_by_kubelet_once_and_not_before_it_hangs(
     cluster: Cluster, namespace: Namespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +87,7 @@ def test_hung_vllm_is_restarted_by_kubelet_once_and_not_before_it_hangs(
             assert event(namespace, "restart-begun") is None
             assert not {"EngineHung", "EngineDown"} & set(paged.names())
             main = cluster.pids(namespace.status("vllm", "engine")["containerID"])
-            stopped = stop_at_work(cluster, namespace)
+            stopped = stop_at_work(namespace)
             killed = gone(main, KILLED_SECONDS)
             requested = event(namespace, "restart-begun")
             assert requested is not None
